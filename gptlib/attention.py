@@ -1,0 +1,140 @@
+"""How every position looks back at the ones before it (chapter 3)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def causal_mask(
+    n_queries: int, n_keys: int | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Say which keys each query may look at: those at its own position and before.
+
+    When there are more keys than queries, the queries are the last positions of the sequence.
+
+    Args:
+        n_queries: Query positions, T.
+        n_keys: Key positions, S, at least T; T by default.
+        device: Where the mask is made.
+
+    Returns:
+        Booleans of shape (T, S); True means "may look".
+
+    Raises:
+        ValueError: If there are fewer keys than queries.
+
+    Example:
+        >>> causal_mask(3).int().tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
+        >>> causal_mask(1, 3).int().tolist()
+        [[1, 1, 1]]
+    """
+    n_keys = n_queries if n_keys is None else n_keys
+    if n_keys < n_queries:
+        raise ValueError(
+            f"{n_queries} queries have only {n_keys} keys; each query is a position with a key "
+            "of its own, so pass at least as many keys"
+        )
+    mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)  # (T, S)
+    return mask.tril(diagonal=n_keys - n_queries)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mix the values by how well each query matches each key, and show the mixing weights.
+
+    Computes softmax(q kᵀ / √D) v, with the scores of forbidden keys set to -∞ before the softmax.
+
+    Args:
+        q: Queries, shape (..., T, D).
+        k: Keys, shape (..., S, D).
+        v: Values, shape (..., S, D).
+        mask: Booleans that broadcast to (..., T, S), True where a query may look.
+
+    Returns:
+        The mixed values, shape (..., T, D), and the weights, shape (..., T, S); each row of the
+        weights sums to 1.
+
+    Source:
+        Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
+
+    Example:
+        >>> x = torch.eye(2)
+        >>> output, weights = attend(x, x, x, causal_mask(2))
+        >>> weights[0].tolist()
+        [1.0, 0.0]
+    """
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (..., T, S)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf"))
+    weights = scores.softmax(dim=-1)  # (..., T, S)
+    return weights @ v, weights  # (..., T, D)
+
+
+class CausalSelfAttention(nn.Module):
+    """Let each position gather what it needs from itself and the positions before it.
+
+    The three steps of `forward` are methods of their own, so that attention maps and caches can
+    take them one by one.
+
+    Args:
+        n_embd: Channels, C.
+        n_head: Heads, H; each works on D = C / H channels.
+        dropout: The share of attention weights, and of output values, set to zero in training.
+        bias: Whether the projections add a bias.
+
+    Raises:
+        ValueError: If `n_embd` is not divisible by `n_head`.
+
+    Source:
+        Radford et al. 2019 (GPT-2), the function `attn` of OpenAI's src/model.py.
+
+    Example:
+        >>> attention = CausalSelfAttention(n_embd=8, n_head=2)
+        >>> attention(torch.zeros(1, 3, 8)).shape
+        torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True) -> None:
+        super().__init__()
+        if n_head < 1 or n_embd % n_head:
+            raise ValueError(
+                f"n_embd {n_embd} is not divisible by n_head {n_head}; "
+                "each head needs the same whole number of channels"
+            )
+        self.n_head = n_head
+        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
+        self.proj = nn.Linear(n_embd, n_embd, bias=bias)
+        self.dropout = nn.Dropout(dropout)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Make each head's queries, keys and values from x (B, T, C): three of (B, H, T, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v  # each (B, H, T, D)
+
+    def merge(self, heads: Tensor) -> Tensor:
+        """Lay the heads (B, H, T, D) side by side and mix them into one output (B, T, C)."""
+        return self.dropout(self.proj(heads.transpose(1, 2).flatten(2)))  # (B, T, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend causally over x, shape (B, T, C); the result has the same shape."""
+        q, k, v = self.project(x)
+        dropout = self.dropout.p if self.training else 0.0
+        heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+        return self.merge(heads)  # (B, T, C)
+
+
+def attention_weights(attention: CausalSelfAttention, x: Tensor) -> Tensor:
+    """Look at the weights that the fused kernel never shows.
+
+    Args:
+        attention: The layer.
+        x: Its input, shape (B, T, C).
+
+    Returns:
+        The weights of every head, shape (B, H, T, S) with S = T.
+    """
+    q, k, v = attention.project(x)
+    _, weights = attend(q, k, v, causal_mask(x.size(1), device=x.device))
+    return weights  # (B, H, T, S)

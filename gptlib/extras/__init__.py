@@ -1,0 +1,1 @@
+"""What serves the chapters: data, pictures, widgets, checks of exercises and the commands."""

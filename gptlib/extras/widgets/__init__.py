@@ -1,0 +1,1 @@
+"""Interactive pictures, one module a chapter."""
