@@ -1,0 +1,518 @@
+"""Fetch the course's public data sets once, check them, and hand them over clean.
+
+A data set is looked for in this order, and the first one with the right sha256 is used:
+
+1. the data folder: `data/` in a checkout of the course, else your cache folder for
+   `gptlib`; the environment variable `GPTLIB_DATA` names another one;
+2. the mirror: `GPTLIB_DATA_MIRROR`, a folder or an address that holds the same files;
+3. the addresses in the record of the data set, one after the other;
+4. for War and Peace, a short stand-in that travels with the course; using it is announced.
+
+What is found in 2 or 3 is copied to 1, so this happens once. A file reaches its name only
+when it is complete and checked; whatever goes wrong, no part of a file stays behind.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urldefrag, urlsplit
+from urllib.request import url2pathname
+
+import pooch
+import requests
+
+__all__ = [
+    "DATA_SETS",
+    "DataSet",
+    "alpaca",
+    "bundled",
+    "data_folder",
+    "fetch",
+    "is_real",
+    "sms_spam",
+    "source",
+    "state",
+    "war_and_peace",
+]
+
+CONNECT_SECONDS = 5.0
+"""How long to wait for a connection to one host, in seconds."""
+
+READ_SECONDS = 20.0
+"""How long a host may stay silent in the middle of a file, in seconds."""
+
+REST_SECONDS = 60.0
+"""How long a host that could not be reached is left alone, in seconds."""
+
+_COURSE = Path(__file__).resolve().parents[2]
+_unreachable: dict[str, float] = {}  # host -> when it could not be reached, monotonic seconds
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Record of one public data set: what it is, where it is, and how to know it."""
+
+    name: str
+    """Name in this course, such as `war-and-peace`."""
+    title: str
+    """What it is, for a sentence."""
+    file: str
+    """File name in the data folder and in a mirror."""
+    size: int
+    """Size of the file in bytes."""
+    sha256: str
+    """Hash of the file's bytes, 64 hexadecimal digits."""
+    addresses: tuple[str, ...]
+    """Where to get it, tried in order; `archive.zip#member` names a file inside a zip."""
+    licence: str
+    """Terms under which its publisher offers it."""
+    stand_in: str | None = None
+    """File of our own used when nothing else can be had, if there is one."""
+
+
+_BOOK_PLACE = "enerrio/jax-transformer{at}e00617e4555a0dc4d64d819307f917206aeec31c"
+_SPAM_PLACE = "ia4legos/MachineLearning{at}4287de2d8a05727f41bb949f2bd187e8becc7e3e"
+_ALPACA_PLACE = "hiyouga/LLaMA-Factory{at}ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30"
+
+
+def _git_addresses(place: str, path: str) -> tuple[str, str]:
+    """Two hosts that serve one file of one commit, so always the same bytes."""
+    return (
+        f"https://raw.githubusercontent.com/{place.format(at='/')}/{path}",
+        f"https://cdn.jsdelivr.net/gh/{place.format(at='@')}/{path}",
+    )
+
+
+DATA_SETS: dict[str, DataSet] = {
+    record.name: record
+    for record in (
+        DataSet(
+            name="war-and-peace",
+            title="War and Peace, Project Gutenberg's text 2600",
+            file="war-and-peace.txt",
+            size=3_358_881,
+            sha256="fef5d84055533ae89c5df8f8334f5bcf9110a5d36e0a01f0e587b847c9d5444e",
+            addresses=_git_addresses(_BOOK_PLACE, "war-and-peace.txt"),
+            licence="public domain in the USA",
+            stand_in="stand-in-war-and-peace.txt",
+        ),
+        DataSet(
+            name="sms-spam",
+            title="the SMS Spam Collection of the UCI repository",
+            file="SMSSpamCollection",
+            size=477_907,
+            sha256="7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
+            addresses=(
+                *_git_addresses(_SPAM_PLACE, "data/SMSSpamCollection"),
+                "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
+                "#SMSSpamCollection",
+            ),
+            licence="CC BY 4.0",
+        ),
+        DataSet(
+            name="alpaca",
+            title="999 records of Alpaca GPT-4",
+            file="alpaca-gpt4-1k.json",
+            size=859_893,
+            sha256="bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318",
+            addresses=_git_addresses(_ALPACA_PLACE, "data/alpaca_en_demo.json"),
+            licence="CC BY-NC 4.0",
+        ),
+    )
+}
+"""Every data set of the course by its name."""
+
+
+def war_and_peace() -> str:
+    """Read War and Peace, from its first heading to its last sentence.
+
+    The byte order mark, Windows line ends, the table of contents and Project Gutenberg's
+    licence are left out. Without the book, a short stand-in is returned and announced.
+
+    Returns:
+        The text, lines ended by a single newline character.
+
+    Raises:
+        ValueError: if a file with other contents stands in the book's place.
+        FileNotFoundError: if not even the stand-in is there.
+    """
+    record = DATA_SETS["war-and-peace"]
+    path, reasons = _find(record)
+    if path is not None:
+        return _clean_book(path.read_text(encoding="utf-8-sig"))
+    stand_in = bundled(str(record.stand_in))
+    if stand_in is None:
+        raise FileNotFoundError(_how_to_get(record, reasons))
+    print(_announcement(record, stand_in, reasons))
+    return stand_in.read_text(encoding="utf-8-sig").strip() + "\n"
+
+
+def sms_spam() -> list[tuple[str, str]]:
+    """Read the SMS Spam Collection.
+
+    Returns:
+        5,574 pairs (label, message); the label is "ham" or "spam".
+
+    Raises:
+        ValueError: if a file with other contents stands in its place.
+        FileNotFoundError: if it is not there and cannot be fetched.
+    """
+    text = fetch("sms-spam").read_text(encoding="utf-8")
+    pairs = (line.split("\t", 1) for line in text.split("\n") if line)
+    return [(label, message) for label, message in pairs]
+
+
+def alpaca() -> list[dict[str, str]]:
+    """Read the sample of Alpaca GPT-4 instructions.
+
+    Returns:
+        999 records with the keys "instruction", "input" (may be empty) and "output".
+
+    Raises:
+        ValueError: if a file with other contents stands in its place.
+        FileNotFoundError: if it is not there and cannot be fetched.
+    """
+    records: list[dict[str, str]] = json.loads(fetch("alpaca").read_text(encoding="utf-8"))
+    return records
+
+
+def fetch(name: str) -> Path:
+    """Get the real file of a data set, from this machine or from the internet.
+
+    Args:
+        name: a key of `DATA_SETS`.
+
+    Returns:
+        Path of a file with the recorded sha256.
+
+    Raises:
+        ValueError: if the name is unknown, or a file with other contents stands in its place.
+        FileNotFoundError: if it cannot be had; the message says which file to put where.
+    """
+    record = _record(name)
+    path, reasons = _find(record)
+    if path is None:
+        raise FileNotFoundError(_how_to_get(record, reasons))
+    return path
+
+
+def is_real(name: str) -> bool:
+    """Tell whether the real data would be used, without a word about a stand-in.
+
+    The data set is fetched if it is not there yet, so a True stays true offline.
+
+    Args:
+        name: a key of `DATA_SETS`.
+
+    Returns:
+        True if the file with the recorded sha256 can be had.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    record = _record(name)
+    try:
+        return _find(record)[0] is not None
+    except ValueError:
+        return False
+
+
+def source(name: str) -> str:
+    """Say in one line what is read under a name, the same on every machine.
+
+    Args:
+        name: a key of `DATA_SETS`.
+
+    Returns:
+        Title and licence of the real data, or the name of the stand-in.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    record = _record(name)
+    if is_real(name):
+        return f"{record.title} ({record.licence})"
+    if record.stand_in is not None:
+        return f"stand-in for {record.title}, written for this course ({record.stand_in})"
+    return f"nothing: {record.title} cannot be had"
+
+
+def state(name: str) -> str:
+    """Look where a data set is on this machine, without the network.
+
+    Args:
+        name: a key of `DATA_SETS`.
+
+    Returns:
+        "ready" (in the data folder), "mirror" (in the mirror folder), "wrong" (a file with
+        other contents stands in its place) or "absent".
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    record = _record(name)
+    place = data_folder() / record.file
+    if _matches(place, record):
+        return "ready"
+    if os.path.lexists(place):
+        return "wrong"
+    folder = _mirror_folder(_mirror())
+    return "mirror" if folder and _matches(folder / record.file, record) else "absent"
+
+
+def data_folder() -> Path:
+    """Name the folder in which downloads are kept.
+
+    Returns:
+        `GPTLIB_DATA` if it is set, `data/` in a checkout of the course, else the folder
+        for `gptlib` among your user's caches. It may not exist yet.
+    """
+    chosen = os.environ.get("GPTLIB_DATA", "")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    if (_COURSE / "pyproject.toml").is_file() and (_COURSE / "data").is_dir():
+        return _COURSE / "data"
+    return Path(pooch.os_cache("gptlib"))
+
+
+def bundled(file: str) -> Path | None:
+    """Find a small file of our own that travels with the course.
+
+    Args:
+        file: its name, such as "stand-in-war-and-peace.txt".
+
+    Returns:
+        Its path in `data/` of a checkout or in the installed package, None if in neither.
+    """
+    for folder in (_COURSE / "data", _COURSE / "gptlib" / "data"):
+        if (folder / file).is_file():
+            return folder / file
+    return None
+
+
+def _record(name: str) -> DataSet:
+    if name not in DATA_SETS:
+        raise ValueError(f"unknown data set {name!r}; choose one of {', '.join(DATA_SETS)}")
+    return DATA_SETS[name]
+
+
+def _clean_book(text: str) -> str:
+    """Keep the book from its first heading, after the contents, to its last sentence."""
+    text = text.replace("\r\n", "\n")
+    start = re.search(r"^BOOK ONE: 1805$", text, re.MULTILINE)  # indented in the contents
+    end = re.search(r"^End of the Project Gutenberg", text, re.MULTILINE)
+    text = text[start.start() if start else 0 : end.start() if end else len(text)]
+    return text.strip() + "\n"
+
+
+def _matches(path: Path, record: DataSet) -> bool:
+    """Whether the file is there with the recorded size and hash."""
+    try:
+        if path.stat().st_size != record.size:
+            return False
+        return hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
+    except OSError:
+        return False
+
+
+def _find(record: DataSet) -> tuple[Path | None, list[str]]:
+    """Get the real file if it can be had, else None and why each place failed."""
+    place = data_folder() / record.file
+    if _matches(place, record):
+        return place, []
+    if os.path.lexists(place):
+        raise ValueError(_wrong_file(place, record))
+    reasons: list[str] = []
+    mirror = _mirror()
+    folder = _mirror_folder(mirror)
+    if folder is not None:
+        found = _from_folder(record, folder, place, reasons)
+        if found is not None:
+            return found, []
+    addresses = [f"{mirror.rstrip('/')}/{record.file}"] if mirror and folder is None else []
+    for address in (*addresses, *record.addresses):
+        if _from_address(record, address, place, reasons):
+            return place, []
+    return None, list(dict.fromkeys(reasons))
+
+
+def _mirror() -> str:
+    return os.environ.get("GPTLIB_DATA_MIRROR", "").strip()
+
+
+def _mirror_folder(mirror: str) -> Path | None:
+    """The mirror as a folder, None if it is an address or not set."""
+    if not mirror or mirror.startswith(("http://", "https://")):
+        return None
+    if mirror.startswith("file:"):
+        return Path(url2pathname(urlsplit(mirror).path))
+    return Path(mirror).expanduser()
+
+
+def _from_folder(record: DataSet, folder: Path, place: Path, reasons: list[str]) -> Path | None:
+    """Copy from the mirror folder; where nothing can be written, read it there."""
+    original = folder / record.file
+    label = f"mirror {folder}"
+    if not folder.is_dir():
+        reasons.append(f"{label}: there is no such folder (GPTLIB_DATA_MIRROR)")
+    elif not original.is_file():
+        reasons.append(f"{label}: has no {record.file}")
+    elif not _matches(original, record):
+        reasons.append(f"{label}: its {record.file} is not the expected file (other sha256)")
+    else:
+
+        def copy(url: str, output: str, _: Any) -> None:
+            shutil.copyfile(url, output)
+
+        try:
+            _retrieve(record, str(original), place, copy)
+        except (OSError, ValueError):
+            return original
+        return place
+    return None
+
+
+def _from_address(record: DataSet, address: str, place: Path, reasons: list[str]) -> bool:
+    """Download into the data folder; on failure say why in `reasons`."""
+    host = urlsplit(address).netloc
+    now = time.monotonic()
+    if now - _unreachable.get(host, -REST_SECONDS) < REST_SECONDS:
+        reasons.append(f"{host}: could not be reached a moment ago")
+        return False
+    try:
+        _retrieve(record, address, place, _download)
+    except (requests.ConnectionError, requests.Timeout) as error:
+        _unreachable[host] = now
+        reasons.append(f"{host}: {_why(error)}")
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        local = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
+        reasons.append(f"{place.parent if local else host}: {_why(error)}")
+    else:
+        return True
+    return False
+
+
+def _retrieve(
+    record: DataSet, url: str, place: Path, downloader: Callable[[str, str, Any], None]
+) -> None:
+    """Let pooch write to a temporary file, check its hash and move it to its place."""
+    with _quiet_pooch():
+        pooch.retrieve(
+            url,
+            known_hash=f"sha256:{record.sha256}",
+            fname=place.name,
+            path=place.parent,
+            downloader=downloader,
+        )
+
+
+@contextmanager
+def _quiet_pooch() -> Iterator[None]:
+    """Keep pooch's log, which names folders of this machine, out of notebooks."""
+    logger = pooch.get_logger()
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _download(url: str, output: str, _: Any) -> None:
+    """Write what is at the address to a file, or one member of the zip that is there."""
+    address, member = urldefrag(url)
+    bar = sys.stderr is not None and sys.stderr.isatty()
+    get = pooch.HTTPDownloader(
+        progressbar=bar and importlib.util.find_spec("tqdm") is not None,
+        timeout=(CONNECT_SECONDS, READ_SECONDS),
+    )
+    if not member:
+        get(address, output, None)
+        return
+    archive = io.BytesIO()
+    get(address, archive, None)
+    with zipfile.ZipFile(archive) as inside, open(output, "wb") as target:
+        target.write(inside.read(member))
+
+
+def _why(error: Exception) -> str:
+    """Say in plain words why a download failed."""
+    text = str(error)
+    if isinstance(error, requests.Timeout):
+        return "no answer in time"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        return f"answered {error.response.status_code} {error.response.reason}"
+    if "IncompleteRead" in text or "Connection broken" in text:
+        return "the connection broke off in the middle of the file"
+    if isinstance(error, requests.ConnectionError):
+        return "no connection"
+    if isinstance(error, zipfile.BadZipFile | KeyError) or "does not match the known hash" in text:
+        return "sent other contents than expected (sha256 differs)"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space left on the disk; free some, or set GPTLIB_DATA to another folder"
+    if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+        reason = error.strerror or type(error).__name__
+        return f"cannot write there ({reason}); set GPTLIB_DATA to a folder you may write to"
+    return text or type(error).__name__
+
+
+def _wrong_file(place: Path, record: DataSet) -> str:
+    """What is wrong with the user's file, and what to do; the file is left alone."""
+    if not place.is_file():
+        found = "is not a file"
+    else:
+        size = place.stat().st_size
+        found = f"has {size:,} bytes instead of {record.size:,}"
+        if size == record.size:
+            found = f"has the right size but not the sha256 {record.sha256[:12]}..."
+    return (
+        f"{place} {found}, so it is not the {record.file} that this course uses. "
+        "It was left as it is. If it is your own edition, give it another name and read it "
+        "with open(); if it is a damaged download, delete it. "
+        "Then run this again: the right file is fetched."
+    )
+
+
+def _ways_out(record: DataSet) -> str:
+    return (
+        "Any one of these helps; then run this again:\n"
+        f"  - connect to the internet (a host is tried again after {REST_SECONDS:.0f} seconds);\n"
+        f"  - on another machine, save {record.addresses[0]}\n"
+        f"    and put it here: {data_folder() / record.file}\n"
+        f"  - set GPTLIB_DATA_MIRROR to a folder or address that holds {record.file}."
+    )
+
+
+def _tried(reasons: list[str]) -> str:
+    return "What was tried:\n" + "\n".join(f"  - {reason}" for reason in reasons)
+
+
+def _how_to_get(record: DataSet, reasons: list[str]) -> str:
+    """The error when a data set cannot be had."""
+    size = f"{record.size / 1e6:.1f} MB"
+    head = f"{record.file} ({record.title}, {size}) is not here and cannot be fetched."
+    return "\n".join([head, _tried(reasons), _ways_out(record)])
+
+
+def _announcement(record: DataSet, stand_in: Path, reasons: list[str]) -> str:
+    """What is said when the stand-in is used."""
+    head = (
+        f"STAND-IN IN USE: {record.file} cannot be had, so a short text written for this\n"
+        f"course takes its place ({stand_in.name}, {stand_in.stat().st_size / 1e3:.0f} kB).\n"
+        "Everything runs, but numbers and samples differ from those that the course shows."
+    )
+    return "\n".join([head, _tried(reasons), _ways_out(record)])
