@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-"""Okabe and Ito's palette: eight colours, here without yellow, that colour-blind readers tell apart."""
+"""Seven colours of Okabe and Ito's palette, which colour-blind readers can tell apart."""
 
 
 def style() -> None:

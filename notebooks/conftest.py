@@ -1,0 +1,66 @@
+"""How pytest runs the notebooks, on top of nbval.
+
+Two things nbval doesn't know: a cell tagged `real-data` is compared only where the real data is,
+and a cell that is selected alone (`-k "Cell 7"`, or by its node id) needs the cells above it.
+"""
+
+from queue import Empty
+
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+from gptlib.extras import datasets
+
+LOADERS = {
+    "war_and_peace(": "war-and-peace",
+    "sms_spam(": "sms-spam",
+    "alpaca(": "alpaca",
+}
+
+only_run: list[str] = []
+
+
+def missing_data(book: IPyNbFile) -> list[str]:
+    """Name the data sets that a notebook loads and that are replaced by a stand-in here."""
+    source = "\n".join(cell.source for cell in book.nb.cells if cell.cell_type == "code")
+    names = [name for call, name in LOADERS.items() if call in source]
+    return [name for name in names if not datasets.is_real(name)]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Stop comparing the cells whose output depends on data that can't be had."""
+    books: dict[IPyNbFile, list[str]] = {}
+    for item in items:
+        if isinstance(item, IPyNbCell) and "real-data" in item.cell.metadata.get("tags", []):
+            book = item.parent
+            if book not in books:
+                books[book] = missing_data(book)
+            if books[book]:
+                item.options["check"] = False
+                only_run.append(item.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many cells were run without a comparison because of a stand-in."""
+    if only_run:
+        terminalreporter.write_line(
+            f"{len(only_run)} cells tagged real-data were run on a stand-in, not compared"
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Before a cell, run the cells above it that this kernel hasn't seen."""
+    if isinstance(item, IPyNbCell):
+        book = item.parent
+        done = getattr(book, "cells_run", 0)
+        above = [cell for cell in book.nb.cells if cell.cell_type == "code"][done : item.cell_num]
+        for cell in above:
+            message = book.kernel.execute_cell_input(cell.source, allow_stdin=False)
+            try:
+                book.kernel.await_reply(message, timeout=item.config.option.nbval_cell_timeout)
+                book.kernel.await_idle(message, item.output_timeout)
+            except Empty:
+                pytest.fail(f"a cell above did not end in time:\n{cell.source}")
+        book.cells_run = item.cell_num + 1
+    return (yield)
