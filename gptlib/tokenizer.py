@@ -1,0 +1,788 @@
+"""Turn text into tokens and tokens into text: byte-pair encoding as GPT-2 does it.
+
+The definitions stand in teaching order. Training: `split_words`, `count_words`, `PairCounts`,
+`train_bpe`. Using: `Vocabulary`, `BPETokenizer`. Files: `read_merges`, `read_vocabulary`, and
+GPT-2's own table, `read_gpt2_ranks`, `recover_merges`, `gpt2_encoding`.
+
+A token is a string of bytes. Its id is a whole number below the vocabulary size. Ids follow
+GPT-2: the 256 single bytes first (in the order of `byte_characters`), then one id for each
+merge in the order of training, then the special tokens.
+
+Example:
+    >>> tokenizer = BPETokenizer.train("low lower lowest", vocab_size=262)
+    >>> [tokenizer.token_bytes(token) for token in tokenizer.encode("lowest low")]
+    [b'lowe', b's', b't', b' low']
+"""
+
+import base64
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import chain, pairwise
+from math import inf
+from operator import add
+from pathlib import Path
+
+import regex
+import tiktoken
+from tiktoken_ext.openai_public import r50k_pat_str  # type: ignore[import-untyped]
+
+Merge = tuple[bytes, bytes]
+"""Two neighbouring tokens, left and right, that a merge joins into one new token."""
+
+
+def join_pair(parts: Sequence[bytes], pair: Merge) -> list[bytes]:
+    """Join every occurrence of a pair of neighbours, from left to right, without overlap.
+
+    Args:
+        parts: The tokens of one word.
+        pair: The two tokens to join where they stand side by side.
+
+    Returns:
+        The tokens after the merge, as many as before or fewer.
+
+    Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword
+        Units", algorithm 1.
+
+    Example:
+        >>> join_pair([b"a", b"a", b"a", b"b"], (b"a", b"a"))
+        [b'aa', b'a', b'b']
+    """
+    joined: list[bytes] = []
+    position = 0
+    while position < len(parts):
+        if tuple(parts[position : position + 2]) == pair:
+            joined.append(pair[0] + pair[1])
+            position += 2
+        else:
+            joined.append(parts[position])
+            position += 1
+    return joined
+
+
+SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+"""GPT-2's rule for cutting a text into words, which no token may cross."""
+
+
+def split_words(text: str) -> list[str]:
+    """Cut a text into GPT-2's words; joined together they are the text again.
+
+    Args:
+        text: Any text without lone surrogates.
+
+    Returns:
+        The words in order. A space belongs to the word after it.
+
+    Raises:
+        ValueError: If the text holds a lone surrogate, which no UTF-8 can spell.
+
+    Source: `pat` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
+
+    Example:
+        >>> split_words("We'll meet in 1812, Natasha!")
+        ['We', "'ll", ' meet', ' in', ' 1812', ',', ' Natasha', '!']
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{text[error.start]!r} is a lone surrogate, half a character, which UTF-8 cannot "
+            "spell; clean the text with text.encode('utf-8', 'replace').decode()"
+        ) from None
+    words: list[str] = regex.findall(SPLIT_PATTERN, text)
+    return words
+
+
+def count_words(text: str | Iterable[str]) -> Counter[str]:
+    """Count how often each word occurs, so that training looks at each one only once.
+
+    Args:
+        text: One text, or several (documents, lines); no word spans two of them.
+
+    Returns:
+        The number of occurrences of each word of `split_words`.
+
+    Raises:
+        ValueError: If there is no text at all, or a lone surrogate in it.
+
+    Example:
+        >>> count_words("no news, no war")
+        Counter({'no': 1, ' news': 1, ',': 1, ' no': 1, ' war': 1})
+    """
+    counts: Counter[str] = Counter()
+    for part in [text] if isinstance(text, str) else text:
+        counts.update(split_words(part))
+    if not counts:
+        raise ValueError("the text is empty: it has 0 characters; pass at least one word")
+    return counts
+
+
+def byte_characters() -> dict[int, str]:
+    """Give each byte the visible character that stands for it in GPT-2's files.
+
+    The order of the dictionary is GPT-2's order of the bytes: their ids are 0 to 255 in it.
+
+    Returns:
+        One printable character for each of the 256 bytes; 188 bytes stand for themselves.
+
+    Source: `bytes_to_unicode` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
+
+    Example:
+        >>> characters = byte_characters()
+        >>> characters[ord("A")], characters[ord(" ")], list(characters)[:3]
+        ('A', 'Ġ', [33, 34, 35])
+    """
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    characters = {byte: chr(byte) for byte in visible}
+    return characters | {byte: chr(256 + index) for index, byte in enumerate(hidden)}
+
+
+class PairCounts:
+    """Keep the count of every pair of neighbouring tokens up to date while pairs are merged.
+
+    Each token is one character, `chr(id)`: a word is then a short string, a pair a string of
+    two characters, and a merge is `str.replace`. Three things make it fast: each different
+    word is stored once with its count, a merge visits only the words that hold its pair, and a
+    heap gives the most frequent pair without a search.
+
+    Attributes:
+        words: Each different word as a string of tokens.
+        word_counts: How often each of `words` occurs.
+        counts: How often each pair occurs in the whole text.
+        places: For each pair, indices into `words`; at least all words that hold the pair.
+        heap: One entry (-count, pair) a pair; the count may be too high (it is checked when
+            the entry comes out), never too low.
+
+    Example:
+        >>> pairs = PairCounts(Counter({"aab": 2, "ab": 1}))
+        >>> pair = pairs.pop_most_frequent()
+        >>> [list(byte_characters())[ord(token)] for token in pair], pairs.counts[pair]
+        ([97, 98], 3)
+    """
+
+    def __init__(self, words: Mapping[str, int]) -> None:
+        """Count the pairs of bytes.
+
+        Args:
+            words: How often each word occurs, from `count_words`.
+        """
+        id_of_byte = bytes(sorted(range(256), key=list(byte_characters()).__getitem__))
+        self.words = [word.encode().translate(id_of_byte).decode("latin-1") for word in words]
+        self.word_counts = list(words.values())
+        self.counts: defaultdict[str, int] = defaultdict(int)
+        self.places: defaultdict[str, set[int]] = defaultdict(set)
+        for index, (word, count) in enumerate(zip(self.words, self.word_counts, strict=True)):
+            for pair in map(add, word, word[1:]):
+                self.counts[pair] += count
+                self.places[pair].add(index)
+        self.heap = [(-count, pair) for pair, count in self.counts.items()]
+        heapify(self.heap)
+
+    def pop_most_frequent(self) -> str | None:
+        """Take out the most frequent pair; among equals the one with the smallest ids.
+
+        Returns:
+            The pair as a string of two tokens, or None when no pair is left.
+        """
+        while self.heap:
+            count, pair = heappop(self.heap)
+            if -count == self.counts[pair]:
+                return pair
+            if self.counts[pair] > 0:  # the entry was too high: put it back where it belongs
+                heappush(self.heap, (-self.counts[pair], pair))
+        return None
+
+    def merge(self, pair: str, token: str) -> None:
+        """Replace a pair by a new token in every word, and correct the counts.
+
+        Args:
+            pair: The two tokens to join, as a string of two characters.
+            token: The new token, a character that no word holds yet.
+        """
+        new_pairs: set[str] = set()
+        for index in self.places.pop(pair):
+            old, count = self.words[index], self.word_counts[index]
+            if pair not in old:  # an earlier merge took the pair from this word
+                continue
+            self.words[index] = new = old.replace(pair, token)
+            for lost in map(add, old, old[1:]):
+                self.counts[lost] -= count
+            for found in map(add, new, new[1:]):
+                self.counts[found] += count
+                if token in found:
+                    self.places[found].add(index)
+                    new_pairs.add(found)
+        for found in new_pairs:
+            heappush(self.heap, (-self.counts[found], found))
+
+
+def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
+    """Learn the merges of byte-pair encoding: join the most frequent pair, again and again.
+
+    Among equally frequent pairs the one with the smallest ids wins (left id first), so that
+    the same text always gives the same merges. A pair whose joined bytes are a token already
+    is passed over: each merge makes one new token. Merges are learnt in order, so the first n
+    are what a smaller vocabulary would have learnt.
+
+    Args:
+        text: One text, or several (documents, lines). Special tokens in it are plain text.
+        vocab_size: Number of tokens wanted, at least 257: 256 bytes, the merges, and
+            `END_OF_TEXT`.
+
+    Returns:
+        The `vocab_size - 257` merges in the order of training.
+
+    Raises:
+        ValueError: If the vocabulary size is below 257, or the text is empty or too small.
+
+    Source: Sennrich et al. 2016, algorithm 1, on bytes as in Radford et al. 2019 (GPT-2),
+        section 2.2.
+
+    Example:
+        >>> train_bpe("aaabdaaabac", vocab_size=260)
+        [(b'a', b'a'), (b'a', b'b'), (b'aa', b'ab')]
+    """
+    if vocab_size < 257:
+        raise ValueError(
+            f"vocab_size={vocab_size} is below 257, the 256 bytes and {END_OF_TEXT}; ask for more"
+        )
+    pairs = PairCounts(count_words(text))
+    vocabulary = [bytes([byte]) for byte in byte_characters()]
+    known = set(vocabulary)
+    merges: list[Merge] = []
+    while len(merges) < vocab_size - 257:
+        pair = pairs.pop_most_frequent()
+        if pair is None:
+            raise ValueError(
+                f"the text gives {len(merges)} merges, too few for vocab_size={vocab_size}; pass "
+                f"more text, or a vocab_size of at most {257 + len(merges)}"
+            )
+        left, right = (vocabulary[ord(token)] for token in pair)
+        if left + right not in known:
+            pairs.merge(pair, chr(len(vocabulary)))
+            merges.append((left, right))
+            vocabulary.append(left + right)
+            known.add(left + right)
+    return merges
+
+
+def merge_word(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
+    """Cut one word into tokens by replaying the merges in the order they were learnt.
+
+    Args:
+        word: The bytes of one word of `split_words`.
+        ranks: For each merge its place in the order of training, 0 for the first.
+
+    Returns:
+        The tokens of the word, in order.
+
+    Source: `bpe` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
+
+    Example:
+        >>> merge_word(b"abab", {(b"a", b"b"): 0, (b"ab", b"ab"): 1})
+        [b'abab']
+    """
+    parts = [bytes([byte]) for byte in word]
+    while len(parts) > 1:
+        pair = min(pairwise(parts), key=lambda pair: ranks.get(pair, inf))
+        if pair not in ranks:
+            break
+        parts = join_pair(parts, pair)
+    return parts
+
+
+END_OF_TEXT = "<|endoftext|>"
+"""GPT-2's one special token: it stands between two documents, and no merge can make it."""
+
+SPECIAL_PATTERN = r"<\|\S+\|>"
+"""Special tokens look like <|name|>; `SPLIT_PATTERN` cuts such a text, so no merge can."""
+
+
+def number_tokens(merges: Iterable[Merge], special_tokens: Iterable[str]) -> list[bytes]:
+    """List the tokens in the order of their ids: bytes, merges, special tokens.
+
+    Args:
+        merges: The merges in the order of training.
+        special_tokens: Names of the form <|name|>, in the order of their ids.
+
+    Returns:
+        The bytes of each token; the place in the list is the id.
+
+    Raises:
+        ValueError: If a merge uses a token that does not exist yet or makes one that exists
+            already, or if a special token is not of the form <|name|> or comes twice.
+
+    Example:
+        >>> number_tokens([(b"t", b"h")], ["<|endoftext|>"])[-3:]
+        [b'\\xad', b'th', b'<|endoftext|>']
+    """
+    vocabulary = {bytes([byte]): None for byte in byte_characters()}
+    for rank, (left, right) in enumerate(merges):
+        if left not in vocabulary or right not in vocabulary or left + right in vocabulary:
+            raise ValueError(
+                f"merge {rank}, {left!r} and {right!r}, must join two tokens made before it into "
+                "one that is new; pass all merges, in the order of training"
+            )
+        vocabulary[left + right] = None
+    for name in special_tokens:
+        if not regex.fullmatch(SPECIAL_PATTERN, name) or name.encode() in vocabulary:
+            raise ValueError(
+                f"special token {name!r} is not of the form <|name|>, or comes twice; rename it"
+            )
+        vocabulary[name.encode()] = None
+    return list(vocabulary)
+
+
+class Vocabulary:
+    """Number the tokens and turn ids back into text.
+
+    Attributes:
+        merges: The merges in the order of training.
+        tokens: The bytes of each token; the place in the list is the id.
+        special_tokens: The id of each special token, by its name.
+
+    Example:
+        >>> Vocabulary([(b"t", b"h"), (b"th", b"e")]).decode([257, 258])
+        'the<|endoftext|>'
+    """
+
+    def __init__(
+        self, merges: Iterable[Merge], special_tokens: Iterable[str] = (END_OF_TEXT,)
+    ) -> None:
+        """Number the tokens: bytes, merges, special tokens.
+
+        Args:
+            merges: The merges in the order of training: from `train_bpe`, `recover_merges`
+                or `read_merges`.
+            special_tokens: Names of the form <|name|>; they get the last ids.
+
+        Raises:
+            ValueError: If a merge or a special token is not possible (`number_tokens`).
+        """
+        self.merges, names = list(merges), list(special_tokens)
+        self.tokens = number_tokens(self.merges, names)
+        first_special = len(self.tokens) - len(names)
+        self.special_tokens = {name: first_special + i for i, name in enumerate(names)}
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of tokens, special ones included: ids lie below it."""
+        return len(self.tokens)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Look up the bytes of one token.
+
+        Args:
+            token: An id from 0 to `vocab_size - 1`.
+
+        Returns:
+            The bytes; they need not be whole characters.
+
+        Raises:
+            ValueError: If there is no such id.
+        """
+        if not 0 <= token < self.vocab_size:
+            raise ValueError(
+                f"token id {token} is not in 0..{self.vocab_size - 1}; pass ids that this "
+                "tokenizer's encode gave"
+            )
+        return self.tokens[token]
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """Turn token ids into the bytes they stand for, exactly.
+
+        Args:
+            tokens: Ids from 0 to `vocab_size - 1`.
+
+        Returns:
+            The bytes of all tokens, one after the other.
+
+        Raises:
+            ValueError: If there is no such id.
+        """
+        return b"".join(map(self.token_bytes, tokens))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Turn token ids into text; bytes that are no whole character become U+FFFD.
+
+        Args:
+            tokens: Ids from 0 to `vocab_size - 1`.
+
+        Returns:
+            The text.
+
+        Raises:
+            ValueError: If there is no such id.
+        """
+        return self.decode_bytes(tokens).decode("utf-8", errors="replace")
+
+
+def split_special(
+    text: str, allowed: Collection[str], special_tokens: Collection[str]
+) -> list[str]:
+    """Cut the allowed special tokens out of a text.
+
+    Args:
+        text: Any text.
+        allowed: Names of special tokens to cut out.
+        special_tokens: All special tokens that the tokenizer has.
+
+    Returns:
+        The parts in order: special tokens by themselves, and the text between them.
+
+    Raises:
+        ValueError: If `allowed` holds a name that is no special token.
+
+    Example:
+        >>> split_special("War<|endoftext|>Peace", {"<|endoftext|>"}, {"<|endoftext|>"})
+        ['War', '<|endoftext|>', 'Peace']
+    """
+    for name in allowed:
+        if name not in special_tokens:
+            raise ValueError(
+                f"{name!r} is no special token of this tokenizer; allowed_special is a set of "
+                f"names out of {sorted(special_tokens)}"
+            )
+    if not allowed:
+        return [text]
+    return regex.split("(" + "|".join(map(regex.escape, allowed)) + ")", text)
+
+
+def spell(token: bytes) -> str:
+    r"""Write a token with the visible characters that stand for its bytes in GPT-2's files.
+
+    Args:
+        token: The bytes of a token.
+
+    Returns:
+        One character a byte.
+
+    Example:
+        >>> spell(b" Natasha\n")
+        'ĠNatashaĊ'
+    """
+    characters = byte_characters()
+    return "".join(characters[byte] for byte in token)
+
+
+def read_merges(path: Path) -> list[Merge]:
+    """Read the merges from GPT-2's merges.txt.
+
+    Args:
+        path: A text file: a version line, then one merge a line, its two tokens spelled with
+            `byte_characters` and one space between them.
+
+    Returns:
+        The merges in the order of training.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is not two tokens (for example because the file was cut off).
+    """
+    byte_of = {character: byte for byte, character in byte_characters().items()}
+    merges: list[Merge] = []
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if line and not line.startswith("#version"):
+            try:
+                left, right = (bytes(byte_of[letter] for letter in s) for s in line.split(" "))
+            except (KeyError, ValueError):
+                raise ValueError(
+                    f"line {number} of {path.name}, {line!r}, is not two tokens with a space "
+                    "between them; copy the file again, or save it again"
+                ) from None
+            merges.append((left, right))
+    return merges
+
+
+def read_vocabulary(path: Path, merges: Sequence[Merge]) -> dict[str, int]:
+    """Read the ids of all tokens from GPT-2's vocab.json, and hold them against the merges.
+
+    Args:
+        path: A JSON file: an object from the token, spelled by `spell`, to its id.
+        merges: The merges of the merges.txt beside it.
+
+    Returns:
+        The id of each token, by its spelling, in the order of the ids; after the bytes and
+        the merges come the special tokens.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not such an object (for example because it was cut off), or does
+            not belong to the merges.
+    """
+    try:
+        vocabulary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path.name} is no whole JSON file ({error}); copy or save it again"
+        ) from None
+    tokens = number_tokens(merges, [])
+    if not isinstance(vocabulary, dict) or len(vocabulary) < len(tokens):
+        raise ValueError(
+            f"{path.name} must give an id to each of the {len(tokens)} tokens of merges.txt; "
+            "copy or save both files again"
+        )
+    special = [name for name in vocabulary if regex.fullmatch(SPECIAL_PATTERN, name)]
+    expected = [*map(spell, tokens), *sorted(special, key=vocabulary.__getitem__)]
+    if vocabulary != {token: i for i, token in enumerate(expected)}:
+        raise ValueError(
+            f"the ids in {path.name} are not the {len(tokens)} tokens of merges.txt in order, "
+            "then special tokens <|name|>; copy or save both files again"
+        )
+    return {token: vocabulary[token] for token in expected}
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: to a temporary name first, then moved.
+
+    Args:
+        path: Where the file shall be; its folder exists.
+        text: What it shall hold, written as UTF-8.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(text.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class BPETokenizer(Vocabulary):
+    """Turn text into token ids and back, with merges of one's own or with GPT-2's.
+
+    Attributes:
+        ranks: The place of each merge in the order of training.
+        ids: The id of each token that is not special, by its bytes.
+
+    Example:
+        >>> tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e")])
+        >>> tokenizer.encode("the<|endoftext|>", allowed_special={"<|endoftext|>"})
+        [257, 258]
+        >>> tokenizer.decode([257, 258])
+        'the<|endoftext|>'
+    """
+
+    def __init__(
+        self, merges: Iterable[Merge], special_tokens: Iterable[str] = (END_OF_TEXT,)
+    ) -> None:
+        """Number the tokens and rank the merges.
+
+        Args:
+            merges: The merges in the order of training: from `train_bpe`, `recover_merges`
+                or `read_merges`.
+            special_tokens: Names of the form <|name|>; they get the last ids.
+
+        Raises:
+            ValueError: If a merge or a special token is not possible (`number_tokens`).
+        """
+        super().__init__(merges, special_tokens)
+        self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        ordinary = self.tokens[: 256 + len(self.merges)]
+        self.ids = {token: i for i, token in enumerate(ordinary)}
+        self._cache: dict[str, list[int]] = {}
+
+    @classmethod
+    def train(cls, text: str | Iterable[str], vocab_size: int) -> "BPETokenizer":
+        """Learn a tokenizer from a text: ids 0 to vocab_size - 1, `END_OF_TEXT` the last.
+
+        Args:
+            text: One text, or several (documents, lines).
+            vocab_size: Number of tokens wanted, at least 257.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            ValueError: See `train_bpe`.
+        """
+        return cls(train_bpe(text, vocab_size))
+
+    def encode(self, text: str, allowed_special: Collection[str] = frozenset()) -> list[int]:
+        """Turn a text into token ids.
+
+        The name of a special token inside the text is plain text, cut like any other, unless
+        `allowed_special` holds it: what a stranger types can then never end a document.
+        (tiktoken raises an error by default; this is its `disallowed_special=()`.)
+
+        Args:
+            text: Any text without lone surrogates; empty text gives no tokens.
+            allowed_special: Names of special tokens to be read as such.
+
+        Returns:
+            The ids of the tokens, in order.
+
+        Raises:
+            ValueError: If `allowed_special` holds a name that is no special token, or the
+                text a lone surrogate.
+
+        Example:
+            >>> BPETokenizer([]).encode("Hi!")
+            [39, 72, 0]
+        """
+        tokens: list[int] = []
+        for part in split_special(text, allowed_special, self.special_tokens):
+            if part in allowed_special:
+                tokens.append(self.special_tokens[part])
+            else:
+                tokens += self.encode_ordinary(part)
+        return tokens
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Turn a text without special tokens into token ids; each new word is cut only once.
+
+        Args:
+            text: Any text without lone surrogates.
+
+        Returns:
+            The ids of the tokens, in order.
+        """
+        words = split_words(text)
+        if len(self._cache) > 500_000:  # keep the memory bounded on endless text
+            self._cache.clear()
+        for word in set(words) - self._cache.keys():
+            self._cache[word] = [self.ids[t] for t in merge_word(word.encode(), self.ranks)]
+        return list(chain.from_iterable(map(self._cache.__getitem__, words)))
+
+    def save(self, folder: str | Path) -> None:
+        """Write vocab.json and merges.txt, GPT-2's two files, which other libraries read too.
+
+        Args:
+            folder: Where to write them; it is made if it is not there.
+        """
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        lines = [f"{spell(left)} {spell(right)}\n" for left, right in self.merges]
+        write_text(Path(folder) / "merges.txt", "".join(["#version: 0.2\n", *lines]))
+        vocabulary = {spell(token): i for token, i in self.ids.items()} | self.special_tokens
+        write_text(Path(folder) / "vocab.json", json.dumps(vocabulary))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "BPETokenizer":
+        """Read a tokenizer from GPT-2's two files, vocab.json and merges.txt.
+
+        Args:
+            folder: Where the files are.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            FileNotFoundError: If one of the files is not there.
+            ValueError: If a file is cut off, or the two do not belong together.
+        """
+        merges = read_merges(Path(folder) / "merges.txt")
+        vocabulary = read_vocabulary(Path(folder) / "vocab.json", merges)
+        return cls(merges, list(vocabulary)[256 + len(merges) :])
+
+
+GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
+"""The sha256 of data/gpt2.tiktoken, the table of GPT-2's tokens as OpenAI published it."""
+
+
+def find_data(name: str) -> Path:
+    """Find a file that is shipped with the course.
+
+    Args:
+        name: The file's name, for example "gpt2.tiktoken".
+
+    Returns:
+        Its path: in `data/` beside the package (a clone), or inside it (an installed wheel).
+
+    Raises:
+        FileNotFoundError: If it is in neither.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "data", package / "data"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"{name} is neither in {package.parent / 'data'} nor in {package / 'data'}; copy it "
+        "there from the course's repository, or install the package again"
+    )
+
+
+def read_gpt2_ranks(path: str | Path | None = None) -> dict[bytes, int]:
+    """Read GPT-2's 50,256 tokens and their ids from the file that tiktoken uses.
+
+    Args:
+        path: The file; None finds the one that is shipped with the course.
+
+    Returns:
+        The id of each token, by its bytes, in the order of the ids.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not whole, seen by its sha256.
+
+    Example:
+        >>> ranks = read_gpt2_ranks()
+        >>> len(ranks), ranks[b"!"], ranks[b" the"]
+        (50256, 0, 262)
+    """
+    path = find_data("gpt2.tiktoken") if path is None else Path(path)
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != GPT2_SHA256:
+        raise ValueError(
+            f"{path.name} has {len(content)} bytes and sha256 {sha256[:8]}..., not 835554 bytes "
+            f"and {GPT2_SHA256[:8]}...; copy it again from the course's repository"
+        )
+    lines = (line.split() for line in content.splitlines())
+    return {base64.b64decode(token): int(rank) for token, rank in lines}
+
+
+def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
+    """Find the merges behind a table of tokens: cut each token with the merges before it.
+
+    Args:
+        ranks: The id of each token by its bytes, where merged tokens are numbered in the order
+            of training.
+
+    Returns:
+        One merge for each token of two or more bytes.
+
+    Raises:
+        ValueError: If a token can't be made of two earlier ones.
+
+    Example:
+        >>> recover_merges({b"t": 0, b"h": 1, b"e": 2, b"th": 3, b"the": 4})
+        [(b't', b'h'), (b'th', b'e')]
+    """
+    merges: dict[Merge, int] = {}
+    for token in sorted(ranks, key=ranks.__getitem__):
+        if len(token) > 1:
+            parts = merge_word(token, merges)
+            if len(parts) != 2:
+                raise ValueError(
+                    f"token {token!r} with id {ranks[token]} is not made of two earlier tokens "
+                    f"but of {len(parts)}; pass a whole table, ids in the order of training"
+                )
+            merges[parts[0], parts[1]] = len(merges)
+    return list(merges)
+
+
+def gpt2_encoding() -> tiktoken.Encoding:
+    """Build GPT-2's tokenizer in tiktoken, written in Rust, without any download.
+
+    Returns:
+        What `tiktoken.get_encoding("gpt2")` returns: 50,257 tokens, `END_OF_TEXT` the last.
+
+    Raises:
+        FileNotFoundError: If data/gpt2.tiktoken is missing.
+        ValueError: If data/gpt2.tiktoken is not whole.
+
+    Example:
+        >>> gpt2_encoding().encode("War and Peace")
+        [13195, 290, 12689]
+    """
+    return tiktoken.Encoding(
+        "gpt2",
+        pat_str=r50k_pat_str,  # SPLIT_PATTERN in an equivalent form that runs faster
+        mergeable_ranks=read_gpt2_ranks(),
+        special_tokens={END_OF_TEXT: 50256},
+        explicit_n_vocab=50257,
+    )
