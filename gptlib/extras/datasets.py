@@ -388,7 +388,7 @@ def _from_folder(record: DataSet, folder: Path, place: Path, reasons: list[str])
 
 def _from_address(record: DataSet, address: str, place: Path, reasons: list[str]) -> bool:
     """Download into the data folder; on failure say why in `reasons`."""
-    host = urlsplit(address).netloc
+    host = urlsplit(address).netloc or address
     now = time.monotonic()
     if now - _unreachable.get(host, -REST_SECONDS) < REST_SECONDS:
         reasons.append(f"{host}: could not be reached a moment ago")
