@@ -4,6 +4,7 @@ Two things nbval doesn't know: a cell tagged `real-data` is compared only where 
 and a cell that is selected alone (`-k "Cell 7"`, or by its node id) needs the cells above it.
 """
 
+from collections.abc import Generator
 from queue import Empty
 
 import pytest
@@ -49,7 +50,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> None:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Before a cell, run the cells above it that this kernel hasn't seen."""
     if isinstance(item, IPyNbCell):
         book = item.parent
