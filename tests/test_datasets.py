@@ -490,7 +490,7 @@ def test_a_mirror_folder_that_fails_gives_way_to_the_addresses_and_is_named(
     [
         ("SITE/absent", "answered 404"),
         ("http://127.0.0.1:9/m", "127.0.0.1:9: no connection"),
-        ("http://", "http:///war-and-peace.txt: Invalid URL"),
+        ("http://", "Invalid URL"),
         ("ftp://host/m", "there is no such folder"),
     ],
 )
@@ -588,3 +588,26 @@ def test_the_real_instructions_are_999_records_of_three_fields(real: str) -> Non
     records = datasets.alpaca()
     assert len(records) == 999
     assert {tuple(record) for record in records} == {("instruction", "input", "output")}
+
+
+# The page that describes the data
+
+
+def test_the_data_page_says_the_same_as_the_records() -> None:
+    page = (Path(__file__).resolve().parents[1] / "data" / "README.md").read_text(encoding="utf-8")
+    for record in DATA_SETS.values():
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{record.file}` "))
+        assert f" {record.size:,} " in row
+        assert f"`{record.sha256}`" in row
+        assert record.licence in row
+        for address in record.addresses:
+            assert f"`{address.split('#')[0]}`" in page
+
+
+@pytest.mark.parametrize("file", ["gpt2.tiktoken", "stand-in-war-and-peace.txt"])
+def test_the_data_page_describes_the_files_of_the_repository(file: str) -> None:
+    path = Path(__file__).resolve().parents[1] / "data" / file
+    page = path.with_name("README.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `{file}` "))
+    assert f" {path.stat().st_size:,} " in row
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in row

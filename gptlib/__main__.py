@@ -1,0 +1,8 @@
+"""Run the command line: `python -m gptlib doctor`."""
+
+import sys
+
+from gptlib.extras.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

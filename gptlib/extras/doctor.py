@@ -1,0 +1,314 @@
+"""Examine this machine: can it run the course, and if not, what helps?"""
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = ["Finding", "examine", "report", "short_report"]
+
+DISK_BYTES = 2_000_000_000
+"""Free disk that the course needs for data, models and checkpoints, in bytes."""
+
+MEMORY_BYTES = 2_000_000_000
+"""Free memory at which every chapter runs without swapping, in bytes."""
+
+BUNDLED = {
+    "gpt2.tiktoken": "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+    "stand-in-war-and-peace.txt": "",
+}
+"""Files that travel with the course, with the sha256 of those that are not our own prose."""
+
+Status = Literal["ok", "note", "problem"]
+
+_COURSE = Path(__file__).resolve().parents[2]
+_SEVERITY: dict[Status, int] = {"ok": 0, "note": 1, "problem": 2}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was examined."""
+
+    topic: str
+    """What it is about, one word."""
+    status: Status
+    """`ok`, `note` (works, but worth knowing) or `problem` (something will not work)."""
+    what: str
+    """What was found; may name folders of this machine."""
+    remedy: str = ""
+    """What to do about it; names no folders. Empty if all is well."""
+
+
+def examine() -> list[Finding]:
+    """Examine Python, packages, notebook kernel, data, device, disk and memory.
+
+    Nothing is downloaded, and an examination that fails is itself a finding.
+
+    Returns:
+        At least one finding for every topic, in that order.
+    """
+    findings: list[Finding] = []
+    for topic, look in _TOPICS.items():
+        try:
+            findings.extend(look())
+        except ImportError as error:
+            what = f"cannot be examined: {error}"
+            findings.append(Finding(topic, "problem", what, _INSTALL))
+        except Exception as error:  # a broken package must not silence the doctor
+            what = f"cannot be examined: {type(error).__name__}: {error}"
+            findings.append(Finding(topic, "problem", what, _REINSTALL))
+    return findings
+
+
+def report(findings: list[Finding]) -> str:
+    """Lay findings out as a table of three columns, at most 88 characters wide.
+
+    Args:
+        findings: what `examine` returned.
+
+    Returns:
+        One row a finding, its remedy beneath it after an arrow, and a line that sums up.
+    """
+    lines: list[str] = []
+    for finding in findings:
+        head = f"{finding.topic:<9} {finding.status:<8} "
+        lines += _wrap(finding.what, head)
+        if finding.remedy:
+            lines += _wrap(finding.remedy, " " * len(head) + "-> ")
+    problems = sum(finding.status == "problem" for finding in findings)
+    notes = sum(finding.status == "note" for finding in findings)
+    if problems:
+        verdict = f"{problems} {_plural('problem', problems)} to solve; see the arrows."
+    else:
+        verdict = "No problem found: the course will run."
+    if notes:
+        verdict += f" {notes} {_plural('note', notes)}."
+    return "\n".join([*lines, "", verdict])
+
+
+def short_report() -> str:
+    """Sum the findings up in one line a topic, without versions, sizes or folders.
+
+    Returns:
+        The same text on every machine where all is well; else the remedies as well.
+    """
+    findings = examine()
+    lines: list[str] = []
+    for topic in _TOPICS:
+        mine = [finding for finding in findings if finding.topic == topic]
+        worst = max((finding.status for finding in mine), key=_SEVERITY.__getitem__, default="ok")
+        lines.append(f"{topic:<9} {worst}")
+        remedies = dict.fromkeys(finding.remedy for finding in mine if finding.remedy)
+        for remedy in remedies:
+            lines += _wrap(remedy, " " * 10 + "-> ")
+    return "\n".join([*lines, "For details: python -m gptlib doctor"])
+
+
+_INSTALL = "run: python -m pip install -r requirements.txt (in the course's folder)"
+_REINSTALL = "run: python -m pip install --force-reinstall -r requirements.txt"
+
+
+def _plural(noun: str, number: int) -> str:
+    return noun if number == 1 else noun + "s"
+
+
+def _wrap(text: str, head: str, width: int = 88) -> list[str]:
+    """Break a text into lines that hang under the end of their head."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    ) or [head.rstrip()]
+
+
+def _python() -> Iterator[Finding]:
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        needed = importlib.metadata.metadata("gptlib")["Requires-Python"]
+    except importlib.metadata.PackageNotFoundError:
+        needed = ">=3.11"
+        yield Finding("python", "note", "gptlib is not installed, only found here", _INSTALL)
+    version = ".".join(map(str, sys.version_info[:3]))
+    if SpecifierSet(needed).contains(version, prereleases=True):
+        yield Finding("python", "ok", f"{version} at {sys.executable}")
+    else:
+        what = f"{version} at {sys.executable}, but the course needs {needed}"
+        remedy = f"install Python {needed}, delete .venv, and install the course again"
+        yield Finding("python", "problem", what, remedy)
+
+
+def _requirements() -> tuple[str, list[str]]:
+    """The tested set of a checkout, else the ranges that the installed package asks for."""
+    file = _COURSE / "requirements.txt"
+    if file.is_file():
+        return "requirements.txt", file.read_text(encoding="utf-8").splitlines()
+    try:
+        return "what gptlib asks for", importlib.metadata.requires("gptlib") or []
+    except importlib.metadata.PackageNotFoundError:
+        return "what gptlib asks for", []
+
+
+def _packages() -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    name, lines = _requirements()
+    agreeing = 0
+    for line in lines:
+        text = line.split(" #")[0].split(" --hash")[0].strip()
+        if not text or text.startswith(("#", "-")):
+            continue
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": "course"}):
+            continue
+        try:
+            version = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding("packages", "problem", f"{wanted.name} is not installed", _INSTALL)
+            continue
+        if wanted.specifier.contains(version, prereleases=True):
+            agreeing += 1
+        else:
+            what = f"{wanted.name} is {version}, tested with {wanted.specifier}"
+            remedy = f'if something misbehaves, run: python -m pip install "{text}"'
+            yield Finding("packages", "note", what, remedy)
+    yield Finding("packages", "ok", f"{agreeing} {_plural('package', agreeing)} as in {name}")
+
+
+def _kernel() -> Iterator[Finding]:
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    register = "run: python -m ipykernel install --sys-prefix --name python3"
+    try:
+        command = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except (NoSuchKernel, IndexError):
+        what = "there is no kernel 'python3', so no notebook can run"
+        yield Finding("kernel", "problem", what, f"{_INSTALL}, then {register}")
+        return
+    ours = Path(sys.executable).parent
+    bare = os.path.basename(command) == command  # which Jupyter replaces by its own Python
+    program = Path(sys.executable if bare else command)
+    if not program.exists():
+        what = f"kernel 'python3' starts {program}, which is not there"
+        yield Finding("kernel", "problem", what, register)
+    elif program.parent.resolve() != ours.resolve():
+        what = f"kernel 'python3' starts {program}, not the Python of this environment ({ours})"
+        yield Finding("kernel", "problem", what, register)
+    else:
+        yield Finding("kernel", "ok", "kernel 'python3' runs in this environment")
+
+
+def _data() -> Iterator[Finding]:
+    from gptlib.extras import datasets
+
+    for file, sha256 in BUNDLED.items():
+        path = datasets.bundled(file)
+        if path is None:
+            what = f"{file}, which travels with the course, is missing"
+            yield Finding("data", "problem", what, "restore it: git checkout data, or reinstall")
+        elif sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            what = f"{path} is damaged (its sha256 differs)"
+            yield Finding("data", "problem", what, f"restore {file}: git checkout data")
+        else:
+            yield Finding("data", "ok", f"{file} is here" + (", sha256 right" if sha256 else ""))
+    mirror = os.environ.get("GPTLIB_DATA_MIRROR", "").strip()
+    if mirror and "://" not in mirror and not Path(mirror).expanduser().is_dir():
+        what = f"GPTLIB_DATA_MIRROR is {mirror!r}, which is no folder here"
+        yield Finding("data", "note", what, "set GPTLIB_DATA_MIRROR to a folder, or unset it")
+    folder = _existing(datasets.data_folder())
+    if not os.access(folder, os.W_OK):
+        what = f"{folder} cannot be written to, so nothing can be kept there"
+        yield Finding("data", "note", what, "set GPTLIB_DATA to a folder you may write to")
+    for record in datasets.DATA_SETS.values():
+        yield _data_set(record.name)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next((each for each in (folder, *folder.parents) if each.is_dir()), Path.cwd())
+
+
+def _data_set(name: str) -> Finding:
+    """What is known of one data set without the network."""
+    from gptlib.extras import datasets
+
+    record = datasets.DATA_SETS[name]
+    state = datasets.state(name)
+    if state == "ready":
+        return Finding("data", "ok", f"{record.file} is here, sha256 right")
+    if state == "mirror":
+        return Finding("data", "ok", f"{record.file} is in the mirror, sha256 right")
+    place = datasets.data_folder() / record.file
+    if state == "wrong":
+        remedy = f"rename {record.file} if it is your own, delete it if it is damaged"
+        what = f"{place} is not the expected file; it is not used"
+        return Finding("data", "problem", what, remedy)
+    size = f"{record.size / 1e6:.1f} MB"
+    remedy = f"nothing, if you are online: {size} of {record.file} are fetched when first used"
+    return Finding("data", "note", f"{place} is not here yet", remedy)
+
+
+def _device() -> Iterator[Finding]:
+    from gptlib.extras.device import TOLERANCE, agrees_with_cpu, best_device
+
+    try:
+        device = best_device()
+    except ValueError as error:
+        remedy = "unset GPTLIB_DEVICE, or set it to cpu"
+        yield Finding("device", "problem", str(error), remedy)
+        return
+    difference = agrees_with_cpu(device)
+    what = f"{device}; differs from the CPU's numbers by {difference:.1g} at most"
+    if difference <= TOLERANCE:
+        yield Finding("device", "ok", what)
+    else:
+        remedy = "update PyTorch and the driver; until then set GPTLIB_DEVICE=cpu"
+        yield Finding("device", "problem", f"{what}; {TOLERANCE:g} is allowed", remedy)
+
+
+def _disk() -> Iterator[Finding]:
+    from gptlib.extras.datasets import data_folder
+
+    folder = _existing(data_folder())
+    free = shutil.disk_usage(folder).free
+    what = f"{free / 1e9:.1f} GB free at {folder}"
+    if free >= DISK_BYTES:
+        yield Finding("disk", "ok", what)
+    else:
+        remedy = f"free {DISK_BYTES / 1e9:.0f} GB, or set GPTLIB_DATA to a folder on another disk"
+        yield Finding("disk", "problem", what, remedy)
+
+
+def _memory() -> Iterator[Finding]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    what = f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
+    if memory.available >= MEMORY_BYTES:
+        yield Finding("memory", "ok", what)
+    elif memory.available >= MEMORY_BYTES / 2:
+        remedy = "close other programs and notebooks before the longer chapters"
+        yield Finding("memory", "note", what, remedy)
+    else:
+        remedy = "close other programs and shut down unused kernels; 1 GB is the least"
+        yield Finding("memory", "problem", what, remedy)
+
+
+_TOPICS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "python": _python,
+    "packages": _packages,
+    "kernel": _kernel,
+    "data": _data,
+    "device": _device,
+    "disk": _disk,
+    "memory": _memory,
+}
