@@ -1,0 +1,37 @@
+# One command to learn (make lab), one to test (make test). README.md has the same without make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+
+.PHONY: setup lab test test-browser refresh lint
+.DEFAULT_GOAL := lab
+
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --requirement requirements.txt
+	touch $@
+
+# Opens the welcome page; without a browser, the address is printed. LAB="--port 9999" adds options.
+lab: $(INSTALLED)
+	$(BIN)/jupyter lab $(ALLOW_ROOT) $(LAB) notebooks/00_welcome.ipynb
+
+# TEST="-k attention -x" adds options of pytest.
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(TEST)
+
+# Needs Chromium or Chrome on this machine; CHROME=/path/to/it names one that is not found.
+test-browser: $(INSTALLED)
+	$(BIN)/python -m pytest tests/browser $(TEST)
+
+# BOOKS="notebooks/03_attention.ipynb" refreshes one notebook.
+refresh: $(INSTALLED)
+	$(BIN)/python tests/refresh_notebooks.py $(BOOKS)
+
+# CHECK=--check only reports what the formatter would change.
+lint: $(INSTALLED)
+	$(BIN)/ruff format $(CHECK) .
+	$(BIN)/ruff check .
+	$(BIN)/mypy

@@ -1,0 +1,179 @@
+"""A real JupyterLab in a real browser, on copies of the notebooks.
+
+Playwright drives Debian's Chromium, or the Chrome or Chromium that the reader has.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "tests" / "browser" / "pictures"
+TOKEN = "course"
+SETTINGS = {
+    "notebook-extension/tracker": '{"windowingMode": "none", "autosave": false}',
+    "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
+}
+
+RUN_ALL = """async () => {
+    const panel = window.jupyterapp.shell.currentWidget;
+    await panel.context.ready;
+    await panel.sessionContext.ready;
+    return await window.jupyterapp.commands.execute("notebook:run-all-cells");
+}"""
+
+
+@dataclass
+class Lab:
+    """A running JupyterLab."""
+
+    address: str
+    """Where it answers, such as http://127.0.0.1:8900."""
+    folder: Path
+    """The folder that it shows: a copy of notebooks/."""
+
+
+def chrome() -> str:
+    """Find a browser, or say how to get one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    places = (
+        "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+        r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    )
+    found = [os.environ.get("CHROME"), *map(shutil.which, names), *filter(os.path.exists, places)]
+    if browser := next(filter(None, found), None):
+        return browser
+    raise FileNotFoundError(
+        "no Chromium or Chrome was found; install one (Debian: apt-get install chromium) or set "
+        "CHROME to the program"
+    )
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Start JupyterLab on a copy of the notebooks, with nothing of the user's own settings."""
+    home = tmp_path_factory.mktemp("lab")
+    folder = home / "notebooks"
+    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".*", "*.py"))
+    for path in folder.rglob("*.ipynb"):
+        _clear_outputs(path)
+    for name, text in SETTINGS.items():
+        path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "GPTLIB_RUNS": str(home / "runs"),
+    }
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}"]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}"]
+    address = f"http://127.0.0.1:{port}"
+    with (home / "log").open("w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=folder)
+        try:
+            _wait_until_it_answers(f"{address}/api/status?token={TOKEN}", server, home / "log")
+            yield Lab(address, folder)
+        finally:
+            server.terminate()
+            server.wait(timeout=20)
+
+
+def _clear_outputs(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(book, path)
+
+
+def _wait_until_it_answers(address: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(address, timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.25)
+    raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Start the browser once for all tests; it reaches nothing but this machine."""
+    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chrome(), args=quiet)
+        yield browser
+        browser.close()
+
+
+class Book:
+    """A notebook that is open in JupyterLab."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page = page
+        self.address = address
+
+    def open(self, name: str) -> None:
+        """Open a notebook and wait for its first cell."""
+        self.page.goto(f"{self.address}/lab/tree/{name}?token={TOKEN}&reset")
+        expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
+
+    def run_all(self, seconds: float = 240) -> None:
+        """Run every cell from a fresh kernel, and fail if one of them does."""
+        self.page.set_default_timeout(1000 * seconds)
+        succeeded = self.page.evaluate(RUN_ALL)
+        errors = self.page.locator("[data-mime-type='application/vnd.jupyter.error']")
+        assert errors.count() == 0, errors.first.inner_text()
+        assert succeeded, "the run was interrupted"
+        self.page.set_default_timeout(30_000)
+
+    def widget(self, css: str) -> Locator:
+        """Find a part of a widget in the outputs, brought into view."""
+        part = self.page.locator(f".jp-OutputArea {css}").first
+        part.scroll_into_view_if_needed(timeout=30_000)
+        return part
+
+    def picture(self, part: Locator, name: str) -> None:
+        """Keep a picture of a widget, for the README."""
+        part.scroll_into_view_if_needed()
+        part.screenshot(path=PICTURES / f"{name}.png")
+
+
+@pytest.fixture
+def book(lab: Lab, browser: Browser) -> Iterator[Book]:
+    """Give a fresh page, on which JavaScript errors fail the test."""
+    page = browser.new_page(viewport={"width": 1200, "height": 1000})
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield Book(page, lab.address)
+    page.close()
+    assert not errors, errors
+
+
+def write_notebook(folder: Path, name: str, *sources: str) -> None:
+    """Write a notebook of a few code cells into JupyterLab's folder."""
+    spec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = new_notebook(cells=[new_code_cell(source) for source in sources])
+    notebook.metadata["kernelspec"] = spec
+    nbformat.write(notebook, folder / name)
