@@ -1,7 +1,21 @@
-"""The whole model (chapter 4)."""
+"""The whole model, and what it costs before it is built (chapter 4).
+
+The definitions stand in teaching order: the configuration and GPT-2's four sizes, the parts
+(`MLP`, `Block`), the starting weights (`initialize`), the model (`GPT`), a look inside
+(`attention_maps`), and the bill (`count_parameters`, `flops_per_token`, `memory_bytes`).
+
+Example:
+    >>> small = GPTConfig(vocab_size=100, context_length=16, n_layer=2, n_head=2, n_embd=32)
+    >>> model = GPT(small, torch.Generator().manual_seed(0))
+    >>> logits = model(torch.tensor([[5, 7, 9]]))
+    >>> logits.shape  # (B, T, V)
+    torch.Size([1, 3, 100])
+"""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +30,12 @@ class GPTConfig:
     """Describe a model completely; the defaults are GPT-2 with 124 million parameters.
 
     Raises:
-        ValueError: If a size is below 1, `n_embd` is not divisible by `n_head`, `dropout` is
-            outside 0..1, or `positions` is unknown.
+        ValueError: If a size is not a whole number of at least 1, `n_embd` is not divisible by
+            `n_head`, `dropout` is outside 0..1, `positions` is unknown, or an odd `n_embd` meets
+            sinusoidal positions, which come in pairs.
+
+    Source:
+        Radford et al. 2019 (GPT-2), table 2, and the file `hparams.json` of each released model.
 
     Example:
         >>> GPTConfig(n_layer=2, n_head=2, n_embd=64).head_size
@@ -44,8 +62,9 @@ class GPTConfig:
     def __post_init__(self) -> None:
         """Refuse a model that can't be built."""
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1")
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; "
@@ -55,6 +74,8 @@ class GPTConfig:
             raise ValueError(f"dropout is {self.dropout}; choose a share from 0 to below 1")
         if self.positions not in ("learned", "sinusoidal"):
             raise ValueError(f"positions is {self.positions!r}; choose 'learned' or 'sinusoidal'")
+        if self.positions == "sinusoidal" and self.n_embd % 2:
+            raise ValueError(f"n_embd is {self.n_embd}; sinusoidal positions need an even number")
 
     @property
     def head_size(self) -> int:
@@ -76,7 +97,12 @@ class MLP(nn.Module):
 
     Source:
         Radford et al. 2019 (GPT-2), the function `mlp` of OpenAI's src/model.py; GELU in its tanh
-        form, Hendrycks and Gimpel 2016.
+        form, Hendrycks and Gimpel 2016, section 2.
+
+    Example:
+        >>> mlp = MLP(GPTConfig(n_head=2, n_embd=8))
+        >>> mlp(torch.zeros(1, 3, 8)).shape
+        torch.Size([1, 3, 8])
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -94,10 +120,19 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Add to the residual stream what attention gathers, then what the MLP makes of it.
 
-    Each part reads a normalised copy of the stream and adds its result to the stream itself.
+    Each part reads a normalised copy of the stream and adds its result to the stream itself
+    ("pre-norm"), so an untouched path leads from the last layer back to the first.
 
     Args:
         config: The model's configuration.
+
+    Source:
+        Radford et al. 2019 (GPT-2), section 2.3 and the function `block` of OpenAI's src/model.py.
+
+    Example:
+        >>> block = Block(GPTConfig(n_head=2, n_embd=8))
+        >>> block(torch.zeros(1, 3, 8)).shape
+        torch.Size([1, 3, 8])
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -121,18 +156,19 @@ def initialize(model: nn.Module, n_layer: int, generator: torch.Generator | None
     them add up. Biases start at 0, gains at 1; frozen tables are left alone.
 
     Args:
-        model: The model to fill.
+        model: The model to fill, in place.
         n_layer: Its number of blocks.
         generator: The source of randomness; PyTorch's global one if None.
 
     Source:
-        Radford et al. 2019 (GPT-2), section 2.3.
+        Radford et al. 2019 (GPT-2), section 2.3, and the initializers of OpenAI's src/model.py.
     """
     for name, parameter in model.named_parameters():
-        if parameter.dim() < 2 or not parameter.requires_grad:
-            continue
-        scale = 1 / math.sqrt(2 * n_layer) if name.endswith("proj.weight") else 1.0
-        nn.init.normal_(parameter, std=0.02 * scale, generator=generator)
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.dim() == 2 and parameter.requires_grad:
+            scale = 1 / math.sqrt(2 * n_layer) if name.endswith("proj.weight") else 1.0
+            nn.init.normal_(parameter, std=0.02 * scale, generator=generator)
 
 
 class GPT(nn.Module):
@@ -142,8 +178,17 @@ class GPT(nn.Module):
         config: What to build.
         generator: The source of the starting weights; PyTorch's global one if None.
 
+    The output layer is the token embedding's own table ("weight tying"). Dropout acts in training
+    mode only; call `model.eval()` before you use the model.
+
+    Attributes:
+        embed: Tokens and positions to vectors, an `InputEmbedding`.
+        blocks: The `n_layer` blocks.
+        ln_f: The layer norm before the output.
+
     Source:
-        Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+        Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3;
+        weight tying, Press and Wolf 2017.
 
     Example:
         >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=2, n_head=2, n_embd=4))
@@ -161,16 +206,34 @@ class GPT(nn.Module):
             config.dropout,
             config.positions,
         )
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks = cast(Sequence[Block], blocks)  # a type checker now knows what is in it
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         initialize(self, config.n_layer, generator)
 
     def unembed(self, x: Tensor) -> Tensor:
-        """Score every token against the stream x (B, T, C) with the embedding's own table."""
+        """Score every token of the vocabulary against the stream x (B, T, C).
+
+        Args:
+            x: The stream after the last block, shape (B, T, C).
+
+        Returns:
+            Logits, shape (B, T, V): the product of the normalised stream and the token table.
+        """
         return F.linear(self.ln_f(x), self.embed.token_embedding.weight)  # (B, T, V)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of the token after each of `tokens` (B, T)."""
+        """Return the logits of the token that follows each of `tokens`.
+
+        Args:
+            tokens: Token ids, shape (B, T), dtype int64, T at most the context length.
+
+        Returns:
+            Logits, shape (B, T, V); row t is about the token at position t + 1.
+
+        Raises:
+            ValueError: If shape, dtype, length or an id is wrong.
+        """
         x = self.embed(tokens)  # (B, T, C)
         for block in self.blocks:
             x = block(x)
@@ -185,7 +248,12 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
         tokens: Token ids, shape (B, T).
 
     Returns:
-        Weights, shape (L, B, H, T, S) with L layers and S = T.
+        Weights, shape (L, B, H, T, S) with L layers and S = T; each row sums to 1.
+
+    Example:
+        >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=2, n_head=3, n_embd=6))
+        >>> attention_maps(model, torch.tensor([[1, 2, 3, 4]])).shape
+        torch.Size([2, 1, 3, 4, 4])
     """
     x, maps = model.embed(tokens), []
     for block in model.blocks:
@@ -208,19 +276,101 @@ def count_parameters(config: GPTConfig) -> dict[str, int]:
         >>> count_parameters(GPT2_SMALL)["total"]
         124439808
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes without values
         model = GPT(config)
-    part_of = {"token_embedding": "token embedding", "position_embedding": "position embedding"}
-    part_of |= {
+    part_of = {
+        "token_embedding": "token embedding",
+        "position_embedding": "position embedding",
         "attn": "attention",
         "mlp": "mlp",
-        "ln_1": "norms",
-        "ln_2": "norms",
-        "ln_f": "norms",
     }
-    counts = dict.fromkeys(part_of.values(), 0)
+    counts = dict.fromkeys([*part_of.values(), "norms"], 0)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            part = next(part for key, part in part_of.items() if key in name.split("."))
-            counts[part] += parameter.numel()
+            module = next((word for word in name.split(".") if word in part_of), None)
+            counts[part_of[module] if module else "norms"] += parameter.numel()
     return counts | {"total": sum(counts.values())}
+
+
+def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dict[str, int]:
+    """Count the floating-point operations that one token costs.
+
+    A weight of a matrix product costs 2 per token, a multiplication and an addition: 12 C² weights
+    in each of L blocks, and V C in the output layer. Attention adds 2 T C for the scores and 2 T C
+    for mixing the values, in each block. The backward pass costs twice the forward pass. Norms,
+    GELU and the softmax are left out, and so is what a kernel saves by skipping the keys that the
+    causal mask forbids (up to half of "attention").
+
+    Args:
+        config: The model.
+        context_length: Tokens in the sequence, T; the model's longest by default.
+
+    Returns:
+        Operations per token: "matrices", "attention", "forward" (their sum) and "training"
+        (three times the forward pass).
+
+    Raises:
+        ValueError: If `context_length` is below 1 or above the model's.
+
+    Source:
+        Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table 1.
+
+    Example:
+        >>> flops_per_token(GPT2_SMALL)["forward"]
+        284812800
+    """
+    length = config.context_length if context_length is None else context_length
+    if not 1 <= length <= config.context_length:
+        raise ValueError(
+            f"context_length is {length}; choose from 1 to the model's {config.context_length}"
+        )
+    per_block = 12 * config.n_embd**2  # qkv 3, proj 1, expand 4, proj 4
+    matrices = 2 * (config.n_layer * per_block + config.vocab_size * config.n_embd)
+    attention = 4 * config.n_layer * length * config.n_embd
+    forward = matrices + attention
+    return {
+        "matrices": matrices,
+        "attention": attention,
+        "forward": forward,
+        "training": 3 * forward,
+    }
+
+
+def memory_bytes(config: GPTConfig, n_tokens: int = 1, bytes_per_value: int = 4) -> dict[str, int]:
+    """Count the bytes that a model needs, for its parameters and for the tokens it works on.
+
+    Args:
+        config: The model.
+        n_tokens: Tokens worked on at once, batch size times sequence length.
+        bytes_per_value: 4 for float32, 2 for bfloat16.
+
+    Returns:
+        Bytes that don't depend on the tokens: "weights" (fixed sinusoidal positions included),
+        "gradients" and "optimizer" (AdamW keeps two values per parameter). Bytes that grow with
+        `n_tokens`: "activations", what the forward pass keeps for the backward pass (16 C values
+        per block, 2 C at the end and V logits; without dropout), and "keys and values", what a
+        model keeps of past tokens when it writes text (2 C values per block). Inference needs
+        weights and keys and values; training needs all but keys and values.
+
+    Raises:
+        ValueError: If a number is below 1.
+
+    Example:
+        >>> memory_bytes(GPT2_SMALL, n_tokens=1024)["keys and values"]
+        75497472
+    """
+    if n_tokens < 1 or bytes_per_value < 1:
+        raise ValueError(
+            f"n_tokens is {n_tokens} and bytes_per_value {bytes_per_value}; both must be at least 1"
+        )
+    learned = count_parameters(config)["total"]
+    frozen = config.context_length * config.n_embd if config.positions == "sinusoidal" else 0
+    blocks = config.n_layer * config.n_embd
+    values = {
+        "weights": learned + frozen,
+        "gradients": learned,
+        "optimizer": 2 * learned,
+        "activations": n_tokens * (16 * blocks + 2 * config.n_embd + config.vocab_size),
+        "keys and values": n_tokens * 2 * blocks,
+    }
+    return {part: count * bytes_per_value for part, count in values.items()}
