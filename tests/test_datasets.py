@@ -528,6 +528,31 @@ def test_a_users_own_file_is_named_and_left_alone(
     assert datasets.fetch("war-and-peace").read_bytes() == BOOK
 
 
+def test_a_file_that_may_not_be_read_is_named(
+    offer: Callable[..., DataSet], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer()
+    folder.mkdir()
+    (folder / "war-and-peace.txt").write_bytes(BOOK)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ValueError, match=r"war-and-peace.txt cannot be read by you"):
+        datasets.fetch("war-and-peace")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such permissions")
+def test_what_is_downloaded_can_be_read_by_everyone_on_the_machine(
+    site: Site, offer: Callable[..., DataSet]
+) -> None:
+    site.files["/book"] = BOOK
+    offer(f"{site.address}/book")
+    assert datasets.fetch("war-and-peace").stat().st_mode & 0o777 == 0o644
+
+
 def test_a_folder_in_the_file_s_place_is_named(offer: Callable[..., DataSet], folder: Path) -> None:
     offer()
     (folder / "war-and-peace.txt").mkdir(parents=True)

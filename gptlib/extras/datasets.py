@@ -25,7 +25,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -418,6 +418,8 @@ def _retrieve(
             path=place.parent,
             downloader=downloader,
         )
+    with suppress(OSError):
+        place.chmod(0o644)  # a temporary file is readable for its owner only; this data is public
 
 
 @contextmanager
@@ -474,6 +476,8 @@ def _wrong_file(place: Path, record: DataSet) -> str:
     """What is wrong with the user's file, and what to do; the file is left alone."""
     if not place.is_file():
         found = "is not a file"
+    elif not os.access(place, os.R_OK):
+        found = "cannot be read by you"
     else:
         size = place.stat().st_size
         found = f"has {size:,} bytes instead of {record.size:,}"
