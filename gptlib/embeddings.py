@@ -1,4 +1,16 @@
-"""From a stream of tokens to the vectors that enter the model (chapter 2)."""
+"""From a stream of tokens to the vectors that enter the model (chapter 2).
+
+The definitions stand in teaching order. Data: `check_stream`, `TokenWindows`, `random_batch`,
+`split_tokens`. Vectors: `sinusoidal_positions`, `check_tokens`, `InputEmbedding`.
+
+Example:
+    >>> train, validation = split_tokens(torch.arange(100))
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> tokens, targets = random_batch(train, batch_size=2, context_length=8, generator=generator)
+    >>> embed = InputEmbedding(vocab_size=100, context_length=8, n_embd=16)
+    >>> embed(tokens).shape  # (B, T, C)
+    torch.Size([2, 8, 16])
+"""
 
 import math
 from typing import Literal
@@ -7,7 +19,109 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-Positions = Literal["learned", "sinusoidal"]
+
+def check_stream(tokens: Tensor, context_length: int) -> None:
+    """Refuse a token stream that gives no window, and say what to pass instead.
+
+    Args:
+        tokens: Token ids, shape (n,), dtype int64; n must be at least `context_length` + 1,
+            because the last token of a window needs a target.
+        context_length: Tokens per window, T; at least 1.
+
+    Raises:
+        ValueError: If the shape, the dtype or a length is wrong.
+    """
+    if context_length < 1:
+        raise ValueError(f"context_length is {context_length}; it must be at least 1")
+    if tokens.dim() != 1 or tokens.dtype != torch.int64:
+        raise ValueError(
+            f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; "
+            "pass one flat stream of dtype torch.int64"
+        )
+    if len(tokens) <= context_length:
+        raise ValueError(
+            f"{len(tokens)} tokens are too few for a window of {context_length} and its last "
+            f"target; pass at least {context_length + 1} tokens or a shorter context_length"
+        )
+
+
+class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
+    """Serve a token stream as windows, each with its targets: the same window one step later.
+
+    Windows are views of the stream, so a thousand of them cost no more memory than one. Up to
+    `stride - 1` tokens at the end, too few for another window, are left out.
+
+    Args:
+        tokens: Token ids, shape (n,), dtype int64.
+        context_length: Tokens per window, T; at least 1.
+        stride: Tokens from the start of one window to the start of the next, at least 1; the
+            default is `context_length`, so that each token is a target once.
+
+    Raises:
+        ValueError: If the stream is too short for one window and its last target, if it is not a
+            flat int64 tensor, or if a length is below 1.
+
+    Example:
+        >>> windows = TokenWindows(torch.arange(10), context_length=4)
+        >>> len(windows)
+        2
+        >>> inputs, targets = windows[1]
+        >>> inputs.tolist(), targets.tolist()
+        ([4, 5, 6, 7], [5, 6, 7, 8])
+    """
+
+    def __init__(self, tokens: Tensor, context_length: int, stride: int | None = None) -> None:
+        check_stream(tokens, context_length)
+        stride = context_length if stride is None else stride
+        if stride < 1:
+            raise ValueError(f"stride is {stride}; windows must move on by at least 1 token")
+        self.tokens, self.context_length, self.stride = tokens, context_length, stride
+
+    def __len__(self) -> int:
+        """Return the number of whole windows."""
+        return (len(self.tokens) - self.context_length - 1) // self.stride + 1
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return window `index`, counted from 0: inputs and targets, each of shape (T,)."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"window {index} does not exist; choose one of 0..{len(self) - 1}")
+        start = index * self.stride
+        window = self.tokens[start : start + self.context_length + 1]  # (T + 1,)
+        return window[:-1], window[1:]  # (T,), (T,)
+
+
+def random_batch(
+    tokens: Tensor, batch_size: int, context_length: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw windows that start anywhere, so that no two passes over a text are alike.
+
+    Args:
+        tokens: Token ids, shape (n,), dtype int64, on any device.
+        batch_size: Windows to draw, B; at least 1. Two of them may overlap or be equal.
+        context_length: Tokens per window, T; at least 1.
+        generator: The source of the random starts, on the CPU; its state fixes the batch, on
+            every device.
+
+    Returns:
+        Inputs and targets, each of shape (B, T), on the device of `tokens`.
+
+    Raises:
+        ValueError: If the stream is too short for one window and its last target, if it is not a
+            flat int64 tensor, or if a number is below 1.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> inputs, targets = random_batch(torch.arange(50), 2, 3, generator)
+        >>> bool((targets == inputs + 1).all())
+        True
+    """
+    check_stream(tokens, context_length)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; draw at least 1 window")
+    n_starts = len(tokens) - context_length
+    starts = torch.randint(n_starts, (batch_size, 1), generator=generator)  # (B, 1)
+    windows = tokens[starts + torch.arange(context_length + 1)]  # (B, T + 1)
+    return windows[:, :-1], windows[:, 1:]  # (B, T), (B, T)
 
 
 def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tensor, Tensor]:
@@ -18,7 +132,8 @@ def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tens
 
     Args:
         tokens: Token ids, shape (n,).
-        validation_fraction: The share of the stream, at its end, kept for validation; 0 < f < 1.
+        validation_fraction: The share of the stream, at its end, kept for validation; above 0
+            and below 1.
 
     Returns:
         The training part and the validation part, as views of `tokens`.
@@ -39,106 +154,27 @@ def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tens
     if n_train in (0, len(tokens)):
         raise ValueError(
             f"{len(tokens)} tokens leave a part empty at validation_fraction "
-            f"{validation_fraction}; pass a longer text"
+            f"{validation_fraction}; pass a longer text or a fraction nearer to 0.5"
         )
     return tokens[:n_train], tokens[n_train:]
-
-
-class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
-    """Serve a token stream as windows, each with its targets: the same window one step later.
-
-    Args:
-        tokens: Token ids, shape (n,), dtype int64.
-        context_length: Tokens per window, T.
-        stride: Tokens from the start of one window to the start of the next; `context_length`
-            (the default) makes windows that share no token as input.
-
-    Raises:
-        ValueError: If the stream is too short for one window and its last target, if it is not a
-            flat int64 tensor, or if a length is below 1.
-
-    Example:
-        >>> windows = TokenWindows(torch.arange(10), context_length=4)
-        >>> len(windows)
-        2
-        >>> inputs, targets = windows[1]
-        >>> inputs.tolist(), targets.tolist()
-        ([4, 5, 6, 7], [5, 6, 7, 8])
-    """
-
-    def __init__(self, tokens: Tensor, context_length: int, stride: int | None = None) -> None:
-        stride = context_length if stride is None else stride
-        if tokens.dim() != 1 or tokens.dtype != torch.int64:
-            raise ValueError(
-                f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; "
-                "pass a flat tensor of dtype torch.int64"
-            )
-        if context_length < 1 or stride < 1:
-            raise ValueError(
-                f"context_length is {context_length} and stride {stride}; both must be at least 1"
-            )
-        if len(tokens) <= context_length:
-            raise ValueError(
-                f"{len(tokens)} tokens are too few for a window of {context_length} and its last "
-                f"target; pass at least {context_length + 1} tokens or a shorter context_length"
-            )
-        self.tokens, self.context_length, self.stride = tokens, context_length, stride
-
-    def __len__(self) -> int:
-        """Return the number of whole windows."""
-        return (len(self.tokens) - self.context_length - 1) // self.stride + 1
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return window `index`: inputs and targets, each of shape (T,)."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"window {index} is outside 0..{len(self) - 1}")
-        start = index * self.stride
-        window = self.tokens[start : start + self.context_length + 1]  # (T + 1,)
-        return window[:-1], window[1:]
-
-
-def random_batch(
-    tokens: Tensor, batch_size: int, context_length: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Draw windows that start anywhere, so that no two passes over a text are alike.
-
-    Args:
-        tokens: Token ids, shape (n,).
-        batch_size: Windows to draw, B.
-        context_length: Tokens per window, T.
-        generator: The source of the random starts; its state fixes the batch.
-
-    Returns:
-        Inputs and targets, each of shape (B, T).
-
-    Raises:
-        ValueError: If the stream is too short for one window and its last target.
-    """
-    n_starts = len(tokens) - context_length
-    if n_starts < 1:
-        raise ValueError(
-            f"{len(tokens)} tokens are too few for a window of {context_length} and its last "
-            f"target; pass at least {context_length + 1} tokens or a shorter context_length"
-        )
-    starts = torch.randint(n_starts, (batch_size, 1), generator=generator)  # (B, 1)
-    windows = tokens[starts + torch.arange(context_length + 1)]  # (B, T + 1)
-    return windows[:, :-1], windows[:, 1:]
 
 
 def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
     """Give each position a vector of sines and cosines, from fast waves to slow ones.
 
-    Channel 2i is sin(t / 10000^(2i / C)) and channel 2i + 1 the cosine of the same angle.
+    Channel 2i is sin(t / 10000^(2i / C)) and channel 2i + 1 the cosine of the same angle. The dot
+    product of two rows depends only on how far apart they are.
 
     Args:
-        context_length: Number of positions, T.
-        n_embd: Channels, C; even.
+        context_length: Number of positions, T; at least 1.
+        n_embd: Channels, C; even, at least 2.
 
     Returns:
-        The table of positions, shape (T, C), values in -1..1.
+        The table of positions, shape (T, C), dtype float32, values in -1..1; each row has the
+        length √(C / 2).
 
     Raises:
-        ValueError: If `n_embd` is odd.
+        ValueError: If `n_embd` is odd, or a number is too small.
 
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
@@ -147,23 +183,29 @@ def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
         >>> sinusoidal_positions(2, 4)[0].tolist()
         [0.0, 1.0, 0.0, 1.0]
     """
-    if n_embd % 2:
-        raise ValueError(f"n_embd is {n_embd}; sines and cosines come in pairs, so make it even")
+    if context_length < 1:
+        raise ValueError(f"context_length is {context_length}; it must be at least 1")
+    if n_embd < 2 or n_embd % 2:
+        raise ValueError(
+            f"n_embd is {n_embd}; sines and cosines come in pairs, so pass an even number, "
+            "2 or more"
+        )
     t = torch.arange(context_length, dtype=torch.float32)[:, None]  # (T, 1)
-    pair = torch.arange(0, n_embd, 2, dtype=torch.float32)  # (C / 2,)
-    angles = t * torch.exp(-math.log(10_000.0) * pair / n_embd)  # (T, C / 2)
+    channel = torch.arange(0, n_embd, 2, dtype=torch.float32)  # (C / 2,)
+    angles = t * torch.exp(-math.log(10_000.0) * channel / n_embd)  # (T, C / 2)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (T, C)
 
 
-def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
+def check_tokens(tokens: Tensor, vocab_size: int, context_length: int, start: int = 0) -> None:
     """Refuse tokens that the embedding tables can't serve, and say what to do instead.
 
-    On a GPU the range of the ids is not read, because that would make every step wait for it.
+    On a GPU the range of the ids is not read, because every step would have to wait for it.
 
     Args:
         tokens: Token ids, shape (B, T), dtype int64.
         vocab_size: Ids must lie in 0..vocab_size - 1.
-        context_length: T may be at most this.
+        context_length: `start` + T may be at most this.
+        start: The position of the first token, at least 0: so many tokens came before.
 
     Raises:
         ValueError: If the shape, the dtype, the length or an id is wrong.
@@ -173,9 +215,11 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
             f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; "
             "pass shape (batch, positions) and dtype torch.int64"
         )
-    if tokens.size(1) > context_length:
+    if start < 0:
+        raise ValueError(f"start is {start}; positions count from 0")
+    if start + tokens.size(1) > context_length:
         raise ValueError(
-            f"{tokens.size(1)} tokens exceed the context length of {context_length}; "
+            f"{start + tokens.size(1)} tokens exceed the context length of {context_length}; "
             f"pass the last {context_length}"
         )
     if tokens.device.type == "cpu" and tokens.numel():
@@ -187,18 +231,30 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
             )
 
 
+Positions = Literal["learned", "sinusoidal"]
+"""Where the vector of a position comes from: a trained table, or fixed waves."""
+
+
 class InputEmbedding(nn.Module):
     """Turn tokens into vectors that say both what each token is and where it stands.
 
     Args:
         vocab_size: Number of different tokens, V.
-        context_length: Number of positions.
-        n_embd: Channels of a vector, C.
-        dropout: The share of the sum's values set to zero in training.
-        positions: "learned" (a table like the tokens') or "sinusoidal" (fixed waves).
+        context_length: Number of positions, the longest sequence.
+        n_embd: Channels of a vector, C; even if `positions` is "sinusoidal".
+        dropout: The share of the sum's values set to zero in training, 0 or more and below 1.
+        positions: "learned" (a table like the tokens') or "sinusoidal" (fixed waves, no
+            parameters to train).
+
+    Attributes:
+        token_embedding: The table of the tokens, weight of shape (V, C).
+        position_embedding: The table of the positions, weight of shape (context_length, C).
 
     Raises:
-        ValueError: If `positions` is neither of the two.
+        ValueError: If `positions` is neither of the two, or waves meet an odd `n_embd`.
+
+    Source:
+        Radford et al. 2018 (GPT-1), section 3.1: h0 = U We + Wp.
 
     Example:
         >>> embed = InputEmbedding(vocab_size=10, context_length=4, n_embd=6)
@@ -221,7 +277,7 @@ class InputEmbedding(nn.Module):
         self.position_embedding = nn.Embedding(context_length, n_embd)
         if positions == "sinusoidal":
             waves = sinusoidal_positions(context_length, n_embd)
-            self.position_embedding = nn.Embedding.from_pretrained(waves, freeze=True)
+            self.position_embedding.weight = nn.Parameter(waves, requires_grad=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, start: int = 0) -> Tensor:
@@ -229,7 +285,8 @@ class InputEmbedding(nn.Module):
 
         Args:
             tokens: Token ids, shape (B, T), dtype int64.
-            start: The position of the first token.
+            start: The position of the first token; 0 unless tokens before it were embedded
+                already.
 
         Returns:
             Vectors, shape (B, T, C).
@@ -238,7 +295,7 @@ class InputEmbedding(nn.Module):
             ValueError: If the tokens don't fit the tables (see `check_tokens`).
         """
         n_positions = self.position_embedding.num_embeddings
-        check_tokens(tokens, self.token_embedding.num_embeddings, n_positions - start)
+        check_tokens(tokens, self.token_embedding.num_embeddings, n_positions, start)
         t = torch.arange(start, start + tokens.size(1), device=tokens.device)  # (T,)
-        x = self.token_embedding(tokens) + self.position_embedding(t)  # (B, T, C)
-        return self.dropout(x)
+        x = self.token_embedding(tokens) + self.position_embedding(t)  # (B, T, C) + (T, C)
+        return self.dropout(x)  # (B, T, C)
