@@ -28,6 +28,7 @@ test-browser: $(INSTALLED)
 
 # BOOKS="notebooks/03_attention.ipynb" refreshes one notebook.
 refresh: $(INSTALLED)
+	$(BIN)/ruff format --quiet $(or $(BOOKS),notebooks)
 	$(BIN)/python tests/refresh_notebooks.py $(BOOKS)
 
 # CHECK=--check only reports what the formatter would change.
