@@ -1,7 +1,7 @@
 """How pytest runs the notebooks, on top of nbval.
 
 Two things nbval doesn't know: a cell tagged `real-data` is compared only where the real data is,
-and a cell that is selected alone (`-k "Cell 7"`, or by its node id) needs the cells above it.
+and a cell that is selected alone (by its node id, say) needs the cells above it.
 """
 
 from collections.abc import Generator
@@ -45,7 +45,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many cells were run without a comparison because of a stand-in."""
     if only_run:
         terminalreporter.write_line(
-            f"{len(only_run)} cells tagged real-data were run on a stand-in, not compared"
+            f"cells tagged real-data that were run on a stand-in, not compared: {len(only_run)}"
         )
 
 
