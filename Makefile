@@ -16,7 +16,7 @@ $(INSTALLED): requirements.txt pyproject.toml
 
 # Opens the welcome page; without a browser, the address is printed. LAB="--port 9999" adds options.
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab $(ALLOW_ROOT) $(LAB) notebooks/00_welcome.ipynb
+	$(BIN)/jupyter lab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_welcome.ipynb $(LAB)
 
 # TEST="-k attention -x" adds options of pytest.
 test: $(INSTALLED)
