@@ -11,7 +11,7 @@ merge in the order of training, then the special tokens.
 Example:
     >>> tokenizer = BPETokenizer.train("low lower lowest", vocab_size=262)
     >>> [tokenizer.token_bytes(token) for token in tokenizer.encode("lowest low")]
-    [b'lowe', b's', b't', b' low']
+    [b'low', b'e', b'st', b' low']
 """
 
 import base64
@@ -317,8 +317,8 @@ def number_tokens(merges: Iterable[Merge], special_tokens: Iterable[str]) -> lis
             already, or if a special token is not of the form <|name|> or comes twice.
 
     Example:
-        >>> number_tokens([(b"t", b"h")], ["<|endoftext|>"])[-3:]
-        [b'\\xad', b'th', b'<|endoftext|>']
+        >>> number_tokens([(b"t", b"h")], ["<|endoftext|>"])[256:]
+        [b'th', b'<|endoftext|>']
     """
     vocabulary = {bytes([byte]): None for byte in byte_characters()}
     for rank, (left, right) in enumerate(merges):
@@ -644,8 +644,10 @@ class BPETokenizer(Vocabulary):
         words = split_words(text)
         if len(self._cache) > 500_000:  # keep the memory bounded on endless text
             self._cache.clear()
-        for word in set(words) - self._cache.keys():
-            self._cache[word] = [self.ids[t] for t in merge_word(word.encode(), self.ranks)]
+        for word in set(words):
+            if word not in self._cache:
+                parts = merge_word(word.encode(), self.ranks)
+                self._cache[word] = [self.ids[part] for part in parts]
         return list(chain.from_iterable(map(self._cache.__getitem__, words)))
 
     def save(self, folder: str | Path) -> None:
