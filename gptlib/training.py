@@ -1,0 +1,592 @@
+"""How a model learns from text, stops and goes on (chapter 5).
+
+The definitions stand in teaching order: what a loss means (`perplexity`, `bits_per_byte`,
+`evaluate`), the plan (`TrainingConfig`, `learning_rate_at`), one step (`make_optimizer`,
+`accumulate_gradients`, `take_step`), what is kept (`TrainingState`, `save_checkpoint`,
+`load_checkpoint`, `restore`) and the run (`Report`, `train`).
+
+Example:
+    >>> from gptlib.gpt2 import GPT, GPTConfig
+    >>> sizes = GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16)
+    >>> model = GPT(sizes, torch.Generator().manual_seed(0))
+    >>> config = TrainingConfig(n_steps=60, batch_size=4, max_learning_rate=1e-2)
+    >>> reports = list(train(model, torch.arange(200) % 10, None, config))
+    >>> reports[-1].step, reports[-1].loss < 1
+    (60, True)
+"""
+
+import math
+import os
+import pickle
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gptlib.embeddings import random_batch
+from gptlib.gpt2 import GPT
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def perplexity(nats_per_token: float) -> float:
+    """Turn a loss into the number of equally likely tokens that would be as hard to guess among.
+
+    Args:
+        nats_per_token: A mean cross-entropy, in nats per token.
+
+    Returns:
+        e to the power of the loss; V for a model that knows nothing, 1 for one that knows all.
+
+    Example:
+        >>> round(perplexity(math.log(50_257)))
+        50257
+    """
+    return math.exp(nats_per_token)
+
+
+def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
+    """Turn a loss into a figure that doesn't depend on the tokenizer.
+
+    Args:
+        nats_per_token: A mean cross-entropy over the tokens, in nats per token.
+        n_tokens: Tokens that the mean was taken over.
+        n_bytes: Bytes of UTF-8 that those tokens stand for.
+
+    Returns:
+        Bits per byte: what the text would take if it were compressed with the model's guesses.
+
+    Raises:
+        ValueError: If a count is below 1.
+
+    Example:
+        >>> bits_per_byte(math.log(256), n_tokens=10, n_bytes=10)  # bytes, all equally likely
+        8.0
+    """
+    if n_tokens < 1 or n_bytes < 1:
+        raise ValueError(
+            f"n_tokens is {n_tokens} and n_bytes {n_bytes}; count a text of at least one token"
+        )
+    return nats_per_token / math.log(2) * n_tokens / n_bytes
+
+
+def check_split(tokens: Tensor, context_length: int, name: str) -> None:
+    """Refuse a part of the text that is shorter than one window.
+
+    Args:
+        tokens: Token ids, shape (n,).
+        context_length: Tokens per window, T.
+        name: What to call the part, "training" or "validation".
+
+    Raises:
+        ValueError: If fewer than T + 1 tokens are there.
+    """
+    if len(tokens) <= context_length:
+        raise ValueError(
+            f"the {name} split has {len(tokens)} tokens, fewer than the {context_length + 1} of "
+            "one window and its last target; use a longer text, a larger share of it, or a "
+            "shorter context_length"
+        )
+
+
+@torch.no_grad()
+def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8, name: str = "validation") -> float:
+    """Measure how well a model predicts a text, each token once, in the text's own order.
+
+    The text is cut into windows that don't overlap; what is left over makes a shorter one. Each
+    token but the first is predicted from those before it in its window.
+
+    Args:
+        model: The model; dropout is off meanwhile, and its mode is restored.
+        tokens: Token ids, shape (n,), more than the model's context length.
+        batch_size: Windows predicted at once; it changes the speed and the memory only.
+        name: What to call the text in an error.
+
+    Returns:
+        The mean cross-entropy over n - 1 tokens, in nats per token.
+
+    Raises:
+        ValueError: If the text is shorter than one window and its last target.
+
+    Example:
+        >>> from gptlib.gpt2 import GPT, GPTConfig
+        >>> sizes = GPTConfig(vocab_size=10, context_length=4, n_layer=1, n_head=1, n_embd=4)
+        >>> abs(evaluate(GPT(sizes), torch.arange(10)) - math.log(10)) < 0.1
+        True
+    """
+    length, device = model.config.context_length, model.ln_f.weight.device
+    check_split(tokens, length, name)
+    n_whole = (len(tokens) - 1) // length * length  # targets in whole windows
+    whole = zip(
+        tokens[:n_whole].view(-1, length).split(batch_size),
+        tokens[1 : n_whole + 1].view(-1, length).split(batch_size),
+        strict=True,
+    )
+    rest = (tokens[None, n_whole:-1], tokens[None, n_whole + 1 :])  # (1, less than T)
+    was_training, total = model.training, 0.0
+    model.eval()
+    for inputs, targets in (*whole, rest):
+        if inputs.numel():
+            logits = model(inputs.to(device)).flatten(0, 1)  # (B·T, V)
+            loss = F.cross_entropy(logits, targets.to(device).flatten(), reduction="sum")
+            total += loss.item()
+    model.train(was_training)
+    return total / (len(tokens) - 1)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Plan a run completely: with the same model, text and plan, the result is the same.
+
+    Raises:
+        ValueError: If a number lies outside its range; the message says which.
+
+    Example:
+        >>> TrainingConfig(n_steps=1000, warmup_steps=50).max_learning_rate
+        0.003
+    """
+
+    n_steps: int
+    """Optimizer steps in all."""
+    batch_size: int = 8
+    """Windows per forward pass, B."""
+    accumulation_steps: int = 1
+    """Forward and backward passes per optimizer step; their gradients are averaged."""
+    max_learning_rate: float = 3e-3
+    """The highest learning rate, reached when the warm-up ends."""
+    min_learning_rate: float = 0.0
+    """The learning rate of the last step, where the cosine ends."""
+    warmup_steps: int = 0
+    """Optimizer steps in which the learning rate rises in a straight line."""
+    weight_decay: float = 0.1
+    """How strongly matrices are pulled towards zero: this times the learning rate, per step."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """How much AdamW's averages keep per step, of the gradient and of its square."""
+    max_gradient_norm: float = 1.0
+    """A longer gradient, over all parameters, is cut to this length."""
+    precision: Precision = "float32"
+    """"float32", or "bfloat16" for matrix products in half the bits where the device has them."""
+    report_every: int = 10
+    """Optimizer steps from one report to the next; fewer reports wait less for a GPU."""
+    evaluate_every: int = 500
+    """Optimizer steps from one evaluation to the next; the last step has one too."""
+    save_every: int = 500
+    """Optimizer steps from one checkpoint to the next; the last step has one too."""
+    seed: int = 0
+    """Fixes the order of the batches."""
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that can't be run."""
+        counts = ("n_steps", "batch_size", "accumulation_steps")
+        rules = {
+            **{name: ("at least 1", getattr(self, name) >= 1) for name in counts},
+            "warmup_steps": ("from 0 to n_steps - 1", 0 <= self.warmup_steps < self.n_steps),
+            "max_learning_rate": ("above 0", 0 < self.max_learning_rate < math.inf),
+            "min_learning_rate": (
+                "from 0 to max_learning_rate",
+                0 <= self.min_learning_rate <= self.max_learning_rate,
+            ),
+            "weight_decay": ("at least 0", 0 <= self.weight_decay < math.inf),
+            "betas": ("two shares from 0 to below 1", all(0 <= b < 1 for b in self.betas)),
+            "max_gradient_norm": ("above 0; inf sets no limit", self.max_gradient_norm > 0),
+            "precision": ("float32 or bfloat16", self.precision in ("float32", "bfloat16")),
+            "report_every": ("at least 1", self.report_every >= 1),
+            "evaluate_every": ("at least 1", self.evaluate_every >= 1),
+            "save_every": ("at least 1", self.save_every >= 1),
+        }
+        for name, (rule, holds) in rules.items():
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Plan the learning rate: up in a straight line, then down half a cosine wave.
+
+    Args:
+        step: The optimizer step, counted from 0.
+        config: The plan.
+
+    Returns:
+        The learning rate of that step. It is `max_learning_rate` at step `warmup_steps` and
+        `min_learning_rate` from the last step on.
+
+    Source:
+        Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts; warm-up, Goyal et al.
+        2017, section 2.2.
+
+    Example:
+        >>> config = TrainingConfig(n_steps=101, warmup_steps=20, max_learning_rate=1.0)
+        >>> [round(learning_rate_at(step, config), 2) for step in (0, 9, 20, 60, 100)]
+        [0.05, 0.5, 1.0, 0.5, 0.0]
+    """
+    highest, lowest, last = config.max_learning_rate, config.min_learning_rate, config.n_steps - 1
+    if step < config.warmup_steps:
+        return highest * (step + 1) / config.warmup_steps
+    if step >= last:
+        return lowest
+    progress = (step - config.warmup_steps) / (last - config.warmup_steps)  # 0 to 1
+    return lowest + (highest - lowest) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """Make AdamW, with weight decay on matrices and none on biases and norms.
+
+    Where the device has it, the fused kernel updates all parameters in one pass.
+
+    Args:
+        model: The model, already on its device; frozen parameters are left out.
+        config: The plan: learning rate, betas and weight decay.
+
+    Returns:
+        The optimizer, with two groups of parameters: decayed and not.
+
+    Source:
+        Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(5, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+        >>> optimizer = make_optimizer(model, TrainingConfig(n_steps=1))
+        >>> [(len(g["params"]), g["weight_decay"]) for g in optimizer.param_groups]
+        [(2, 0.1), (3, 0.0)]
+    """
+    learned = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in learned if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in learned if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    fused = all(p.device.type in ("cpu", "cuda", "mps") for p in learned)
+    return torch.optim.AdamW(
+        groups, lr=config.max_learning_rate, betas=config.betas, fused=fused or None
+    )
+
+
+def accumulate_gradients(
+    model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], precision: Precision = "float32"
+) -> Tensor:
+    """Add to the gradients what several batches say, as if they were one big batch.
+
+    Args:
+        model: Tokens to logits.
+        batches: Pairs of inputs and targets, each of shape (B, T), on the model's device; all of
+            one size, so that the mean of their losses is the loss of the big batch.
+        precision: "bfloat16" runs matrix products in half the bits; weights stay float32.
+
+    Returns:
+        The mean loss, in nats per token, on the device (nothing waits for it).
+
+    Example:
+        >>> model = nn.Embedding(5, 5)  # a bigram model: each token has its row of logits
+        >>> accumulate_gradients(model, [(torch.tensor([[1]]), torch.tensor([[2]]))]).shape
+        torch.Size([])
+    """
+    total = torch.zeros((), device=batches[0][0].device)
+    for inputs, targets in batches:
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            logits = model(inputs)  # (B, T, V)
+            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()) / len(batches)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
+@dataclass
+class TrainingState:
+    """Hold all that a run changes; put back together, it goes on to the same bit.
+
+    Dropout draws from PyTorch's own random states, which a checkpoint holds as well.
+
+    Example:
+        >>> from gptlib.gpt2 import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
+        >>> TrainingState.start(model, TrainingConfig(n_steps=10)).step
+        0
+    """
+
+    model: GPT
+    """What learns."""
+    config: TrainingConfig
+    """The plan."""
+    optimizer: torch.optim.AdamW
+    """It keeps two averages per parameter."""
+    generator: torch.Generator
+    """Draws the batches, on the CPU."""
+    step: int = 0
+    """Optimizer steps done; it fixes the learning rate."""
+
+    @classmethod
+    def start(cls, model: GPT, config: TrainingConfig) -> "TrainingState":
+        """Begin a run at step 0 with the model as it is."""
+        generator = torch.Generator().manual_seed(config.seed)
+        return cls(model, config, make_optimizer(model, config), generator)
+
+
+def take_step(state: TrainingState, train_tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Let the model learn from one random batch.
+
+    Args:
+        state: The run; its model, optimizer, generator and step move on.
+        train_tokens: Token ids, shape (n,), on the model's device.
+
+    Returns:
+        The batch's loss in nats per token, and the length of its gradient before it was cut; both
+        stay on the device, so that a GPU need not be waited for.
+    """
+    model, config = state.model, state.config
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate_at(state.step, config)
+    sizes = config.batch_size, model.config.context_length
+    batches = [
+        random_batch(train_tokens, *sizes, state.generator)
+        for _ in range(config.accumulation_steps)
+    ]
+    loss = accumulate_gradients(model, batches, config.precision)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    return loss, norm
+
+
+def save_checkpoint(path: str | Path, state: TrainingState) -> None:
+    """Write all of a run to one file, so that a kill at any moment leaves a whole file.
+
+    The file is written under another name, forced to the disk, and then renamed in one move: the
+    path holds the old checkpoint or the new one, never half of one.
+
+    Args:
+        path: The file, such as runs/war-and-peace.pt; its folder is made.
+        state: The run.
+
+    Example:
+        >>> import tempfile
+        >>> from gptlib.gpt2 import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_checkpoint(folder + "/a.pt", TrainingState.start(model, TrainingConfig(10)))
+        ...     load_checkpoint(folder + "/a.pt")["step"]
+        0
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    on_cuda = state.model.ln_f.weight.device.type == "cuda"
+    checkpoint = {
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "step": state.step,
+        "batch_random": state.generator.get_state(),
+        "dropout_random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() * on_cuda)],
+        "model_config": asdict(state.model.config),
+        "training_config": asdict(state.config),
+    }
+    draft = path.with_name(path.name + ".part")
+    with open(draft, "wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint and refuse a file that is damaged or that could run code.
+
+    Args:
+        path: A file that `save_checkpoint` wrote.
+
+    Returns:
+        "model", "optimizer", "step", "batch_random", "dropout_random", "model_config" and
+        "training_config"; tensors on the CPU, configurations as plain dictionaries.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is truncated, or holds anything but tensors and plain values.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds more than tensors and plain values, so it was refused and no code in "
+            "it was run; pass a file that save_checkpoint wrote"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is damaged: its {os.path.getsize(path)} bytes are not a whole checkpoint; "
+            "delete it and start anew, or use a copy"
+        ) from error
+    if not isinstance(checkpoint, dict) or "training_config" not in checkpoint:
+        raise ValueError(f"{path} holds no training run; pass a file that save_checkpoint wrote")
+    return checkpoint
+
+
+def restore(state: TrainingState, checkpoint: dict[str, Any]) -> None:
+    """Put a run back to where a checkpoint was made, random states included.
+
+    Args:
+        state: A run with the same model configuration and the same plan.
+        checkpoint: What `load_checkpoint` returned.
+
+    Raises:
+        ValueError: If the checkpoint belongs to another configuration; the message says where
+            they differ.
+    """
+    for kind, mine in (("model", state.model.config), ("training", state.config)):
+        theirs = checkpoint[f"{kind}_config"]
+        for name, value in asdict(mine).items():
+            if theirs.get(name) != value:
+                raise ValueError(
+                    f"the checkpoint was made with {name} {theirs.get(name)!r}, this run has "
+                    f"{value!r}; use its {kind}_config, or start anew at another path"
+                )
+    state.model.load_state_dict(checkpoint["model"])
+    state.optimizer.load_state_dict(checkpoint["optimizer"])
+    state.generator.set_state(checkpoint["batch_random"])
+    cpu, *cuda = checkpoint["dropout_random"]
+    torch.set_rng_state(cpu)
+    if cuda and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(cuda)
+    state.step = checkpoint["step"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Say how a run is doing."""
+
+    step: int
+    """Optimizer steps done so far."""
+    loss: float
+    """Mean training loss of the steps since the last report, in nats per token."""
+    validation_loss: float | None
+    """Loss on the whole validation text, in nats per token; None between evaluations."""
+    learning_rate: float
+    """Learning rate of the last step."""
+    gradient_norm: float
+    """Length of the last step's gradient before it was cut."""
+    tokens_per_second: float
+    """Training tokens per second since the last report, evaluations not counted."""
+    seconds: float
+    """Seconds of work in this call so far, evaluations counted, the caller's time not."""
+
+
+def check_finite(first: int, values: Sequence[float], name: str, path: Path | None) -> None:
+    """Stop a run at the first value that is no number.
+
+    Args:
+        first: The optimizer step of the first value, counted from 1.
+        values: One value per step.
+        name: What the values are, "loss" or "gradient norm".
+        path: Where the last good checkpoint is, if anywhere.
+
+    Raises:
+        FloatingPointError: If a value is infinite or not a number; the message names the step.
+    """
+    for step, value in enumerate(values, start=first):
+        if not math.isfinite(value):
+            kept = "no checkpoint was asked for"
+            if path is not None:
+                kept = (
+                    f"{path} keeps the last good checkpoint" if path.exists() else "none is saved"
+                )
+            raise FloatingPointError(
+                f"the {name} is {value} at step {step}, so the run stops; {kept}; "
+                "lower max_learning_rate, warm up for longer, or use float32"
+            )
+
+
+def run_steps(
+    state: TrainingState, train_tokens: Tensor, validation_tokens: Tensor | None, path: Path | None
+) -> Generator[Report, None, None]:
+    """Take the steps that are left and report; `train` checks what comes in, and explains.
+
+    Args:
+        state: The run.
+        train_tokens: Token ids, shape (n,), on the model's device.
+        validation_tokens: Token ids, shape (m,), or None.
+        path: Where checkpoints go, or None.
+
+    Yields:
+        A `Report` at every multiple of `report_every`, `evaluate_every` and `save_every`.
+    """
+    config, seconds, clock = state.config, 0.0, time.perf_counter
+    window_tokens = (
+        config.batch_size * config.accumulation_steps * state.model.config.context_length
+    )
+    intervals = (config.report_every, config.evaluate_every, config.save_every)
+    while state.step < config.n_steps:
+        first, begin, score = state.step, clock(), None
+        stop = min(config.n_steps, *(first + every - first % every for every in intervals))
+        state.model.train()  # the caller may have looked at the model meanwhile
+        steps = [torch.stack(take_step(state, train_tokens)) for _ in range(first, stop)]
+        losses, norms = torch.stack(steps, dim=1).tolist()  # only here is a GPU waited for
+        check_finite(first + 1, losses, "loss", path)
+        check_finite(first + 1, norms, "gradient norm", path)
+        speed = len(losses) * window_tokens / (clock() - begin)
+        last = stop == config.n_steps
+        if validation_tokens is not None and (last or stop % config.evaluate_every == 0):
+            score = evaluate(state.model, validation_tokens)
+            check_finite(stop, [score], "validation loss", path)
+        saved = path is not None and (last or stop % config.save_every == 0)
+        if path is not None and saved:
+            save_checkpoint(path, state)
+        seconds += clock() - begin
+        rate = learning_rate_at(stop - 1, config)
+        try:
+            yield Report(stop, sum(losses) / len(losses), score, rate, norms[-1], speed, seconds)
+        except GeneratorExit:  # the caller stops here: nothing that was learnt is lost
+            if path is not None and not saved:
+                save_checkpoint(path, state)
+            raise
+
+
+def train(
+    model: GPT,
+    train_tokens: Tensor,
+    validation_tokens: Tensor | None,
+    config: TrainingConfig,
+    *,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+) -> Generator[Report, None, None]:
+    """Train a model, and hand over a report from time to time.
+
+    The work is done while you ask for the next report, so a loop over the reports trains, and
+    leaving the loop stops. Closing the generator (`.close()`, or a `break` once nothing refers to
+    it any more) saves a checkpoint if a path was given. An interrupt in the middle of a step
+    saves nothing, because the step is half done; the file then holds the last whole checkpoint.
+
+    A resumed run is equal to the last bit to one that was never stopped, on the same machine and
+    with the same number of threads. With dropout this also needs that the caller draws no numbers
+    from PyTorch's global generator between the reports; give your own generator to what you draw.
+
+    Args:
+        model: The model, on its device; it is trained in place.
+        train_tokens: Token ids, shape (n,), dtype int64, more than the context length.
+        validation_tokens: Token ids, shape (m,), or None to train without evaluations.
+        config: The plan.
+        checkpoint: Where to save, every `save_every` steps and at the end; an older file there is
+            replaced. None saves nothing.
+        resume: Whether to go on from the checkpoint that is there.
+
+    Returns:
+        A generator of reports.
+
+    Raises:
+        ValueError: If a split is shorter than a window, or the checkpoint is damaged, unsafe, of
+            another configuration, or missing from the call.
+        FileNotFoundError: If there is no checkpoint to resume from.
+        FloatingPointError: While running, at the first loss or gradient that is no number; the
+            checkpoint stays as it was.
+    """
+    check_split(train_tokens, model.config.context_length, "training")
+    if validation_tokens is not None:
+        check_split(validation_tokens, model.config.context_length, "validation")
+    path = None if checkpoint is None else Path(checkpoint)
+    state = TrainingState.start(model, config)
+    if resume:
+        if path is None:
+            raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
+        restore(state, load_checkpoint(path))
+    return run_steps(state, train_tokens.to(model.ln_f.weight.device), validation_tokens, path)
