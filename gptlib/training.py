@@ -405,18 +405,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is truncated, or holds anything but tensors and plain values.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than tensors and plain values, so it was refused and no code in "
-            "it was run; pass a file that save_checkpoint wrote"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{path} is damaged: its {os.path.getsize(path)} bytes are not a whole checkpoint; "
-            "delete it and start anew, or use a copy"
-        ) from error
+    with open(path, "rb") as file:
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds more than tensors and plain values, so it was refused and no code "
+                "in it was run; pass a file that save_checkpoint wrote"
+            ) from error
+        except (RuntimeError, EOFError, OSError) as error:
+            raise ValueError(
+                f"{path} is damaged: its {os.path.getsize(path)} bytes are not a whole "
+                "checkpoint; delete it and start anew, or use a copy"
+            ) from error
     if not isinstance(checkpoint, dict) or "training_config" not in checkpoint:
         raise ValueError(f"{path} holds no training run; pass a file that save_checkpoint wrote")
     return checkpoint

@@ -1,0 +1,103 @@
+"""Compare a training step of ours with transformers' GPT2LMHeadModel under a plain AdamW loop.
+
+    python tests/benchmarks/training.py
+
+Both models have the shape of chapter 5's preset for a CPU, no dropout, and float32. They take turns
+round by round, so that whatever else the machine does disturbs both alike; medians are compared.
+The process's CPU time stands beside the wall clock, for machines that are busy.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gptlib.embeddings import random_batch
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.training import TrainingConfig, TrainingState, take_step
+
+SIZES = GPTConfig(vocab_size=4096, context_length=128, n_layer=2, n_head=4, n_embd=128)
+BATCH_SIZE = 4
+
+
+def our_step(tokens: Tensor) -> Callable[[], object]:
+    """Return a function that takes one step of ours."""
+    model = GPT(SIZES, torch.Generator().manual_seed(0)).train()
+    state = TrainingState.start(model, TrainingConfig(n_steps=10**6, batch_size=BATCH_SIZE))
+    return lambda: take_step(state, tokens)
+
+
+def their_step(tokens: Tensor) -> Callable[[], object]:
+    """Return a function that takes one step of transformers' model, as most loops do it."""
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=SIZES.vocab_size,
+            n_positions=SIZES.context_length,
+            n_layer=SIZES.n_layer,
+            n_head=SIZES.n_head,
+            n_embd=SIZES.n_embd,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            use_cache=False,
+            bos_token_id=None,
+            eos_token_id=None,
+        )
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        inputs, _ = random_batch(tokens, BATCH_SIZE, SIZES.context_length, generator)
+        optimizer.zero_grad()
+        loss = model(input_ids=inputs, labels=inputs).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def measure(step: Callable[[], object], n_steps: int) -> tuple[float, float]:
+    """Return milliseconds per step, by the wall clock and of CPU time."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(n_steps):
+        step()
+    return (
+        1e3 * (time.perf_counter() - wall) / n_steps,
+        1e3 * (time.process_time() - cpu) / n_steps,
+    )
+
+
+def main() -> None:
+    """Print the medians and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10, help="per round")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    tokens = torch.randint(SIZES.vocab_size, (100_000,))
+    steps = {"ours": our_step(tokens), "transformers": their_step(tokens)}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for step in steps.values():
+        measure(step, arguments.steps)  # warm up
+    for _ in range(arguments.rounds):
+        for name, step in steps.items():
+            times[name].append(measure(step, arguments.steps))
+    for kind, unit in enumerate(("ms by the clock", "ms of CPU time")):
+        ours, theirs = (
+            statistics.median(pair[kind] for pair in times[name])
+            for name in ("ours", "transformers")
+        )
+        print(
+            f"ours {ours:.1f}, transformers {theirs:.1f} {unit}: {theirs / ours:.2f} times as fast"
+        )
+
+
+if __name__ == "__main__":
+    main()
