@@ -1,4 +1,17 @@
-"""How every position looks back at the ones before it (chapter 3)."""
+"""How every position looks back at the ones before it (chapter 3).
+
+The definitions stand in teaching order: who may look where (`causal_mask`), one look with its
+weights (`attend`), the layer with many heads and the fused kernel (`CausalSelfAttention`), and a
+way to see the weights that this kernel never shows (`attention_weights`).
+
+Example:
+    >>> attention = CausalSelfAttention(n_embd=8, n_head=2)
+    >>> x = torch.randn(1, 5, 8)
+    >>> attention(x).shape  # (B, T, C)
+    torch.Size([1, 5, 8])
+    >>> attention_weights(attention, x).shape  # (B, H, T, S)
+    torch.Size([1, 2, 5, 5])
+"""
 
 import math
 
@@ -49,12 +62,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
     Args:
         q: Queries, shape (..., T, D).
         k: Keys, shape (..., S, D).
-        v: Values, shape (..., S, D).
-        mask: Booleans that broadcast to (..., T, S), True where a query may look.
+        v: Values, shape (..., S, D); their last size may also be another one.
+        mask: Booleans that broadcast to (..., T, S), True where a query may look; None lets every
+            query look everywhere. A query that may look nowhere gets nan.
 
     Returns:
         The mixed values, shape (..., T, D), and the weights, shape (..., T, S); each row of the
         weights sums to 1.
+
+    Raises:
+        ValueError: If the shapes don't belong together, or the mask is not boolean.
 
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
@@ -65,8 +82,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
         >>> weights[0].tolist()
         [1.0, 0.0]
     """
+    if q.size(-1) != k.size(-1) or k.size(-2) != v.size(-2):
+        raise ValueError(
+            f"q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}; "
+            "pass q and k with the same last size, and one value for each key"
+        )
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (..., T, S)
     if mask is not None:
+        if mask.dtype != torch.bool:
+            raise ValueError(f"mask has dtype {mask.dtype}; pass booleans, True = may look")
         scores = scores.masked_fill(~mask, float("-inf"))
     weights = scores.softmax(dim=-1)  # (..., T, S)
     return weights @ v, weights  # (..., T, D)
@@ -81,8 +105,14 @@ class CausalSelfAttention(nn.Module):
     Args:
         n_embd: Channels, C.
         n_head: Heads, H; each works on D = C / H channels.
-        dropout: The share of attention weights, and of output values, set to zero in training.
+        dropout: The share of attention weights, and of output values, set to zero in training;
+            0 or more and below 1.
         bias: Whether the projections add a bias.
+
+    Attributes:
+        qkv: One linear layer for the queries, keys and values of all heads, in this order; weight
+            of shape (3C, C).
+        proj: The linear layer that mixes the heads' results; weight of shape (C, C).
 
     Raises:
         ValueError: If `n_embd` is not divisible by `n_head`.
@@ -98,10 +128,10 @@ class CausalSelfAttention(nn.Module):
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        if n_head < 1 or n_embd % n_head:
+        if n_head < 1 or n_embd < n_head or n_embd % n_head:
             raise ValueError(
                 f"n_embd {n_embd} is not divisible by n_head {n_head}; "
-                "each head needs the same whole number of channels"
+                "each head needs the same whole number of channels, at least 1"
             )
         self.n_head = n_head
         self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
@@ -109,12 +139,27 @@ class CausalSelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Make each head's queries, keys and values from x (B, T, C): three of (B, H, T, D)."""
+        """Make each head's queries, keys and values.
+
+        Args:
+            x: Vectors, shape (B, T, C).
+
+        Returns:
+            q, k and v, each of shape (B, H, T, D).
+
+        Raises:
+            ValueError: If x has another number of dimensions or channels.
+        """
+        if x.dim() != 3 or x.size(-1) != self.qkv.in_features:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)}; "
+                f"pass (batch, positions, {self.qkv.in_features} channels)"
+            )
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v  # each (B, H, T, D)
 
     def merge(self, heads: Tensor) -> Tensor:
-        """Lay the heads (B, H, T, D) side by side and mix them into one output (B, T, C)."""
+        """Lay the heads' results (B, H, T, D) side by side and mix them: (B, T, C)."""
         return self.dropout(self.proj(heads.transpose(1, 2).flatten(2)))  # (B, T, C)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,11 +174,20 @@ def attention_weights(attention: CausalSelfAttention, x: Tensor) -> Tensor:
     """Look at the weights that the fused kernel never shows.
 
     Args:
-        attention: The layer.
+        attention: The layer; its dropout plays no part here.
         x: Its input, shape (B, T, C).
 
     Returns:
-        The weights of every head, shape (B, H, T, S) with S = T.
+        The weights of every head, shape (B, H, T, S) with S = T; each row sums to 1, and nothing
+        stands above the diagonal.
+
+    Raises:
+        ValueError: If x has another number of dimensions or channels.
+
+    Example:
+        >>> attention = CausalSelfAttention(n_embd=8, n_head=2)
+        >>> attention_weights(attention, torch.zeros(1, 2, 8))[0, 0].tolist()
+        [[1.0, 0.0], [0.5, 0.5]]
     """
     q, k, v = attention.project(x)
     _, weights = attend(q, k, v, causal_mask(x.size(1), device=x.device))
