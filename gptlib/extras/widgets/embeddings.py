@@ -131,8 +131,9 @@ class PositionWaves(widgets.VBox):
         t, first = self.position.value, 2 * self.pair.value
         names = ("sine", "cosine") if self.kind.value == "sinusoidal" else ("first", "second")
         pair = self.table[:, first : first + 2].numpy()
-        ends = pair[-1].astype(float)
-        if (gap := 0.2 * float(self.table.abs().max()) * 2 - abs(ends[1] - ends[0])) > 0:
+        limit = 1.08 * float(self.table.abs().max())
+        ends = pair[-1].clip(-0.8 * limit, 0.8 * limit)  # labels stay off the frame
+        if (gap := 0.37 * limit - abs(ends[1] - ends[0])) > 0:  # and off each other
             ends += (gap / 2 if ends[1] > ends[0] else -gap / 2) * np.array([-1, 1])
         for i, (name, color) in enumerate(zip(names, COLORS, strict=False)):
             ax.plot(pair[:, i], color=color)
@@ -140,7 +141,6 @@ class PositionWaves(widgets.VBox):
             label = f"{name}\n{first + i}"
             ax.text(len(pair) + 1, ends[i], label, color=color, va="center", fontsize=9)
         ax.axvline(t, color="0.6", linewidth=1)
-        limit = 1.08 * float(self.table.abs().max())
         ax.set_ylim(-limit, limit)
         ax.set(title=f"Channels {first} and {first + 1}", xlabel="position", ylabel="value")
 
