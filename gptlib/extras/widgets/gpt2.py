@@ -1,0 +1,323 @@
+"""Chapter 4: a picture of the whole model, and a widget that shows what a model would cost."""
+
+from typing import Any
+
+import ipywidgets as widgets
+from matplotlib import colors as mpl_colors
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from gptlib.extras.plots import COLORS, png, style
+from gptlib.gpt2 import (
+    GPT2_LARGE,
+    GPT2_MEDIUM,
+    GPT2_SMALL,
+    GPT2_XL,
+    GPTConfig,
+    count_parameters,
+    flops_per_token,
+    memory_bytes,
+)
+
+COURSE_SMALL = GPTConfig(vocab_size=4096, context_length=128, n_layer=2, n_head=4, n_embd=128)
+"""A model small enough to train on a laptop's processor in minutes."""
+
+PRESETS = {
+    "this course's small one": COURSE_SMALL,
+    "GPT-2 small": GPT2_SMALL,
+    "GPT-2 medium": GPT2_MEDIUM,
+    "GPT-2 large": GPT2_LARGE,
+    "GPT-2 XL": GPT2_XL,
+}
+OWN = "my own"
+_RATES = [
+    ("a laptop's processor, 10¹¹", 1e11),
+    ("one GPU, 10¹⁴", 1e14),
+    ("64 GPUs, 6.4·10¹⁵", 6.4e15),
+]
+_SIZES = {
+    "n_layer": ("Layers", 1, 96),
+    "n_head": ("Heads", 1, 96),
+    "n_embd": ("Width", 8, 12_288),
+    "vocab_size": ("Vocabulary", 2, 300_000),
+    "context_length": ("Context", 1, 131_072),
+}
+_INFERENCE = ("weights", "keys and values")
+_TRAINING = ("weights", "gradients", "optimizer", "activations")
+
+
+class SizeExplorer(widgets.VBox):
+    """Choose the sizes of a model; see its parameters, its memory and the time to train it.
+
+    Controls: `preset`, a slider with a number field for each size in `sizes` ("n_layer",
+    "n_head", "n_embd", "vocab_size", "context_length"), `batch` (sequences at once), `tokens`
+    (tokens to train on), `rate` (operations per second, any number; `machine` fills in usual
+    ones). Results: `result` (a dictionary; empty while the sizes don't fit) and `problem` (what
+    does not fit, in words; empty otherwise).
+
+    Args:
+        rate: Operations per second that your machine reaches, measured; None for one GPU.
+
+    Example:
+        >>> explorer = SizeExplorer()
+        >>> explorer.preset.value = "GPT-2 XL"
+        >>> explorer.result["parameters"]["total"]
+        1557611200
+    """
+
+    def __init__(self, rate: float | None = None) -> None:
+        machines = list(_RATES) if rate is None else [("this machine, measured", rate), *_RATES]
+        labels = {"description_width": "100px"}
+        wide = widgets.Layout(width="430px")
+        common = {"style": labels, "layout": wide, "continuous_update": False}
+        self.preset = widgets.Dropdown(
+            options=[*PRESETS, OWN], value="GPT-2 small", description="Preset", style=labels
+        )
+        self.sizes = {
+            name: widgets.BoundedIntText(
+                getattr(GPT2_SMALL, name), low, high, description=label, style=labels
+            )
+            for name, (label, low, high) in _SIZES.items()
+        }
+        for name, top in {"n_layer": 48, "n_head": 32}.items():
+            label = _SIZES[name][0]
+            self.sizes[name] = widgets.IntSlider(
+                getattr(GPT2_SMALL, name), 1, top, description=label, **common
+            )
+        self.sizes["n_embd"] = widgets.IntSlider(
+            GPT2_SMALL.n_embd, 8, 4096, step=8, description="Width", **common
+        )
+        self.batch = widgets.BoundedIntText(8, 1, 100_000, description="Batch", style=labels)
+        self.tokens = widgets.FloatText(1e10, description="Train on tokens", style=labels)
+        self.machine = widgets.Dropdown(
+            options=[*machines, (OWN, None)],
+            value=1e14 if rate is None else rate,
+            description="Machine",
+            style=labels,
+        )
+        self.rate = widgets.FloatText(self.machine.value, description="FLOP/s", style=labels)
+        self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self.readout = widgets.HTML()
+        self.result: dict[str, Any] = {}
+        self.problem = ""
+        left = [self.sizes[name] for name in ("n_layer", "n_head", "n_embd")]
+        right = [self.sizes["vocab_size"], self.sizes["context_length"], self.batch]
+        columns = [
+            widgets.VBox([self.preset, *left]),
+            widgets.VBox([*right, self.tokens, self.machine, self.rate]),
+        ]
+        super().__init__([widgets.HBox(columns), self.image, self.readout])
+        self._busy = False
+        self.preset.observe(self._choose_preset, names="value")
+        self.machine.observe(self._choose_machine, names="value")
+        for control in (*self.sizes.values(), self.batch, self.tokens, self.rate):
+            control.observe(self._update, names="value")
+        self._update()
+
+    def __repr__(self) -> str:
+        return "SizeExplorer: choose a model's sizes, see its parameters, memory and time to train"
+
+    def picture(self) -> Figure:
+        """Draw parameters by part and memory by purpose; an empty frame with the problem if any."""
+        style()
+        if self.problem:
+            figure, ax = plt.subplots(figsize=(8.6, 1.2))
+            ax.axis("off")
+            ax.text(0, 0.5, "These sizes don't make a model (see below).", color=COLORS[1])
+            return figure
+        figure, axes = plt.subplots(1, 2, figsize=(8.6, 2.7), width_ratios=[1, 1.15])
+        parts = {p: n for p, n in self.result["parameters"].items() if p != "total"}
+        _bars(axes[0], parts, "Parameters", "")
+        memory = self.result["memory"]
+        _bars(axes[1], memory, f"Memory, float32, batch {self.batch.value}", "B")
+        return figure
+
+    def _choose_preset(self, _: Any) -> None:
+        if self.preset.value != OWN:
+            self._busy = True
+            for name, control in self.sizes.items():
+                control.value = getattr(PRESETS[self.preset.value], name)
+            self._busy = False
+            self._update()
+
+    def _choose_machine(self, _: Any) -> None:
+        if self.machine.value is not None:
+            self.rate.value = self.machine.value
+
+    def _update(self, _: Any = None) -> None:
+        if self._busy:
+            return
+        self._busy = True
+        self._name_choices()
+        self._busy = False
+        try:
+            self.result, self.problem = self._compute(), ""
+        except ValueError as error:
+            self.result, self.problem = {}, str(error)
+        self.image.value = png(self.picture())
+        text = self._sentence() if self.result else f"<b>These sizes don't fit:</b> {self.problem}."
+        self.readout.value = f"<p aria-live='polite'>{text}</p>"
+
+    def _name_choices(self) -> None:
+        """Show "my own" as soon as the sizes or the rate are no longer those of a choice."""
+        sizes = {name: control.value for name, control in self.sizes.items()}
+        chosen = PRESETS.get(self.preset.value)
+        if chosen and any(getattr(chosen, name) != size for name, size in sizes.items()):
+            self.preset.value = OWN
+        if self.machine.value not in (None, self.rate.value):
+            self.machine.value = None
+
+    def _compute(self) -> dict[str, Any]:
+        config = GPTConfig(**{name: control.value for name, control in self.sizes.items()})
+        for name, value in (("tokens", self.tokens.value), ("FLOP/s", self.rate.value)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value:g}; it must be a number above 0")
+        memory = memory_bytes(config, self.batch.value * config.context_length)
+        flops = flops_per_token(config)
+        return {
+            "parameters": count_parameters(config),
+            "memory": memory,
+            "inference_bytes": sum(memory[part] for part in _INFERENCE),
+            "training_bytes": sum(memory[part] for part in _TRAINING),
+            "flops": flops,
+            "training_seconds": flops["training"] * self.tokens.value / self.rate.value,
+        }
+
+    def _sentence(self) -> str:
+        result = self.result
+        parameters, memory = result["parameters"], result["memory"]
+        parts = {part: count for part, count in parameters.items() if part != "total"}
+        largest = max(parts, key=lambda part: parts[part])
+        return (
+            f"{parameters['total']:,} parameters; the largest part is {largest} with "
+            f"{parts[largest] / parameters['total']:.0%}. Inference needs "
+            f"{readable(result['inference_bytes'], 'B')} (weights "
+            f"{readable(memory['weights'], 'B')}, keys and values "
+            f"{readable(memory['keys and values'], 'B')}), training "
+            f"{readable(result['training_bytes'], 'B')}. One token costs "
+            f"{readable(result['flops']['forward'], 'FLOP')} forward and "
+            f"{readable(result['flops']['training'], 'FLOP')} in training; "
+            f"{readable(self.tokens.value)} tokens at {readable(self.rate.value, 'FLOP/s')} take "
+            f"{duration(result['training_seconds'])}, if the machine keeps that rate."
+        )
+
+
+def readable(number: float, unit: str = "") -> str:
+    """Write a number with three digits and a prefix: 497759232, "B" becomes "498 MB"."""
+    for size, prefix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= 0.9995 * size:
+            return f"{number / size:.3g} {prefix}{unit}".strip()
+    return f"{number:.3g} {unit}".strip()
+
+
+def duration(seconds: float) -> str:
+    """Write a time in the unit that suits it: 200000 becomes "2.3 days"."""
+    units = ((31_557_600, "years"), (86_400, "days"), (3600, "hours"), (60, "minutes"))
+    for size, unit in units:
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds:.2g} seconds"
+
+
+def _bars(ax: Axes, values: dict[str, int], title: str, unit: str) -> None:
+    """Draw one bar a part, each with its number at its end."""
+    names, top = list(values)[::-1], max(values.values())
+    ax.barh(names, [values[name] for name in names], color=COLORS[0])
+    for row, name in enumerate(names):
+        ax.text(values[name] + 0.02 * top, row, readable(values[name], unit), va="center")
+    ax.set(title=title, xlim=(0, 1.3 * top), xticks=[])
+    ax.spines["bottom"].set_visible(False)
+    ax.tick_params(length=0)
+
+
+def draw_architecture(config: GPTConfig) -> Figure:
+    """Draw the whole model with the shape of what flows, and one block opened up beside it."""
+    style()
+    figure, ax = plt.subplots(figsize=(8.6, 6.6))
+    ax.set(xlim=(0, 10), ylim=(-0.6, 10.4))
+    ax.axis("off")
+    v, t, c, h = config.vocab_size, config.context_length, config.n_embd, config.n_head
+    _column(ax, config)
+    _box(ax, 4.6, 0.75, 5.2, 8.9, "", "0.97")
+    ax.text(4.75, 9.3, "inside one block", fontsize=10.5, style="italic")
+    ax.plot([2.9, 4.6], [5.0, 0.75], color="0.75", linewidth=1, linestyle=":")
+    ax.plot([2.9, 4.6], [5.7, 9.65], color="0.75", linewidth=1, linestyle=":")
+    ax.annotate(
+        "", (5.4, 9.2), (5.4, 0.4), arrowprops={"arrowstyle": "-|>", "lw": 3, "color": "0.45"}
+    )
+    ax.text(
+        5.2, 5.0, "residual stream (B, T, C)", rotation=90, ha="center", va="center", fontsize=9
+    )
+    attention = [
+        ("ln_1", "(B, T, C)", COLORS[4]),
+        (f"qkv: {c} to {3 * c}", f"3 × (B, {h}, T, {config.head_size})", COLORS[0]),
+        ("attend, causal", f"(B, {h}, T, {config.head_size})", COLORS[0]),
+        (f"proj: {c} to {c}", "(B, T, C)", COLORS[0]),
+    ]
+    mlp = [
+        ("ln_2", "(B, T, C)", COLORS[4]),
+        (f"expand: {c} to {4 * c}", "(B, T, 4C)", COLORS[2]),
+        ("GELU", "(B, T, 4C)", COLORS[2]),
+        (f"proj: {4 * c} to {c}", "(B, T, C)", COLORS[2]),
+    ]
+    _branch(ax, 1.0, "attention", attention)
+    _branch(ax, 5.2, "MLP", mlp)
+    ax.text(0.1, -0.45, f"B batch   T up to {t:,} positions   C = {c}   V = {v:,}", fontsize=9)
+    return figure
+
+
+def _column(ax: Axes, config: GPTConfig) -> None:
+    v, c, n = config.vocab_size, config.n_embd, config.n_layer
+    rows = [
+        (0.9, "token_embedding\n+ position_embedding", COLORS[3], "(B, T, C)"),
+        (2.7, "block 1", COLORS[5], "(B, T, C)"),
+        (3.8, "block 2", COLORS[5], ""),
+        (5.0, f"⋮   {n} blocks", COLORS[5], "(B, T, C)"),
+        (6.5, "ln_f", COLORS[4], "(B, T, C)"),
+        (7.8, f"unembed: {c} to {v:,}\nsame table as tokens", COLORS[3], ""),
+    ]
+    ax.text(1.6, 0.0, "tokens (B, T)", ha="center", va="center", fontsize=10)
+    previous = 0.2
+    for y, text, color, shape in rows:
+        height = 1.0 if "\n" in text else 0.7
+        _arrow(ax, (1.6, previous), (1.6, y))
+        _box(ax, 0.3, y, 2.6, height, text, color)
+        previous = y + height
+        if shape:
+            ax.text(1.75, previous + 0.24, shape, fontsize=9, va="center")
+    _arrow(ax, (1.6, previous), (1.6, 9.5))
+    ax.text(1.6, 9.75, "logits (B, T, V)", ha="center", va="center", fontsize=10)
+
+
+def _branch(ax: Axes, bottom: float, name: str, steps: list[tuple[str, str, str]]) -> None:
+    """Draw what reads the stream at `bottom` and adds its result to it further up."""
+    x, top = 6.2, bottom + 0.55 + 0.8 * len(steps)
+    ax.plot([5.4, 7.2, 7.2], [bottom, bottom, bottom + 0.3], color="0.3", linewidth=1.2)
+    ax.text(8.3, bottom, name, fontsize=10.5, va="center", weight="bold")
+    for i, (text, shape, color) in enumerate(steps):
+        y = bottom + 0.3 + 0.8 * i
+        _box(ax, x, y, 2.0, 0.52, text, color)
+        ax.text(8.3, y + 0.26, shape, fontsize=9, va="center")
+        end = y + 0.8 if i < len(steps) - 1 else top
+        ax.plot([7.2, 7.2], [y + 0.52, end], color="0.3", linewidth=1.2)
+    _arrow(ax, (7.2, top), (5.62, top))
+    ax.text(5.4, top, "+", fontsize=13, ha="center", va="center",
+            bbox={"boxstyle": "circle,pad=0.12", "fc": "w", "ec": "0.3"})  # fmt: skip
+
+
+def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str) -> None:
+    empty = not text
+    box = FancyBboxPatch(
+        (x, y), w, h, boxstyle="round,pad=0,rounding_size=0.12", linewidth=1,
+        facecolor=color if empty else (*mpl_colors.to_rgb(color), 0.3),
+        edgecolor="0.8" if empty else color, zorder=0 if empty else 2,
+    )  # fmt: skip
+    ax.add_patch(box)
+    ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=9, zorder=3)
+
+
+def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    style = {"arrowstyle": "-|>", "lw": 1.2, "color": "0.3", "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, start, arrowprops=style)
