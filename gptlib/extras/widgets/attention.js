@@ -1,0 +1,235 @@
+// The map of one head: a grid of weights, the words shaded by the chosen row, all heads in small.
+// Clicks and arrow keys change the synced traits head and query; Python says the state in words.
+
+const NS = "http://www.w3.org/2000/svg";
+
+function element(parent, tag, className, attributes = {}) {
+  const made = document.createElement(tag);
+  made.className = className;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  parent.append(made);
+  return made;
+}
+
+function drawn(parent, tag, className, attributes = {}) {
+  const made = document.createElementNS(NS, tag);
+  if (className) made.setAttribute("class", className);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  parent.append(made);
+  return made;
+}
+
+// White for 0, dark blue for 1; the square root lets small weights be seen.
+function shade(weight) {
+  const part = Math.sqrt(Math.min(1, Math.max(0, weight)));
+  const mix = (from, to) => Math.round(from + (to - from) * part);
+  return `rgb(${mix(255, 0)}, ${mix(255, 60)}, ${mix(255, 120)})`;
+}
+
+function short(label) {
+  return label.length > 12 ? label.slice(0, 11) + "…" : label;
+}
+
+function render({ model, el }) {
+  const root = element(el, "div", "attention-map", {
+    tabindex: "0",
+    role: "application",
+    "aria-roledescription": "attention map",
+    "data-lm-suppress-shortcuts": "true", // else JupyterLab takes the arrow keys
+  });
+  const words = element(root, "div", "attention-words");
+  const row = element(root, "div", "attention-pictures");
+  const svg = drawn(row, "svg", "attention-grid", { "aria-hidden": "true" });
+  const heads = element(row, "div", "attention-heads");
+  const status = element(root, "p", "attention-status", { "aria-live": "polite" });
+  element(root, "p", "attention-help").textContent =
+    "Click a word, a cell or a small map; or focus the map and press ↑ ↓ for the query, ← → for " +
+    "the head, Home and End for the first and last query.";
+  let cells = [];
+  let boxes = [];
+  let frame = null;
+
+  const weight = (head, query, key) => model.get("weights")[head]?.[query]?.[key] ?? 0;
+
+  function choose(name, value, count) {
+    if (count < 1) return;
+    model.set(name, Math.min(count - 1, Math.max(0, value)));
+    model.save_changes();
+  }
+
+  function build() {
+    const tokens = model.get("tokens");
+    const size = Math.max(6, Math.min(30, Math.floor(380 / tokens.length)));
+    const margin = size >= 12 ? 88 : 8;
+    words.replaceChildren();
+    svg.replaceChildren();
+    cells = [];
+    boxes = tokens.map((label, index) => {
+      const box = element(words, "button", "attention-word", {
+        type: "button",
+        tabindex: "-1",
+        "data-word": index,
+      });
+      element(box, "span", "attention-token").textContent = label;
+      element(box, "span", "attention-weight");
+      box.addEventListener("click", () => choose("query", index, tokens.length));
+      return box;
+    });
+    const side = size * tokens.length;
+    svg.setAttribute("width", margin + side + 2);
+    svg.setAttribute("height", margin + side + 2);
+    tokens.forEach((label, query) => {
+      if (margin > 8) {
+        const middle = margin + size * (query + 0.5);
+        const left = drawn(svg, "text", "attention-label", {
+          x: margin - 5, y: middle + 4, "text-anchor": "end", "data-query": query,
+        });
+        left.textContent = short(label);
+        const top = drawn(svg, "text", "attention-label", {
+          transform: `translate(${middle + 4} ${margin - 5}) rotate(-90)`, "data-key": query,
+        });
+        top.textContent = short(label);
+      }
+      cells.push(
+        tokens.map((_, key) => {
+          const cell = drawn(svg, "rect", "attention-cell", {
+            x: margin + size * key, y: margin + size * query, width: size, height: size,
+            "data-query": query, "data-key": key,
+          });
+          drawn(cell, "title", "");
+          return cell;
+        }),
+      );
+    });
+    frame = drawn(svg, "rect", "attention-frame", { x: margin, width: side, height: size });
+    frame.dataset.margin = margin;
+    frame.dataset.size = size;
+  }
+
+  function drawHeads() {
+    const tokens = model.get("tokens");
+    heads.replaceChildren();
+    model.get("weights").forEach((_, head) => {
+      const button = element(heads, "button", "attention-head", {
+        type: "button",
+        tabindex: "-1",
+        "data-head": head,
+        title: `head ${head}`,
+      });
+      const canvas = element(button, "canvas", "attention-small", {
+        width: tokens.length,
+        height: tokens.length,
+      });
+      const pen = canvas.getContext("2d");
+      tokens.forEach((_, query) =>
+        tokens.forEach((_, key) => {
+          pen.fillStyle = shade(weight(head, query, key));
+          pen.fillRect(key, query, 1, 1);
+        }),
+      );
+      const share = model.get("spread")[head];
+      element(button, "span", "attention-caption").textContent =
+        share === undefined ? `${head}` : `${head}: ${Math.round(100 * share)} %`;
+      button.addEventListener("click", () =>
+        choose("head", head, model.get("weights").length),
+      );
+    });
+  }
+
+  function draw() {
+    const tokens = model.get("tokens");
+    const [head, query] = [model.get("head"), model.get("query")];
+    cells.forEach((row, q) =>
+      row.forEach((cell, k) => {
+        const value = weight(head, q, k);
+        cell.setAttribute("fill", shade(value));
+        cell.firstChild.textContent = `${tokens[q]} → ${tokens[k]}: ${value.toFixed(2)}`;
+      }),
+    );
+    boxes.forEach((box, key) => {
+      const value = weight(head, query, key);
+      box.style.background = shade(value);
+      box.style.color = value > 0.25 ? "#fff" : "#111";
+      box.classList.toggle("attention-query", key === query);
+      box.lastChild.textContent = value >= 0.005 ? value.toFixed(2) : "·";
+    });
+    if (frame) {
+      const { margin, size } = frame.dataset;
+      frame.setAttribute("y", Number(margin) + Number(size) * query);
+    }
+    for (const small of heads.children) {
+      const chosen = Number(small.dataset.head) === head;
+      small.classList.toggle("attention-chosen", chosen);
+      small.setAttribute("aria-pressed", chosen);
+    }
+    root.dataset.query = query;
+    root.dataset.head = head;
+    root.dataset.layer = model.get("layer");
+  }
+
+  function say() {
+    status.textContent = model.get("summary");
+    root.setAttribute("aria-label", `Attention map. ${model.get("summary")}`);
+  }
+
+  function rebuild() {
+    if (cells.length !== model.get("tokens").length || labels() !== shown) {
+      build();
+      shown = labels();
+    }
+    drawHeads();
+    draw();
+  }
+
+  const labels = () => JSON.stringify(model.get("tokens"));
+  let shown = "";
+
+  svg.addEventListener("click", (event) => {
+    const query = event.target.dataset?.query;
+    if (query !== undefined) choose("query", Number(query), model.get("tokens").length);
+  });
+  root.addEventListener("click", () => root.focus({ preventScroll: true }));
+  root.addEventListener("keydown", (event) => {
+    const count = model.get("tokens").length;
+    const moves = {
+      ArrowUp: ["query", model.get("query") - 1, count],
+      ArrowDown: ["query", model.get("query") + 1, count],
+      Home: ["query", 0, count],
+      End: ["query", count - 1, count],
+      ArrowLeft: ["head", model.get("head") - 1, model.get("weights").length],
+      ArrowRight: ["head", model.get("head") + 1, model.get("weights").length],
+    };
+    if (!(event.key in moves) || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    choose(...moves[event.key]);
+  });
+
+  // Tokens and weights are sent together, but arrive as two events: draw once, when both are there.
+  let waiting = false;
+  const soon = () => {
+    if (waiting) return;
+    waiting = true;
+    queueMicrotask(() => {
+      waiting = false;
+      rebuild();
+    });
+  };
+  const changes = {
+    "change:tokens": soon,
+    "change:weights": soon,
+    "change:spread": soon,
+    "change:head": draw,
+    "change:query": draw,
+    "change:layer": draw,
+    "change:summary": say,
+  };
+  for (const [name, action] of Object.entries(changes)) model.on(name, action);
+  rebuild();
+  say();
+  return () => {
+    for (const [name, action] of Object.entries(changes)) model.off(name, action);
+  };
+}
+
+export default { render };

@@ -1,0 +1,335 @@
+"""Attention maps to walk through: which words each word looks at, head by head.
+
+The map itself is drawn in the browser by `attention.js`; everything it says in words is made
+here, and so is the static picture.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import anywidget
+import ipywidgets as widgets
+import torch
+import traitlets
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from gptlib.extras.plots import COLORS
+
+if TYPE_CHECKING:
+    from gptlib.gpt2 import GPT
+
+HERE = Path(__file__).parent
+LONGEST = 64
+"""Tokens that a map still shows readably; of a longer text the first are taken."""
+
+Reader = Callable[[str], tuple[Sequence[str], Tensor]]
+"""Turns a text into tokens and their weights, shape (L, H, T, T)."""
+
+
+class Tokenizer(Protocol):
+    """What a tokenizer must be able to do here."""
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into token ids."""
+
+    def decode(self, tokens: list[int]) -> str:
+        """Turn token ids into a text."""
+
+
+class AttentionMap(anywidget.AnyWidget):
+    """One layer's maps in the browser; clicks and arrow keys change `head` and `query`."""
+
+    _esm = HERE / "attention.js"
+    _css = HERE / "attention.css"
+    tokens = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    weights = traitlets.List().tag(sync=True)
+    spread = traitlets.List(traitlets.Float()).tag(sync=True)
+    summary = traitlets.Unicode().tag(sync=True)
+    layer = traitlets.Int(0).tag(sync=True)
+    head = traitlets.Int(0).tag(sync=True)
+    query = traitlets.Int(0).tag(sync=True)
+
+    def __repr__(self) -> str:
+        return "AttentionMap"
+
+
+class AttentionMaps(widgets.VBox):
+    """Show what each word looks at: choose a layer, a head and a query word.
+
+    Args:
+        tokens: The words, or the tokens as texts: T of them.
+        weights: Attention weights, shape (L, H, T, T), (H, T, T) or (T, T); rows sum to 1.
+        read: Makes tokens and weights of a text that the reader types; None leaves the field out.
+        text: The text that stands in the field at the start.
+
+    Attributes:
+        layer, head, query: The controls; `.value` counts from 0.
+        text: The field for a text of one's own (there, but not shown, without `read`).
+        map: The part in the browser.
+
+    Raises:
+        ValueError: If the weights don't fit the tokens, or there is no token.
+
+    Example:
+        >>> maps = AttentionMaps(["so", "it"], torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
+        >>> maps.summary
+        'Layer 0, head 0: "it" looks at itself 0.75, "so" 0.25. Entropy of the head 0.28 nats of
+        at most 0.35 (81 %).'
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        weights: Tensor,
+        *,
+        read: Reader | None = None,
+        text: str = "",
+    ) -> None:
+        self.map = AttentionMap()
+        style = {"description_width": "48px"}
+        slider = {"style": style, "continuous_update": True, "min": 0, "max": 0}
+        self.layer = widgets.IntSlider(description="layer", **slider)
+        self.head = widgets.IntSlider(description="head", **slider)
+        self.query = widgets.IntSlider(description="query", **slider)
+        self.text = widgets.Text(
+            value=text,
+            description="text",
+            continuous_update=False,
+            style=style,
+            layout=widgets.Layout(width="95%"),
+        )
+        self.message = widgets.HTML()
+        self._read = read
+        self._weights = torch.ones(1, 1, 1, 1)
+        self._moving = False
+        self._set(tokens, weights)
+        for name in ("layer", "head", "query"):
+            traitlets.link((getattr(self, name), "value"), (self.map, name))
+            getattr(self, name).observe(self._move, "value")
+        self.text.observe(self._type, "value")
+        controls = widgets.HBox(
+            [self.layer, self.head, self.query], layout=widgets.Layout(flex_flow="row wrap")
+        )
+        own_text = [self.text, self.message] if read else []
+        super().__init__([*own_text, controls, self.map])
+        self.add_class("attention-maps")
+
+    @classmethod
+    def of(
+        cls,
+        model: GPT,
+        tokens: Tensor | None = None,
+        labels: Sequence[str] | None = None,
+        *,
+        tokenizer: Tokenizer | None = None,
+        text: str | None = None,
+    ) -> AttentionMaps:
+        """Show the maps of a model for given tokens, or for any text if there is a tokenizer.
+
+        Args:
+            model: Any model of ours.
+            tokens: Token ids, shape (T,) or (1, T); not needed with a tokenizer and a text.
+            labels: Their texts; taken from the tokenizer, else the ids themselves.
+            tokenizer: Has `encode` and `decode`; with it the reader can type a text.
+            text: The first text.
+
+        Raises:
+            ValueError: If neither tokens nor a tokenizer and a text are given.
+        """
+
+        def read(text: str) -> tuple[Sequence[str], Tensor]:
+            assert tokenizer is not None
+            ids = list(tokenizer.encode(text))[: min(LONGEST, model.config.context_length)]
+            if not ids:
+                raise ValueError("the text is empty; type at least one word")
+            return [tokenizer.decode([i]) for i in ids], weights_of(model, torch.tensor([ids]))
+
+        if tokenizer is not None and text is not None:
+            return cls(*read(text), read=read, text=text)
+        if tokens is None:
+            raise ValueError("nothing to show; pass tokens, or a tokenizer and a text")
+        ids = tokens.flatten().tolist()
+        if labels is None:
+            labels = [tokenizer.decode([i]) if tokenizer else str(i) for i in ids]
+        start = tokenizer.decode(ids) if tokenizer else ""
+        weights = weights_of(model, tokens.view(1, -1))
+        return cls(labels, weights, read=read if tokenizer else None, text=start)
+
+    def __repr__(self) -> str:
+        return "AttentionMaps: choose a layer, a head and a word, see what it looks at"
+
+    @property
+    def tokens(self) -> list[str]:
+        """The words that are shown."""
+        return list(self.map.tokens)
+
+    @property
+    def weights(self) -> Tensor:
+        """All weights, shape (L, H, T, T)."""
+        return self._weights
+
+    @property
+    def row(self) -> list[float]:
+        """The weights of the chosen query over the words; they sum to 1."""
+        return self._weights[self.layer.value, self.head.value, self.query.value].tolist()
+
+    @property
+    def entropy(self) -> float:
+        """The chosen head's entropy in nats, averaged over the queries."""
+        return float(entropies(self._weights)[self.layer.value, self.head.value])
+
+    @property
+    def most(self) -> float:
+        """The entropy in nats of a head that spreads its weights evenly over all it may see."""
+        n = len(self.map.tokens)
+        if self._weights.triu(1).any():  # not causal: each query sees every word
+            return math.log(n)
+        return sum(math.log(t) for t in range(1, n + 1)) / n
+
+    @property
+    def summary(self) -> str:
+        """The state in words."""
+        return str(self.map.summary)
+
+    def picture(self) -> Figure:
+        """Draw the state as a figure: the map, the chosen row, and all heads in small."""
+        layer, head, query = self.layer.value, self.head.value, self.query.value
+        words, maps = self.tokens, self._weights[layer].numpy()
+        per_line = min(6, max(2, len(maps)))
+        lines = math.ceil(len(maps) / per_line)
+        n = len(words)
+        figure = plt.figure(figsize=(9, 4.2 + 1.6 * lines))
+        top, bottom = cast(Any, figure.subfigures(2, 1, height_ratios=[4.2, 1.6 * lines]))
+        ax, bars = top.subplots(1, 2, width_ratios=[1.15, 1])
+        ax.imshow(maps[head], vmin=0, vmax=1, cmap="Blues")
+        ax.add_patch(Rectangle((-0.5, query - 0.5), n, 1, fill=False, ec=COLORS[1], lw=2.2))
+        shown = words if n <= 24 else []
+        ax.set_xticks(range(len(shown)), labels=shown, rotation=90)
+        ax.set_yticks(range(len(shown)), labels=shown)
+        ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
+        ax.set(xlabel="looked at (key)", ylabel="looking (query)")
+        bars.barh(range(n), self.row, color=COLORS[0])
+        bars.set_yticks(range(len(shown)), labels=shown)
+        bars.set(xlim=(0, 1), ylim=(n - 0.5, -0.5), xlabel="weight")
+        bars.set_title(f"what “{words[query]}” looks at")
+        grid = bottom.subplots(lines, per_line, squeeze=False).flatten()
+        for number, small in enumerate(grid):
+            small.set_axis_off()
+            if number < len(maps):
+                small.imshow(maps[number], vmin=0, vmax=1, cmap="Blues")
+                share = self.map.spread[number]
+                small.set_title(
+                    f"head {number}: {100 * share:.0f} %", loc="center", fontsize=9.5
+                )
+        bottom.suptitle(
+            f"all heads of layer {layer}: entropy as a share of its maximum", fontsize=10.5
+        )
+        return figure
+
+    def _set(self, tokens: Sequence[str], weights: Tensor) -> None:
+        weights = weights.detach().float().cpu()
+        weights = weights[(None,) * (4 - weights.dim())] if weights.dim() < 4 else weights
+        if not tokens or weights.dim() != 4 or weights.shape[2:] != (len(tokens), len(tokens)):
+            raise ValueError(
+                f"{len(tokens)} tokens and weights of shape {tuple(weights.shape)} don't belong "
+                "together; pass weights of shape (layers, heads, tokens, tokens)"
+            )
+        self._moving = True  # one drawing at the end
+        self._weights = weights
+        n_layer, n_head = weights.shape[:2]
+        with self.map.hold_sync():
+            self.map.tokens = [visible(token) for token in tokens]
+            for slider, count in ((self.layer, n_layer), (self.head, n_head)):
+                slider.max, slider.disabled = count - 1, count == 1
+            self.query.max, self.query.disabled = len(tokens) - 1, len(tokens) == 1
+            self.query.value = len(tokens) - 1
+            self._moving = False
+            self._send_layer()
+
+    def _send_layer(self) -> None:
+        maps = self._weights[self.layer.value]
+        with self.map.hold_sync():
+            self.map.layer, self.map.head = self.layer.value, self.head.value
+            self.map.query = self.query.value
+            self.map.weights = [[_rounded(row) for row in head.tolist()] for head in maps]
+            most = max(self.most, 1e-9)
+            self.map.spread = [round(float(e) / most, 4) for e in entropies(maps)]
+            self._say()
+
+    def _move(self, change: dict[str, Any]) -> None:
+        if self._moving:
+            return
+        if change["owner"] is self.layer:
+            self._send_layer()
+        else:
+            self._say()
+
+    def _say(self) -> None:
+        query, words = self.query.value, self.tokens
+        best = sorted(enumerate(self.row), key=lambda pair: -pair[1])[:3]
+        looks = [
+            f"{'itself' if key == query else _quoted(words[key])} {weight:.2f}"
+            for key, weight in best
+            if weight >= 0.005
+        ]
+        share = 100 * self.entropy / self.most if self.most else 0.0
+        self.map.summary = (
+            f"Layer {self.layer.value}, head {self.head.value}: "
+            f"{_quoted(words[query])} looks at {', '.join(looks)}. Entropy of the head "
+            f"{self.entropy:.2f} nats of at most {self.most:.2f} ({share:.0f} %)."
+        )
+
+    def _type(self, _: object) -> None:
+        if self._read is None:
+            return
+        try:
+            self._set(*self._read(self.text.value))
+        except (ValueError, KeyError) as error:
+            self.message.value = f'<span class="attention-message">{html.escape(str(error))}</span>'
+        else:
+            self.message.value = ""
+
+
+def weights_of(model: GPT, tokens: Tensor) -> Tensor:
+    """Return a model's weights for one sequence (1, T), shape (L, H, T, T), without dropout."""
+    from gptlib.gpt2 import attention_maps  # a later chapter's module: only when there is a model
+
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            device = model.embed.token_embedding.weight.device
+            return attention_maps(model, tokens.to(device))[:, 0]  # (L, H, T, T)
+    finally:
+        model.train(training)
+
+
+def entropies(weights: Tensor) -> Tensor:
+    """Return the entropy in nats of each row of weights (..., T, S), averaged over T."""
+    return torch.special.entr(weights).sum(-1).mean(-1)
+
+
+def visible(token: str) -> str:
+    """Spell a token so that spaces and line ends can be seen."""
+    shown = token.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
+    return shown.replace(" ", "·") or "∅"
+
+
+def _quoted(token: str) -> str:
+    return f'"{token}"'
+
+
+def _rounded(row: list[float]) -> list[float]:
+    """Round to three decimals and leave out the zeros at the end, which the browser adds."""
+    kept = [round(weight, 3) for weight in row]
+    while kept and kept[-1] == 0:
+        kept.pop()
+    return kept
