@@ -1,0 +1,214 @@
+"""Checks of the exercises of chapter 5: each says what is right, or which step is off."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gptlib.training import TrainingConfig, bits_per_byte
+
+Answer = Callable[..., Any]
+
+
+def stable_loss(answer: Answer) -> None:
+    """Check `stable_loss(logits, targets)`, exercise 1."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 5, generator=generator)
+    targets = torch.tensor([0, 4, 2, 2, 1, 3])
+    got, problem = _call(answer, logits.clone(), targets)
+    if problem:
+        print(problem)
+        return
+    value = _number(got)
+    if value is None:
+        print(f"Not yet: {_what(got)}; return one number, the mean over the positions.")
+        return
+    right = F.cross_entropy(logits, targets).item()
+    probabilities = logits.softmax(-1)[range(6), targets]
+    mistakes = {
+        "You added the losses up; the loss is their mean over the positions.": 6 * right,
+        "The sign is wrong: a likely token must cost little, so the loss is minus the log.": -right,
+        "You measured in bits; the loss here is in nats, so use the natural logarithm.": (
+            right / math.log(2)
+        ),
+        "You averaged the probabilities and then took the log; take each log, then the mean.": (
+            -math.log(probabilities.mean().item())
+        ),
+        "You took the mean of the logits themselves; subtract the log of the sum first.": (
+            -logits[range(6), targets].mean().item()
+        ),
+        "You subtracted logsumexp over the wrong axis: each position has its own, so dim=-1.": (
+            -(logits - logits.logsumexp(0))[range(6), targets].mean().item()
+        ),
+    }
+    if not _close(value, right):
+        print(_named(value, mistakes) or f"Not yet: the loss is {right:.4f}, you say {value:.4f}.")
+        return
+    value = _number(_call(answer, 1000 * logits, targets)[0])
+    expected = F.cross_entropy(1000 * logits, targets).item()
+    if value is None or not math.isfinite(value) or abs(value - expected) > 1e-3 * expected:
+        print(
+            "Right for small logits, but with logits in the thousands it gives "
+            f"{value if value is None else format(value, '.4g')}: exp overflowed or a probability "
+            "became 0. Don't form the probabilities; use logsumexp."
+        )
+        return
+    print("Correct: equal to F.cross_entropy, also with logits in the thousands.")
+
+
+def clip_gradients(answer: Answer) -> None:
+    """Check `clip_gradients(gradients, max_norm)`, exercise 2."""
+    gradients = [torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 12.0]]), torch.tensor(84.0)]
+    length = 85.0
+
+    def flat(tensors: Any) -> Tensor | None:
+        if not isinstance(tensors, Sequence) or len(tensors) != 3:
+            return None
+        if not all(isinstance(t, Tensor) for t in tensors):
+            return None
+        pairs = zip(tensors, gradients, strict=True)
+        if any(t.shape != g.shape for t, g in pairs):
+            return None
+        return torch.cat([t.flatten() for t in tensors])
+
+    results = []
+    for max_norm in (1.0, 100.0):
+        got, problem = _call(answer, [g.clone() for g in gradients], max_norm)
+        if problem:
+            print(problem)
+            return
+        vector = flat(got)
+        if vector is None:
+            print(f"Not yet: {_what(got)}; return a list with a tensor for each gradient.")
+            return
+        results.append(vector)
+    cut, untouched = results
+    whole = torch.cat([g.flatten() for g in gradients])
+    each = torch.cat([(g / g.norm()).flatten() for g in gradients])
+    if torch.allclose(cut, whole / length, atol=1e-4):
+        if torch.allclose(untouched, whole, atol=1e-3):
+            print("Correct: a long gradient keeps its direction, a short one is left alone.")
+        else:
+            print(
+                "Long gradients are right, but a short one was stretched to the limit; scale only "
+                "when the length exceeds max_norm."
+            )
+    elif torch.allclose(cut, each, atol=1e-4):
+        print(
+            "You cut each tensor by itself, which bends the direction; take one length over all "
+            "tensors together."
+        )
+    elif torch.allclose(cut, whole.clamp(-1, 1), atol=1e-4):
+        print("You clamped each value, which bends the direction; scale all by one factor.")
+    elif torch.allclose(cut, whole / length**2, atol=1e-4):
+        print("You divided by the squared length; take the square root of the sum of squares.")
+    elif torch.allclose(cut, whole, atol=1e-4):
+        print("Not yet: a gradient of length 85 came back whole with max_norm 1.")
+    else:
+        print(f"Not yet: with max_norm 1 the length came out as {cut.norm().item():.4f}.")
+
+
+def linear_schedule(answer: Answer) -> None:
+    """Check `linear_schedule(step, config)`, exercise 3."""
+    config = TrainingConfig(
+        n_steps=51, warmup_steps=10, max_learning_rate=1.0, min_learning_rate=0.1
+    )
+    values = []
+    for step in range(55):
+        got, problem = _call(answer, step, config)
+        if problem:
+            print(problem)
+            return
+        value = _number(got)
+        if value is None:
+            print(f"Not yet: {_what(got)}; return one number, the learning rate of the step.")
+            return
+        values.append(value)
+
+    def follows(rule: Callable[[int], float], steps: range) -> bool:
+        return all(_close(values[step], rule(step)) for step in steps)
+
+    def right(step: int) -> float:
+        if step < 10:
+            return (step + 1) / 10
+        return max(0.1, 1.0 - 0.9 * (step - 10) / 40)
+
+    if follows(lambda step: step / 10, range(10)):
+        print(
+            "The warm-up starts at 0, so the first step learns nothing; use (step + 1) / "
+            "warmup_steps."
+        )
+    elif not follows(right, range(10)):
+        print(f"Not yet: step 0 of a warm-up of 10 is 0.1 of the maximum, you say {values[0]:.4f}.")
+    elif follows(lambda step: 1.0 - 0.9 * step / 50, range(11, 50)):
+        print("The line starts at step 0; it must start where the warm-up ends, or the rate jumps.")
+    elif follows(lambda step: 1.0 - (step - 10) / 40, range(10, 46)):
+        print("The line ends at 0; it must end at min_learning_rate.")
+    elif follows(right, range(10, 51)) and not follows(right, range(51, 55)):
+        print("Right until the last step; after it the rate must stay at min_learning_rate.")
+    elif follows(lambda step: 1.0 - 0.9 * (step - 10) / 41, range(10, 50)):
+        print("The line ends one step late: the last step is n_steps - 1.")
+    elif follows(right, range(55)):
+        print("Correct: up in a straight line, down in a straight line, and level after the end.")
+    else:
+        print(f"Not yet: step 30 has {right(30):.4f}, you say {values[30]:.4f}.")
+
+
+def loss_in_other_tokens(answer: Answer) -> None:
+    """Check `loss_in_other_tokens(loss, n_tokens, n_other_tokens)`, exercise 4."""
+    got, problem = _call(answer, 3.0, 1000, 1500)
+    if problem:
+        print(problem)
+        return
+    value = _number(got)
+    if value is None:
+        print(f"Not yet: {_what(got)}; return one number, in nats per token.")
+        return
+    mistakes = {
+        "You left the loss as it is; more tokens share the same total.": 3.0,
+        "Upside down: the same total over more tokens is less per token.": 4.5,
+        "You changed nats into bits on the way; both losses are in nats.": 2.0 / math.log(2),
+        "You changed bits into nats on the way; both losses are in nats.": 2.0 * math.log(2),
+        "That is the total for the text; divide it by the other number of tokens.": 3000.0,
+    }
+    if _close(value, 2.0):
+        same = bits_per_byte(3.0, 1000, 5000)
+        print(f"Correct: both losses are {same:.3f} bits per byte if the text has 5,000 bytes.")
+    else:
+        print(_named(value, mistakes) or f"Not yet: 3.0 nats become 2.0, you say {value:.4f}.")
+
+
+def _call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
+    """Return the answer's result, and a sentence if there is none."""
+    try:
+        result = answer(*arguments)
+    except NotImplementedError:
+        return None, "Not done yet: replace the `...` with your code."
+    except Exception as error:
+        return None, f"Not yet: your code raised {type(error).__name__}: {error}"
+    if result is None or result is Ellipsis or result is NotImplemented:
+        return None, "Not done yet: the function returns nothing so far."
+    return result, ""
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"you return a tensor of shape {tuple(value.shape)}"
+    return f"you return {type(value).__name__}"
+
+
+def _close(value: float, expected: float) -> bool:
+    return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
+
+
+def _named(value: float, mistakes: dict[str, float]) -> str | None:
+    return next((text for text, wrong in mistakes.items() if _close(value, wrong)), None)
