@@ -20,6 +20,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from heapq import heapify, heappop, heappush
 from itertools import chain, pairwise
 from math import inf
@@ -120,7 +121,8 @@ def count_words(text: str | Iterable[str]) -> Counter[str]:
     return counts
 
 
-def byte_characters() -> dict[int, str]:
+@cache
+def byte_characters() -> Mapping[int, str]:
     """Give each byte the visible character that stands for it in GPT-2's files.
 
     The order of the dictionary is GPT-2's order of the bytes: their ids are 0 to 255 in it.
@@ -298,7 +300,7 @@ def merge_word(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: it stands between two documents, and no merge can make it."""
 
-SPECIAL_PATTERN = r"<\|\S+\|>"
+SPECIAL_PATTERN = r"<\|[A-Za-z]\w*\|>"
 """Special tokens look like <|name|>; `SPLIT_PATTERN` cuts such a text, so no merge can."""
 
 
