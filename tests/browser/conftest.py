@@ -23,15 +23,19 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "tests" / "browser" / "pictures"
 TOKEN = "course"
 SETTINGS = {
-    "notebook-extension/tracker": '{"windowingMode": "none", "autosave": false}',
+    "notebook-extension/tracker": '{"windowingMode": "none"}',
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
 
-RUN_ALL = """async () => {
+expect.set_options(timeout=30_000)
+
+READY = """async () => {
     const panel = window.jupyterapp.shell.currentWidget;
     await panel.context.ready;
     await panel.sessionContext.ready;
-    return await window.jupyterapp.commands.execute("notebook:run-all-cells");
+}"""
+START = """() => {
+    window.running = window.jupyterapp.commands.execute("notebook:run-all-cells");
 }"""
 
 
@@ -139,14 +143,24 @@ class Book:
         self.page.goto(f"{self.address}/lab/tree/{name}?token={TOKEN}&reset")
         expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
 
-    def run_all(self, seconds: float = 240) -> None:
-        """Run every cell from a fresh kernel, and fail if one of them does."""
+    def start(self) -> None:
+        """Begin to run every cell, and don't wait for the end."""
+        self.page.evaluate(READY)
+        self.page.evaluate(START)
+
+    def finish(self, seconds: float = 240) -> None:
+        """Wait until every cell has run, and fail if one of them failed."""
         self.page.set_default_timeout(1000 * seconds)
-        succeeded = self.page.evaluate(RUN_ALL)
+        succeeded = self.page.evaluate("async () => await window.running")
         errors = self.page.locator("[data-mime-type='application/vnd.jupyter.error']")
         assert errors.count() == 0, errors.first.inner_text()
         assert succeeded, "the run was interrupted"
         self.page.set_default_timeout(30_000)
+
+    def run_all(self, seconds: float = 240) -> None:
+        """Run every cell and wait for the last."""
+        self.start()
+        self.finish(seconds)
 
     def widget(self, css: str) -> Locator:
         """Find a part of a widget in the outputs, brought into view."""

@@ -2,7 +2,7 @@
 
 import re
 
-from conftest import Book
+from conftest import Book, Lab, write_notebook
 from playwright.sync_api import expect
 
 
@@ -33,3 +33,81 @@ def test_embeddings_the_picture_follows_the_position(book: Book) -> None:
     expect(picture).not_to_have_attribute("src", before or "")
     book.widget(".widget-toggle-button >> text=learned").click()
     expect(readout).to_contain_text("Position 21 in the learned table")
+
+
+def test_attention_keys_and_clicks_move_the_query(book: Book) -> None:
+    book.open("03_attention.ipynb")
+    book.run_all()
+    root = book.widget(".attention-map")
+    query = int(root.get_attribute("data-query") or -1)
+    root.focus()
+    root.press("ArrowUp")
+    expect(root).to_have_attribute("data-query", str(query - 1))
+    book.widget('.attention-word[data-word="1"]').click()
+    expect(root).to_have_attribute("data-query", "1")
+    book.widget('.attention-cell[data-query="2"][data-key="0"]').click()
+    expect(root).to_have_attribute("data-query", "2")
+    status = book.widget(".attention-status")
+    before = status.inner_text()
+    book.widget(".attention-head[data-head='1']").click()
+    expect(root).to_have_attribute("data-head", "1")
+    expect(status).not_to_have_text(before)
+    book.picture(root, "attention")
+
+
+def test_gpt2_a_preset_changes_the_numbers_and_bad_sizes_are_explained(book: Book) -> None:
+    book.open("04_gpt2.ipynb")
+    book.run_all()
+    readout = book.widget("p[aria-live]")
+    preset = book.widget(".widget-dropdown select")
+    preset.select_option("GPT-2 XL")
+    expect(readout).to_contain_text("1,557,611,200 parameters")
+    preset.select_option("GPT-2 small")
+    expect(readout).to_contain_text("124,439,808 parameters")
+    heads = book.page.locator(".widget-slider .noUi-handle").nth(1)
+    heads.focus()
+    heads.press("ArrowRight")
+    expect(readout).to_contain_text("n_embd 768 is not divisible by n_head 13")
+
+
+BOARD = """
+import torch
+from IPython.display import display
+from gptlib.extras.widgets.training import TrainingBoard
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.training import TrainingConfig, train
+sizes = GPTConfig(vocab_size=64, context_length=32, n_layer=1, n_head=2, n_embd=32)
+model = GPT(sizes, torch.Generator().manual_seed(0))
+tokens = torch.arange(5000) * 7 % 64
+config = TrainingConfig(n_steps=100_000, report_every=5)
+board = TrainingBoard(config.n_steps, baselines={"uniform": 4.16}, sample=lambda: "a sample")
+display(board)
+"""
+
+
+def test_training_the_buttons_act_while_the_cell_runs(lab: Lab, book: Book) -> None:
+    run = "reports = board.run(train(model, tokens[:4500], tokens[4500:], config))"
+    write_notebook(lab.folder, "board.ipynb", BOARD, run, "print(board.state, reports[-1].step)")
+    book.open("board.ipynb")
+    book.start()
+    readout = book.widget("p[aria-live]")
+    expect(readout).to_contain_text("(running)")
+    book.widget("button >> text=Pause").click()
+    expect(readout).to_contain_text("(paused)")
+    held = readout.inner_text()
+    book.page.wait_for_timeout(1000)
+    assert readout.inner_text() == held
+    book.widget("button >> text=Resume").click()
+    expect(readout).to_contain_text("(running)")
+    expect(readout).not_to_have_text(held)
+    book.page.wait_for_timeout(3000)
+    book.picture(book.widget(".widget-vbox"), "training")
+    book.widget("button >> text=Stop").click()
+    expect(readout).to_contain_text("(stopped)")
+    book.finish(60)
+    expect(book.page.locator(".jp-OutputArea-output").last).to_contain_text("stopped")
+
+
+def test_tokenizer_the_boxes_follow_the_text(book: Book) -> None:
+    book.open("01_tokenizer.ipynb")
+    book.run_all()
