@@ -78,7 +78,7 @@ def main() -> None:
     print("| what | wall s | CPU s | MB/s | wall, against the peer |")
     print("|---|---|---|---|---|")
     for name, (wall, cpu) in results.items():
-        ratio = wall / results[peers[name.split()[0]]][0]
+        ratio = wall / results[peers[name.split()[0].strip(",")]][0]
         speed = megabytes / wall
         print(f"| {name} | {wall:.2f} | {cpu:.2f} | {speed:.1f} | {ratio:.2f} |")
 

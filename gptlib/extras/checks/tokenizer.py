@@ -1,0 +1,189 @@
+"""Checks of the exercises of chapter 1: each says what is right, or which step is off."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import regex
+
+from gptlib.tokenizer import BPETokenizer
+
+Word = tuple[bytes, ...]
+
+
+def most_frequent_pair(answer: Callable[[Mapping[Word, int]], tuple[bytes, bytes]]) -> None:
+    """Check `most_frequent_pair(words)`, exercise 1."""
+    words = {
+        (b"r", b"u", b"n"): 2,
+        (b"t", b"u", b"n", b"e"): 1,
+        (b"t", b"u", b"n"): 1,
+        (b" ", b"i", b"t"): 9,
+        (b"s", b"i", b"t"): 1,
+        (b"n", b" "): 1,
+        (b"a", b"a", b"a", b"a"): 2,
+    }
+    got, problem = _call(answer, dict(words))
+    if problem:
+        print(problem)
+    elif got == (b"i", b"t"):
+        more = {(b"p", b"q"): 3, (b"q", b"r"): 4, (b"q",): 100}
+        got, problem = _call(answer, dict(more))
+        if problem:
+            print(problem)
+        elif got == (b"q", b"r"):
+            print("Correct: the pair is counted once for each time its word occurs.")
+        else:
+            print(f"Not yet: in {more} the pair (b'q', b'r') occurs 4 times; you say {got!r}.")
+    elif got in ((b"u", b"n"), (b"a", b"a")):
+        print(
+            "You counted each different word once; a pair in a word that occurs 9 times counts "
+            "9 times."
+        )
+    elif got == 10:
+        print("You returned how often the pair occurs; return the pair itself.")
+    elif got == b"it":
+        print("You joined the pair; return its two tokens, as (left, right).")
+    elif isinstance(got, tuple) and got and got[0] == (b"i", b"t"):
+        print("You returned the pair with its count, as most_common does; return the pair alone.")
+    elif got in list(words) or (isinstance(got, tuple) and len(got) != 2):
+        print(f"You returned the word {got!r}; count the neighbours inside the words.")
+    else:
+        print(f"Not yet: the pair (b'i', b't') occurs 10 times, most of all; you say {got!r}.")
+
+
+def decode_tokens(answer: Callable[[Sequence[int], Sequence[bytes]], str]) -> None:
+    """Check `decode_tokens(tokens, vocabulary)`, exercise 2."""
+    tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e"), (b" ", b"\xc3")])
+    for text in ("the café 🙂 é", "naïve", "Ж" * 3, ""):
+        tokens = tokenizer.encode(text)
+        got, problem = _call(answer, tokens, tokenizer.tokens)
+        if problem and text == "the café 🙂 é" and "UnicodeDecodeError" in problem:
+            print(
+                "You decoded each token by itself, and a token can end in the middle of a "
+                "character. Join the bytes of all tokens first, decode once."
+            )
+            return
+        if problem:
+            print(problem)
+            return
+        if isinstance(got, bytes):
+            print("You returned bytes; turn them into text with bytes.decode.")
+            return
+        if got != text:
+            print(_wrong_text(text, got, [tokenizer.tokens[token] for token in tokens]))
+            return
+    half, problem = _call(answer, tokenizer.encode("é")[:1], tokenizer.tokens)
+    if problem or half != "\ufffd":
+        print(
+            "Nearly: a model can stop in the middle of a character. Such bytes are to become "
+            "U+FFFD, with errors='replace', not an error and not nothing."
+        )
+    else:
+        print("Correct: whole texts come back, and half a character becomes U+FFFD.")
+
+
+def _wrong_text(text: str, got: Any, parts: list[bytes]) -> str:
+    if got == "".join(part.decode("utf-8", "replace") for part in parts) or got == "".join(
+        part.decode("utf-8", "ignore") for part in parts
+    ):
+        return (
+            "You decoded each token by itself, so characters that lie in two tokens are lost. "
+            "Join the bytes of all tokens first, decode once."
+        )
+    if got == b"".join(parts).decode("latin-1"):
+        return "You decoded with latin-1; the bytes are UTF-8."
+    if isinstance(got, str) and got.startswith("b'"):
+        return "You wrote the bytes with str(); use bytes.decode."
+    if isinstance(got, str) and got.replace(" ", "") == text.replace(" ", ""):
+        return "You put spaces between the tokens; they carry their own."
+    return f"Not yet: the tokens stand for {text!r}, you say {got!r}."
+
+
+def bytes_per_token(answer: Callable[[BPETokenizer, str], float]) -> None:
+    """Check `bytes_per_token(tokenizer, text)`, exercise 3."""
+    tokenizer = BPETokenizer.train("the café on the corner, the café at the end", 270)
+    text = "the café, the cafés 🙂"
+    tokens = tokenizer.encode(text)
+    n_bytes, n_tokens = len(text.encode()), len(tokens)
+    got, problem = _call(answer, tokenizer, text)
+    if problem:
+        print(problem)
+        return
+    if not isinstance(got, int | float):
+        print(f"Not yet: you returned {got!r}; return a number.")
+        return
+    mistakes = {
+        "You counted characters; count the bytes of text.encode()": len(text) / n_tokens,
+        "You turned the fraction over: these are tokens per byte": n_tokens / n_bytes,
+        "You rounded down: use /, not //": n_bytes // n_tokens,
+        "You counted each different token once; count every token of the text": (
+            n_bytes / len(set(tokens))
+        ),
+        "You divided by the size of the vocabulary; divide by the tokens of this text": (
+            n_bytes / tokenizer.vocab_size
+        ),
+        "You divided by the number of words; divide by the number of tokens": (
+            n_bytes / len(text.split())
+        ),
+    }
+    if abs(got - n_bytes / n_tokens) < 1e-9:
+        print(f"Correct: {n_bytes} bytes in {n_tokens} tokens are {got:.2f} bytes per token.")
+        return
+    for text_of_mistake, value in mistakes.items():
+        if abs(got - value) < 1e-9:
+            print(f"{text_of_mistake}.")
+            return
+    print(f"Not yet: {n_bytes} bytes in {n_tokens} tokens; you say {got:.3f}.")
+
+
+def number_pattern(answer: Callable[[], str]) -> None:
+    """Check `number_pattern()`, exercise 4."""
+    pattern, problem = _call(answer)
+    if problem:
+        print(problem)
+        return
+    try:
+        regex.compile(pattern)
+    except (regex.error, TypeError) as error:
+        print(f"Not yet: {pattern!r} is no pattern ({error}).")
+        return
+    cases = {
+        "in 1812": ["in", " ", "181", "2"],
+        "1000000": ["100", "000", "0"],
+        "x = 42;": ["x", " =", " ", "42", ";"],
+        "We'll see ٣٤٥٦   now\n": ["We", "'ll", " see", " ", "٣٤٥", "٦", "  ", " now", "\n"],
+    }
+    for text, expected in cases.items():
+        got = [match.group() for match in regex.finditer(pattern, text)]
+        if got != expected:
+            print(_wrong_cut(text, expected, got))
+            return
+    print(f"Correct: all {len(cases)} texts are cut as they should be, and nothing is lost.")
+
+
+def _wrong_cut(text: str, expected: list[str], got: list[str]) -> str:
+    example = f"{text!r} became {got}, it should be {expected}."
+    if "".join(got) != text:
+        return f"Your pattern loses characters: every one must be in some word. {example}"
+    if any(regex.fullmatch(r" \p{N}+", word) for word in got):
+        return f"A space is still joined to the digits after it. {example}"
+    if any(regex.fullmatch(r"\p{N}{4,}", word) for word in got):
+        return f"There are still words of more than three digits. {example}"
+    if "٣" in text and not any(word.startswith("٣٤") for word in got):
+        return f"Only the digits 0 to 9 are cut; \\p{{N}} knows those of every script. {example}"
+    if any(regex.fullmatch(r"\p{N}", word) for word in got) and Counter(map(len, got))[1] > 3:
+        return f"You cut digits one by one; up to three stay together. {example}"
+    return f"Not yet: {example}"
+
+
+def _call(answer: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
+    """Call an answer; return what it gave, and what to print if that is nothing to judge."""
+    try:
+        got = answer(*arguments)
+    except NotImplementedError:
+        got = None
+    except Exception as error:
+        return None, f"Not yet: your code stopped with {type(error).__name__}: {error}."
+    if got is None or got is ... or got is NotImplemented:
+        return None, "Not done yet: replace the ... by your code, then run the cell again."
+    return got, ""
