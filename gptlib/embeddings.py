@@ -55,7 +55,8 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         tokens: Token ids, shape (n,), dtype int64.
         context_length: Tokens per window, T; at least 1.
         stride: Tokens from the start of one window to the start of the next, at least 1; the
-            default is `context_length`, so that each token is a target once.
+            default is `context_length`, so that each token but the first is a
+            target once.
 
     Raises:
         ValueError: If the stream is too short for one window and its last target, if it is not a
@@ -199,7 +200,8 @@ def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
 def check_tokens(tokens: Tensor, vocab_size: int, context_length: int, start: int = 0) -> None:
     """Refuse tokens that the embedding tables can't serve, and say what to do instead.
 
-    On a GPU the range of the ids is not read, because every step would have to wait for it.
+    Off the CPU the ids are not read, because every step would have to wait for them; a wrong id
+    then fails inside PyTorch.
 
     Args:
         tokens: Token ids, shape (B, T), dtype int64.
@@ -217,10 +219,16 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int, start: in
         )
     if start < 0:
         raise ValueError(f"start is {start}; positions count from 0")
-    if start + tokens.size(1) > context_length:
+    end = start + tokens.size(1)
+    if end > context_length and start == 0:
         raise ValueError(
-            f"{start + tokens.size(1)} tokens exceed the context length of {context_length}; "
+            f"{end} tokens exceed the context length of {context_length}; "
             f"pass the last {context_length}"
+        )
+    if end > context_length:
+        raise ValueError(
+            f"positions {start}..{end - 1} exceed the context length of {context_length}; "
+            f"begin again at start=0 with the last {context_length} tokens of the sequence"
         )
     if tokens.device.type == "cpu" and tokens.numel():
         low, high = (int(bound) for bound in tokens.aminmax())

@@ -73,6 +73,7 @@ def test_a_value_of_the_wrong_kind_is_not_correct(
         (lambda n, t, s: math.ceil((n - t - 1) / s) + 1, "You rounded up"),
         (lambda n, t, s: (n - t - 1) // s, "the first window needs no step"),
         (lambda n, t, s: (n - 1) // t, "as if windows never overlapped"),
+        (lambda n, t, s: n // t, "cut the stream into pieces of context_length"),
         (lambda n, t, s: n // s, "cut the whole stream by the stride"),
         (lambda n, t, s: 1, "Not yet: 3 tokens, windows of 1, stride 1: there are 2, you say 1."),
     ],
@@ -209,6 +210,12 @@ def turn(distance: int, n_embd: int, sign: int = 1, factor: int = 2, base: int =
     return matrix
 
 
+def same_signs(distance: int, n_embd: int, sign: int) -> Tensor:
+    matrix = turn(distance, n_embd)
+    sines = matrix - matrix.diag().diag()
+    return matrix.diag().diag() + sign * (sines.tril() + sines.tril().T)
+
+
 def in_halves(distance: int, n_embd: int) -> Tensor:
     order = [*range(0, n_embd, 2), *range(1, n_embd, 2)]
     return turn(distance, n_embd)[order][:, order]
@@ -220,6 +227,8 @@ def in_halves(distance: int, n_embd: int) -> Tensor:
         (turn, "Correct: one matrix moves every position"),
         (lambda k, c: turn(k, c, sign=-1), "You turned the wrong way"),
         (lambda k, c: turn(k, c).T, "You turned the wrong way"),
+        (lambda k, c: same_signs(k, c, 1), "the two sines need opposite signs"),
+        (lambda k, c: same_signs(k, c, -1), "the two sines need opposite signs"),
         (in_halves, "all sines first and all cosines"),
         (lambda k, c: in_halves(k, c).T, "all sines first and all cosines"),
         (lambda k, c: turn(k, c, factor=0), "every pair by the same angle"),

@@ -66,7 +66,7 @@ def test_windows_that_leave_no_gap_cover_the_stream_up_to_less_than_a_stride(
     assert n - 1 - last < stride
 
 
-def test_by_default_each_token_is_a_target_once() -> None:
+def test_by_default_each_token_but_the_first_is_a_target_once() -> None:
     windows = TokenWindows(STREAM, context_length=9)
     targets = torch.cat([windows[index][1] for index in range(len(windows))])
     assert targets.tolist() == list(range(1, 100))
@@ -328,13 +328,24 @@ def test_an_id_out_of_range_is_named(token: int, named: int) -> None:
 
 def test_a_sequence_longer_than_the_context_is_refused() -> None:
     embed = InputEmbedding(11, 16, 8)
-    message = "17 tokens exceed the context length of 16; pass the last 16"
+    message = "^17 tokens exceed the context length of 16; pass the last 16$"
     with pytest.raises(ValueError, match=message):
         embed(torch.zeros(1, 17, dtype=torch.int64))
-    with pytest.raises(ValueError, match=message):  # earlier tokens count too
-        embed(torch.zeros(1, 1, dtype=torch.int64), start=16)
     with pytest.raises(ValueError, match="start is -1; positions count from 0"):
         embed(torch.zeros(1, 1, dtype=torch.int64), start=-1)
+
+
+@pytest.mark.parametrize(("start", "end"), [(16, 16), (14, 17), (20, 23)])
+def test_a_piece_that_runs_past_the_last_position_is_told_to_begin_again(
+    start: int, end: int
+) -> None:
+    piece = torch.zeros(1, end - start + 1, dtype=torch.int64)
+    message = (
+        rf"^positions {start}\.\.{end} exceed the context length of 16; "
+        "begin again at start=0 with the last 16 tokens of the sequence$"
+    )
+    with pytest.raises(ValueError, match=message):
+        InputEmbedding(11, 16, 8)(piece, start=start)
 
 
 @pytest.mark.parametrize(

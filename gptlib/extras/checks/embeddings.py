@@ -43,6 +43,8 @@ def count_windows(answer: Callable[[int, int, int], int]) -> None:
         ),
         "You divided by the window's length, as if windows never overlapped; they are a stride "
         "apart": lambda n, t, s: (n - 1) // t,
+        "You cut the stream into pieces of context_length: windows are a stride apart, and the "
+        "last one needs room for its last target": lambda n, t, s: n // t,
         "You cut the whole stream by the stride; the last window can't start near its end": (
             lambda n, t, s: n // s
         ),
@@ -203,6 +205,12 @@ def _shift_mistake(matrix: Tensor, before: Tensor, after: Tensor, distance: int)
                 "channels 2i and 2i + 1 are a pair."
             )
     blocks = [matrix[i : i + 2, i : i + 2] for i in range(0, n_embd, 2)]
+    right = [_turn(distance, 2 * pair, n_embd) for pair in range(n_embd // 2)]
+    if any(_symmetric(matrix, right, sign) for sign in (1, -1)):
+        return (
+            "You gave both sines of a pair the same sign; the two sines need opposite signs, as "
+            "cos(a + b) = cos a cos b - sin a sin b has a minus."
+        )
     if _turned(blocks, [_turn(distance, 0, n_embd)] * (n_embd // 2)):
         return (
             "You turned every pair by the same angle; pair i turns by "
@@ -214,6 +222,16 @@ def _shift_mistake(matrix: Tensor, before: Tensor, after: Tensor, distance: int)
     return (
         f"Not yet: position 0 moved on by {distance} should be {_row(after[0])}; you get "
         f"{_row(before[0] @ matrix)}. The largest error is {error:.2f}."
+    )
+
+
+def _symmetric(matrix: Tensor, turns: list[Tensor], sign: int) -> bool:
+    """Tell whether the blocks are the turns with both sines of the given sign."""
+    flip = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+    return torch.allclose(
+        matrix,
+        torch.block_diag(*(turn * flip * torch.tensor([[1, sign], [sign, 1]]) for turn in turns)),
+        atol=1e-4,
     )
 
 

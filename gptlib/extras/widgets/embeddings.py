@@ -138,7 +138,7 @@ class PositionWaves(widgets.VBox):
         for i, (name, color) in enumerate(zip(names, COLORS, strict=False)):
             ax.plot(pair[:, i], color=color)
             ax.plot(t, pair[t, i], "o", color=color, markersize=8)
-            label = f"{name}\n{first + i}"
+            label = f"{name} {first + i}"
             ax.text(len(pair) + 1, ends[i], label, color=color, va="center", fontsize=9)
         ax.axvline(t, color="0.6", linewidth=1)
         ax.set_ylim(-limit, limit)
