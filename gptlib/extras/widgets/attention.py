@@ -203,7 +203,7 @@ class AttentionMaps(widgets.VBox):
         """Draw the state as a figure: the map, the chosen row, and all heads in small."""
         layer, head, query = self.layer.value, self.head.value, self.query.value
         words, maps = self.tokens, self._weights[layer].numpy()
-        per_line = min(6, max(2, len(maps)))
+        per_line = min(6, max(4, len(maps)))
         lines = math.ceil(len(maps) / per_line)
         n = len(words)
         figure = plt.figure(figsize=(9, 4.2 + 1.6 * lines))
@@ -226,9 +226,7 @@ class AttentionMaps(widgets.VBox):
             if number < len(maps):
                 small.imshow(maps[number], vmin=0, vmax=1, cmap="Blues")
                 share = self.map.spread[number]
-                small.set_title(
-                    f"head {number}: {100 * share:.0f} %", loc="center", fontsize=9.5
-                )
+                small.set_title(f"head {number}: {100 * share:.0f} %", loc="center", fontsize=9.5)
         bottom.suptitle(
             f"all heads of layer {layer}: entropy as a share of its maximum", fontsize=10.5
         )
