@@ -1,8 +1,8 @@
 """Turn text into tokens and tokens into text: byte-pair encoding as GPT-2 does it.
 
 The definitions stand in teaching order. Training: `split_words`, `count_words`, `PairCounts`,
-`train_bpe`. Using: `Vocabulary`, `BPETokenizer`. Files: `read_merges`, `read_vocabulary`, and
-GPT-2's own table, `read_gpt2_ranks`, `recover_merges`, `gpt2_encoding`.
+`train_bpe`. Using: `merge_word`, `Vocabulary`, `BPETokenizer`. Files: `write_files`,
+`read_files`, and GPT-2's own table: `read_gpt2_ranks`, `recover_merges`, `gpt2_encoding`.
 
 A token is a string of bytes. Its id is a whole number below the vocabulary size. Ids follow
 GPT-2: the 256 single bytes first (in the order of `byte_characters`), then one id for each
@@ -172,7 +172,7 @@ class PairCounts:
         Args:
             words: How often each word occurs, from `count_words`.
         """
-        id_of_byte = bytes(sorted(range(256), key=list(byte_characters()).__getitem__))
+        id_of_byte = bytes.maketrans(bytes(byte_characters()), bytes(range(256)))
         self.words = [word.encode().translate(id_of_byte).decode("latin-1") for word in words]
         self.word_counts = list(words.values())
         self.counts: defaultdict[str, int] = defaultdict(int)
@@ -300,16 +300,16 @@ def merge_word(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: it stands between two documents, and no merge can make it."""
 
-SPECIAL_PATTERN = r"<\|[A-Za-z]\w*\|>"
+SPECIAL_PATTERN = r"<\|[A-Za-z][A-Za-z0-9_]*\|>"
 """Special tokens look like <|name|>; `SPLIT_PATTERN` cuts such a text, so no merge can."""
 
 
-def number_tokens(merges: Iterable[Merge], special_tokens: Iterable[str]) -> list[bytes]:
+def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes]:
     """List the tokens in the order of their ids: bytes, merges, special tokens.
 
     Args:
         merges: The merges in the order of training.
-        special_tokens: Names of the form <|name|>, in the order of their ids.
+        special: Names of special tokens, <|name|>, in the order of their ids.
 
     Returns:
         The bytes of each token; the place in the list is the id.
@@ -330,7 +330,7 @@ def number_tokens(merges: Iterable[Merge], special_tokens: Iterable[str]) -> lis
                 "one that is new; pass all merges, in the order of training"
             )
         vocabulary[left + right] = None
-    for name in special_tokens:
+    for name in special:
         if not regex.fullmatch(SPECIAL_PATTERN, name) or name.encode() in vocabulary:
             raise ValueError(
                 f"special token {name!r} is not of the form <|name|>, or comes twice; rename it"
@@ -345,6 +345,7 @@ class Vocabulary:
     Attributes:
         merges: The merges in the order of training.
         tokens: The bytes of each token; the place in the list is the id.
+        ids: The id of each token that is not special, by its bytes.
         special_tokens: The id of each special token, by its name.
 
     Example:
@@ -352,23 +353,21 @@ class Vocabulary:
         'the<|endoftext|>'
     """
 
-    def __init__(
-        self, merges: Iterable[Merge], special_tokens: Iterable[str] = (END_OF_TEXT,)
-    ) -> None:
+    def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
         """Number the tokens: bytes, merges, special tokens.
 
         Args:
             merges: The merges in the order of training: from `train_bpe`, `recover_merges`
                 or `read_merges`.
-            special_tokens: Names of the form <|name|>; they get the last ids.
+            special: Names of special tokens, of the form <|name|>; they get the last ids.
 
         Raises:
             ValueError: If a merge or a special token is not possible (`number_tokens`).
         """
-        self.merges, names = list(merges), list(special_tokens)
+        self.merges, names = list(merges), list(special)
         self.tokens = number_tokens(self.merges, names)
-        first_special = len(self.tokens) - len(names)
-        self.special_tokens = {name: first_special + i for i, name in enumerate(names)}
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        self.special_tokens = {name: self.ids.pop(name.encode()) for name in names}
 
     @property
     def vocab_size(self) -> int:
@@ -423,37 +422,6 @@ class Vocabulary:
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
 
-def split_special(
-    text: str, allowed: Collection[str], special_tokens: Collection[str]
-) -> list[str]:
-    """Cut the allowed special tokens out of a text.
-
-    Args:
-        text: Any text.
-        allowed: Names of special tokens to cut out.
-        special_tokens: All special tokens that the tokenizer has.
-
-    Returns:
-        The parts in order: special tokens by themselves, and the text between them.
-
-    Raises:
-        ValueError: If `allowed` holds a name that is no special token.
-
-    Example:
-        >>> split_special("War<|endoftext|>Peace", {"<|endoftext|>"}, {"<|endoftext|>"})
-        ['War', '<|endoftext|>', 'Peace']
-    """
-    for name in allowed:
-        if name not in special_tokens:
-            raise ValueError(
-                f"{name!r} is no special token of this tokenizer; allowed_special is a set of "
-                f"names out of {sorted(special_tokens)}"
-            )
-    if not allowed:
-        return [text]
-    return regex.split("(" + "|".join(map(regex.escape, allowed)) + ")", text)
-
-
 def spell(token: bytes) -> str:
     r"""Write a token with the visible characters that stand for its bytes in GPT-2's files.
 
@@ -469,6 +437,38 @@ def spell(token: bytes) -> str:
     """
     characters = byte_characters()
     return "".join(characters[byte] for byte in token)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: to a temporary name first, then moved.
+
+    Args:
+        path: Where the file shall be; its folder exists.
+        text: What it shall hold, written as UTF-8.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(text.encode())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_files(folder: Path, vocabulary: Vocabulary) -> None:
+    """Write a vocabulary and its merges as GPT-2's two files, vocab.json and merges.txt.
+
+    Args:
+        folder: Where to write them; it is made if it is not there.
+        vocabulary: What to write.
+
+    Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py, which reads such files
+        under the names encoder.json and vocab.bpe.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"{spell(left)} {spell(right)}\n" for left, right in vocabulary.merges]
+    write_text(folder / "merges.txt", "#version: 0.2\n" + "".join(lines))
+    ids = {spell(token): i for i, token in enumerate(vocabulary.tokens)}
+    write_text(folder / "vocab.json", json.dumps(ids))
 
 
 def read_merges(path: Path) -> list[Merge]:
@@ -501,65 +501,40 @@ def read_merges(path: Path) -> list[Merge]:
     return merges
 
 
-def read_vocabulary(path: Path, merges: Sequence[Merge]) -> dict[str, int]:
-    """Read the ids of all tokens from GPT-2's vocab.json, and hold them against the merges.
+def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
+    """Read the merges and the special tokens from GPT-2's two files, and compare the files.
 
     Args:
-        path: A JSON file: an object from the token, spelled by `spell`, to its id.
-        merges: The merges of the merges.txt beside it.
+        folder: Where vocab.json and merges.txt are.
 
     Returns:
-        The id of each token, by its spelling, in the order of the ids; after the bytes and
-        the merges come the special tokens.
+        The merges in the order of training, and the names of the special tokens.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not such an object (for example because it was cut off), or does
-            not belong to the merges.
+        FileNotFoundError: If one of the files is not there.
+        ValueError: If a file is cut off, or the two do not belong together.
     """
+    merges = read_merges(folder / "merges.txt")
+    content = (folder / "vocab.json").read_bytes()
     try:
-        vocabulary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        vocabulary = dict(json.loads(content))
+    except (TypeError, ValueError):
+        vocabulary = {}
+    special = [str(name) for name in vocabulary if regex.fullmatch(SPECIAL_PATTERN, str(name))]
+    if vocabulary != {spell(token): i for i, token in enumerate(number_tokens(merges, special))}:
         raise ValueError(
-            f"{path.name} is no whole JSON file ({error}); copy or save it again"
-        ) from None
-    tokens = number_tokens(merges, [])
-    if not isinstance(vocabulary, dict) or len(vocabulary) < len(tokens):
-        raise ValueError(
-            f"{path.name} must give an id to each of the {len(tokens)} tokens of merges.txt; "
-            "copy or save both files again"
+            f"vocab.json, {len(content)} bytes, does not number the {256 + len(merges)} tokens of "
+            "merges.txt in order, then special tokens <|name|>: one file is cut off or belongs "
+            "to another tokenizer; copy or save both again"
         )
-    special = [name for name in vocabulary if regex.fullmatch(SPECIAL_PATTERN, name)]
-    expected = [*map(spell, tokens), *sorted(special, key=vocabulary.__getitem__)]
-    if vocabulary != {token: i for i, token in enumerate(expected)}:
-        raise ValueError(
-            f"the ids in {path.name} are not the {len(tokens)} tokens of merges.txt in order, "
-            "then special tokens <|name|>; copy or save both files again"
-        )
-    return {token: vocabulary[token] for token in expected}
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: to a temporary name first, then moved.
-
-    Args:
-        path: Where the file shall be; its folder exists.
-        text: What it shall hold, written as UTF-8.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(text.encode())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    return merges, special
 
 
 class BPETokenizer(Vocabulary):
     """Turn text into token ids and back, with merges of one's own or with GPT-2's.
 
     Attributes:
-        ranks: The place of each merge in the order of training.
-        ids: The id of each token that is not special, by its bytes.
+        ranks: The place of each merge in the order of training; see `Vocabulary` for more.
 
     Example:
         >>> tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e")])
@@ -569,23 +544,19 @@ class BPETokenizer(Vocabulary):
         'the<|endoftext|>'
     """
 
-    def __init__(
-        self, merges: Iterable[Merge], special_tokens: Iterable[str] = (END_OF_TEXT,)
-    ) -> None:
+    def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
         """Number the tokens and rank the merges.
 
         Args:
             merges: The merges in the order of training: from `train_bpe`, `recover_merges`
                 or `read_merges`.
-            special_tokens: Names of the form <|name|>; they get the last ids.
+            special: Names of special tokens, of the form <|name|>; they get the last ids.
 
         Raises:
             ValueError: If a merge or a special token is not possible (`number_tokens`).
         """
-        super().__init__(merges, special_tokens)
+        super().__init__(merges, special)
         self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        ordinary = self.tokens[: 256 + len(self.merges)]
-        self.ids = {token: i for i, token in enumerate(ordinary)}
         self._cache: dict[str, list[int]] = {}
 
     @classmethod
@@ -626,12 +597,14 @@ class BPETokenizer(Vocabulary):
             >>> BPETokenizer([]).encode("Hi!")
             [39, 72, 0]
         """
+        for name in allowed_special:
+            if name not in self.special_tokens:
+                raise ValueError(f"{name!r} is no special token; choose from {self.special_tokens}")
+        pattern = "|".join(map(regex.escape, allowed_special))
         tokens: list[int] = []
-        for part in split_special(text, allowed_special, self.special_tokens):
-            if part in allowed_special:
-                tokens.append(self.special_tokens[part])
-            else:
-                tokens += self.encode_ordinary(part)
+        for part in regex.split(f"({pattern})", text) if pattern else [text]:
+            special = part in allowed_special
+            tokens += [self.special_tokens[part]] if special else self.encode_ordinary(part)
         return tokens
 
     def encode_ordinary(self, text: str) -> list[int]:
@@ -648,8 +621,7 @@ class BPETokenizer(Vocabulary):
             self._cache.clear()
         for word in set(words):
             if word not in self._cache:
-                parts = merge_word(word.encode(), self.ranks)
-                self._cache[word] = [self.ids[part] for part in parts]
+                self._cache[word] = [self.ids[t] for t in merge_word(word.encode(), self.ranks)]
         return list(chain.from_iterable(map(self._cache.__getitem__, words)))
 
     def save(self, folder: str | Path) -> None:
@@ -658,11 +630,7 @@ class BPETokenizer(Vocabulary):
         Args:
             folder: Where to write them; it is made if it is not there.
         """
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        lines = [f"{spell(left)} {spell(right)}\n" for left, right in self.merges]
-        write_text(Path(folder) / "merges.txt", "".join(["#version: 0.2\n", *lines]))
-        vocabulary = {spell(token): i for token, i in self.ids.items()} | self.special_tokens
-        write_text(Path(folder) / "vocab.json", json.dumps(vocabulary))
+        write_files(Path(folder), self)
 
     @classmethod
     def load(cls, folder: str | Path) -> "BPETokenizer":
@@ -678,9 +646,7 @@ class BPETokenizer(Vocabulary):
             FileNotFoundError: If one of the files is not there.
             ValueError: If a file is cut off, or the two do not belong together.
         """
-        merges = read_merges(Path(folder) / "merges.txt")
-        vocabulary = read_vocabulary(Path(folder) / "vocab.json", merges)
-        return cls(merges, list(vocabulary)[256 + len(merges) :])
+        return cls(*read_files(Path(folder)))
 
 
 GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"

@@ -1,6 +1,5 @@
 """Checks of the exercises of chapter 1: each says what is right, or which step is off."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -171,7 +170,8 @@ def _wrong_cut(text: str, expected: list[str], got: list[str]) -> str:
         return f"There are still words of more than three digits. {example}"
     if "٣" in text and not any(word.startswith("٣٤") for word in got):
         return f"Only the digits 0 to 9 are cut; \\p{{N}} knows those of every script. {example}"
-    if any(regex.fullmatch(r"\p{N}", word) for word in got) and Counter(map(len, got))[1] > 3:
+    numbers = [word for word in got if regex.fullmatch(r"\p{N}+", word)]
+    if len(numbers) > 1 and max(map(len, numbers)) == 1:
         return f"You cut digits one by one; up to three stay together. {example}"
     return f"Not yet: {example}"
 
