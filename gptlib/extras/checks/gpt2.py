@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gptlib.gpt2 import GPT, GPT2_SMALL, GPT2_XL, GPTConfig, count_parameters, flops_per_token
 
-_UNFINISHED = "Not done yet: replace the line that raises NotImplementedError by your own."
+_UNFINISHED = "Not done yet: put your code in place of the dots, then run the cell again."
 
 
 def _call(answer: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
@@ -20,6 +20,8 @@ def _call(answer: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
         return None, _UNFINISHED
     except Exception as error:  # a learner's mistake is the thing to report
         return None, f"Not yet: your function stopped with {type(error).__name__}: {error}"
+    if result is ... or result is NotImplemented:
+        return None, _UNFINISHED
     return result, "Not done yet: your function returns None." if result is None else ""
 
 

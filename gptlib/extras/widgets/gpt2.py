@@ -241,14 +241,14 @@ def draw_architecture(config: GPTConfig) -> Figure:
     v, t, c, h = config.vocab_size, config.context_length, config.n_embd, config.n_head
     _column(ax, config)
     _box(ax, 4.6, 0.75, 5.2, 8.9, "", "0.97")
-    ax.text(4.75, 9.3, "inside one block", fontsize=10.5, style="italic")
+    ax.text(7.6, 9.3, "inside one block", fontsize=10.5, style="italic")
     ax.plot([2.9, 4.6], [5.0, 0.75], color="0.75", linewidth=1, linestyle=":")
     ax.plot([2.9, 4.6], [5.7, 9.65], color="0.75", linewidth=1, linestyle=":")
     ax.annotate(
-        "", (5.4, 9.2), (5.4, 0.4), arrowprops={"arrowstyle": "-|>", "lw": 3, "color": "0.45"}
+        "", (5.4, 9.6), (5.4, 0.4), arrowprops={"arrowstyle": "-|>", "lw": 3, "color": "0.45"}
     )
     ax.text(
-        5.2, 5.0, "residual stream (B, T, C)", rotation=90, ha="center", va="center", fontsize=9
+        5.05, 5.0, "residual stream (B, T, C)", rotation=90, ha="center", va="center", fontsize=9
     )
     attention = [
         ("ln_1", "(B, T, C)", COLORS[4]),
@@ -274,7 +274,7 @@ def _column(ax: Axes, config: GPTConfig) -> None:
         (0.9, "token_embedding\n+ position_embedding", COLORS[3], "(B, T, C)"),
         (2.7, "block 1", COLORS[5], "(B, T, C)"),
         (3.8, "block 2", COLORS[5], ""),
-        (5.0, f"⋮   {n} blocks", COLORS[5], "(B, T, C)"),
+        (5.0, f"block {n}", COLORS[5], "(B, T, C)"),
         (6.5, "ln_f", COLORS[4], "(B, T, C)"),
         (7.8, f"unembed: {c} to {v:,}\nsame table as tokens", COLORS[3], ""),
     ]
@@ -282,7 +282,10 @@ def _column(ax: Axes, config: GPTConfig) -> None:
     previous = 0.2
     for y, text, color, shape in rows:
         height = 1.0 if "\n" in text else 0.7
-        _arrow(ax, (1.6, previous), (1.6, y))
+        if text == f"block {n}" and n > 2:
+            ax.text(1.6, (previous + y) / 2, "⋮", fontsize=16, ha="center", va="center")
+        else:
+            _arrow(ax, (1.6, previous), (1.6, y))
         _box(ax, 0.3, y, 2.6, height, text, color)
         previous = y + height
         if shape:
@@ -293,14 +296,14 @@ def _column(ax: Axes, config: GPTConfig) -> None:
 
 def _branch(ax: Axes, bottom: float, name: str, steps: list[tuple[str, str, str]]) -> None:
     """Draw what reads the stream at `bottom` and adds its result to it further up."""
-    x, top = 6.2, bottom + 0.55 + 0.8 * len(steps)
+    x, top = 6.2, bottom + 0.5 + 0.76 * len(steps)
     ax.plot([5.4, 7.2, 7.2], [bottom, bottom, bottom + 0.3], color="0.3", linewidth=1.2)
     ax.text(8.3, bottom, name, fontsize=10.5, va="center", weight="bold")
     for i, (text, shape, color) in enumerate(steps):
-        y = bottom + 0.3 + 0.8 * i
+        y = bottom + 0.3 + 0.76 * i
         _box(ax, x, y, 2.0, 0.52, text, color)
         ax.text(8.3, y + 0.26, shape, fontsize=9, va="center")
-        end = y + 0.8 if i < len(steps) - 1 else top
+        end = y + 0.76 if i < len(steps) - 1 else top
         ax.plot([7.2, 7.2], [y + 0.52, end], color="0.3", linewidth=1.2)
     _arrow(ax, (7.2, top), (5.62, top))
     ax.text(5.4, top, "+", fontsize=13, ha="center", va="center",
