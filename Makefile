@@ -22,7 +22,8 @@ lab: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TEST)
 
-# Needs Chromium or Chrome on this machine; CHROME=/path/to/it names one that is not found.
+# Needs Chromium or Chrome; CHROME=/path/to/it names one that is not found. KEEP_PICTURES=1 renews
+# the pictures of the README.
 test-browser: $(INSTALLED)
 	$(BIN)/python -m pytest tests/browser $(TEST)
 

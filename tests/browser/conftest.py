@@ -134,9 +134,10 @@ def browser() -> Iterator[Browser]:
 class Book:
     """A notebook that is open in JupyterLab."""
 
-    def __init__(self, page: Page, address: str) -> None:
+    def __init__(self, page: Page, address: str, pictures: Path) -> None:
         self.page = page
         self.address = address
+        self.pictures = pictures
 
     def open(self, name: str) -> None:
         """Open a notebook and wait for its first cell."""
@@ -169,18 +170,18 @@ class Book:
         return part
 
     def picture(self, part: Locator, name: str) -> None:
-        """Keep a picture of a widget, for the README."""
+        """Take a picture of a widget: the README's, if KEEP_PICTURES is set."""
         part.scroll_into_view_if_needed()
-        part.screenshot(path=PICTURES / f"{name}.png")
+        part.screenshot(path=self.pictures / f"{name}.png")
 
 
 @pytest.fixture
-def book(lab: Lab, browser: Browser) -> Iterator[Book]:
+def book(lab: Lab, browser: Browser, tmp_path: Path) -> Iterator[Book]:
     """Give a fresh page, on which JavaScript errors fail the test."""
     page = browser.new_page(viewport={"width": 1200, "height": 1000})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    yield Book(page, lab.address)
+    yield Book(page, lab.address, PICTURES if os.environ.get("KEEP_PICTURES") else tmp_path)
     page.close()
     assert not errors, errors
 

@@ -144,7 +144,7 @@ class TrainingBoard(widgets.VBox):
         if steps:
             ax.plot(steps, losses, "o-", color="k", markersize=4, label="validation")
         ax.set(xlabel="optimizer step", ylabel="loss (nats per token)", title="Loss")
-        ax.set_xlim(0, last)
+        ax.set_xlim(0, last * 1.01)
         if self.reports:
             ax.legend(loc="lower left")
 
