@@ -77,8 +77,9 @@ def test_attend_equals_the_fused_kernel_and_its_rows_sum_to_1(
 
 def test_gradients_equal_those_of_the_fused_kernel() -> None:
     inputs = [random(2, 3, 10, 8, seed=seed).requires_grad_() for seed in range(3)]
-    ours = attend(*inputs, causal_mask(10))[0]
-    theirs = F.scaled_dot_product_attention(*inputs, is_causal=True)
+    q, k, v = inputs
+    ours = attend(q, k, v, causal_mask(10))[0]
+    theirs = F.scaled_dot_product_attention(q, k, v, is_causal=True)
     pairs = zip(
         torch.autograd.grad(ours.square().sum(), inputs),
         torch.autograd.grad(theirs.square().sum(), inputs),

@@ -44,7 +44,8 @@ function render({ model, el }) {
   const status = element(root, "p", "attention-status", { "aria-live": "polite" });
   element(root, "p", "attention-help").textContent =
     "Click a word, a cell or a small map; or focus the map and press ↑ ↓ for the query, ← → for " +
-    "the head, Home and End for the first and last query.";
+    "the head, Home and End for the first and last query. Under each small map: its entropy as a " +
+    "share of the maximum.";
   let cells = [];
   let boxes = [];
   let frame = null;
@@ -129,7 +130,7 @@ function render({ model, el }) {
       );
       const share = model.get("spread")[head];
       element(button, "span", "attention-caption").textContent =
-        share === undefined ? `${head}` : `${head}: ${Math.round(100 * share)} %`;
+        share === undefined ? `head ${head}` : `head ${head}: ${Math.round(100 * share)} %`;
       button.addEventListener("click", () =>
         choose("head", head, model.get("weights").length),
       );
