@@ -3,7 +3,8 @@
     python tests/benchmarks/attention.py
 
 Each length is measured in a process of its own for memory, and in turns for time (medians), on
-the CPU and, where there is one, on the CUDA device.
+the CPU and, where there is one, on the CUDA device. The CPU's memory is read as Linux tells it;
+elsewhere it is nan.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -67,13 +69,19 @@ def peak_mebibytes(name: str, length: int, device: str) -> float:
         torch.cuda.reset_peak_memory_stats()
         seconds(FUNCTIONS[name], qkv, device)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
-    import resource  # not on Windows
-
     seconds(FUNCTIONS[name], inputs(16, device), device)  # load what the first call loads
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform != "linux":
+        return float("nan")
+    before = resident_mebibytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     seconds(FUNCTIONS[name], qkv, device)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / unit
+    return resident_mebibytes("VmHWM") - before
+
+
+def resident_mebibytes(field: str) -> float:
+    """Read this process's memory, now (VmRSS) or at its peak (VmHWM), as Linux tells it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 2**10
 
 
 def in_own_process(name: str, length: int, device: str) -> float:
