@@ -65,10 +65,10 @@ def peak_mebibytes(name: str, length: int, device: str) -> float:
     """Return what forward and backward add to the peak of memory, in MiB."""
     qkv = inputs(length, device)
     if device == "cuda":
-        before = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         seconds(FUNCTIONS[name], qkv, device)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
     seconds(FUNCTIONS[name], inputs(16, device), device)  # load what the first call loads
     if sys.platform != "linux":
         return float("nan")
