@@ -72,6 +72,8 @@ def main() -> int:
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
+            bos_token_id=None,
+            eos_token_id=None,
         )
     )
     tokens = torch.randint(CONFIG.vocab_size, (BATCH, CONFIG.context_length + 1))
