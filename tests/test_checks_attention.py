@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gptlib.attention import attend
@@ -23,7 +24,11 @@ ENTROPY: dict[str, Callable[[Tensor], Tensor | None]] = {
     "sign": lambda w: torch.xlogy(w, w).sum(-1),
     "bits": lambda w: torch.special.entr(w).sum(-1) / math.log(2),
     "one number": lambda w: torch.special.entr(w).sum(-1).mean(),
-    "Not yet": lambda w: w.sum(-1),
+    "tensor": lambda w: cast(Any, torch.special.entr(w).sum(-1).tolist()),
+    "keepdim=True": lambda w: torch.special.entr(w).sum(-1, keepdim=True),
+    "columns": lambda w: torch.special.entr(w).sum(-2),
+    "expected shape (3,), not (3, 3)": lambda w: torch.special.entr(w),
+    "expected [0.0, 0.69, 0.8], not [1.0, 1.0, 1.0]": lambda w: w.sum(-1),
 }
 
 
@@ -43,6 +48,7 @@ WINDOW: dict[str, Callable[[int, int], Tensor | None]] = {
     "upside down": lambda n, w: ~((behind(n) >= 0) & (behind(n) < w)),
     "looks ahead": lambda n, w: behind(n).abs() < w,
     "One too many": lambda n, w: (behind(n) >= 0) & (behind(n) <= w),
+    "One too few": lambda n, w: (behind(n) >= 0) & (behind(n) < w - 1),
     "its own position": lambda n, w: (behind(n) > 0) & (behind(n) <= w),
     "That is the causal mask": lambda n, w: behind(n) >= 0,
     "Not yet": lambda n, w: behind(n) == 0,
@@ -87,6 +93,18 @@ def in_pieces(
     return top / bottom
 
 
+def pieces_of_queries(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+    return torch.cat([attend(piece, k, v)[0] for piece in q.split(n)])
+
+
+def n_pieces(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+    return in_pieces(q, k, v, math.ceil(len(k) / n))
+
+
+def one_query_at_a_time(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+    return torch.cat([in_pieces(one, k, v, n) for one in q.split(1)])
+
+
 def only_by_four(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
     return in_pieces(q, k, v, n) if n == 4 else q
 
@@ -105,6 +123,33 @@ PIECES: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor | None]] = {
     "exp overflows": lambda q, k, v, n: in_pieces(q, k, v, n, stable=False),
     "Right for pieces of 4": only_by_four,
 }
+
+
+NOT_IN_PIECES: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor]] = {
+    "all at once": lambda q, k, v, n: attend(q, k, v)[0],
+    "the fused kernel": lambda q, k, v, n: F.scaled_dot_product_attention(q, k, v),
+    "by products and sums": lambda q, k, v, n: (
+        ((q[:, None] * k).sum(-1) / math.sqrt(q.size(-1))).softmax(-1) @ v
+    ),
+    "pieces of queries": pieces_of_queries,
+    "n pieces": n_pieces,
+}
+
+
+@pytest.mark.parametrize("way", NOT_IN_PIECES)
+def test_right_numbers_from_too_many_keys_at_a_time_are_not_accepted(
+    way: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks.attend_in_pieces(NOT_IN_PIECES[way])
+    keys = 4 if way == "n pieces" else 11
+    assert f"but {keys} keys were compared at a time" in capsys.readouterr().out
+
+
+def test_one_query_at_a_time_in_pieces_of_keys_is_correct(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checks.attend_in_pieces(one_query_at_a_time)
+    assert "Correct" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("said", PIECES)

@@ -1,10 +1,12 @@
 """Check the exercises of chapter 3."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gptlib.attention import attend, causal_mask
 
@@ -21,7 +23,9 @@ def row_entropy(function: Callable[[Tensor], Tensor | None]) -> None:
             "Correct: 0 for a row that looks at one word, ln 2 = 0.69 for two words in equal "
             "parts, 0.80 for weights of 0.7, 0.2 and 0.1."
         )
-    elif torch.as_tensor(answer).isnan().any():
+    elif not isinstance(answer, Tensor):
+        print(f"row_entropy returns a {type(answer).__name__}; return a tensor, one number a row.")
+    elif answer.isnan().any():
         print("Some entropies are nan: 0 · ln 0 must count as 0, and 0 * log(0) is nan in torch.")
     elif _like(answer, -expected):
         print("The sign is wrong: logarithms of weights below 1 are negative, entropy is not.")
@@ -29,8 +33,17 @@ def row_entropy(function: Callable[[Tensor], Tensor | None]) -> None:
         print("Those are bits: use the natural logarithm, so that the unit is nats.")
     elif _like(answer, expected.mean()) or _like(answer, expected.sum()):
         print("That is one number for all rows: add up over the last dimension only.")
+    elif _like(answer, expected[:, None]):
+        print("The numbers are right, the shape (3, 1) is not: keepdim=True leaves a dimension.")
+    elif _like(answer, torch.special.entr(weights).sum(-2)):
+        print("You added up the columns: add up over the last dimension, the keys.")
+    elif answer.shape != expected.shape:
+        print(f"For weights of shape (3, 3) expected shape (3,), not {_shape(answer)}.")
     else:
-        print(f"Not yet: for the rows {weights.tolist()} expected {_rounded(expected)}.")
+        rows = "[1, 0, 0], [0.5, 0.5, 0] and [0.7, 0.2, 0.1]"
+        print(
+            f"Not yet: for the rows {rows} expected {_rounded(expected)}, not {_rounded(answer)}."
+        )
 
 
 def window_mask(function: Callable[[int, int], Tensor | None]) -> None:
@@ -59,6 +72,8 @@ def window_mask(function: Callable[[int, int], Tensor | None]) -> None:
         print("It looks ahead: nothing may stand above the diagonal.")
     elif torch.equal(answer, (behind >= 0) & (behind <= 3)):
         print("One too many: a window of 3 is the word itself and 2 words before it.")
+    elif torch.equal(answer, (behind >= 0) & (behind < 2)):
+        print("One too few: a window of 3 is the word itself and 2 words before it.")
     elif torch.equal(answer, (behind > 0) & (behind <= 3)):
         print("A query must see its own position; the window of 3 contains it.")
     elif torch.equal(answer, behind >= 0):
@@ -140,13 +155,67 @@ def _check_large_scores(
             "Right for small scores, but exp overflows for large ones: subtract the largest "
             "score seen so far before exp."
         )
-    elif all(_like(function(q, k, v, n), attend(q, k, v)[0]) for n in (1, 3, 10, 99)):
+    elif not all(_like(function(q, k, v, n), attend(q, k, v)[0]) for n in (1, 3, 10, 99)):
+        print("Right for pieces of 4 keys, but not for pieces of 1, 3, 10 or 99.")
+    else:
+        _check_pieces(function)
+
+
+def _check_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor | None]) -> None:
+    generator = torch.Generator().manual_seed(1)
+    q = torch.randn(7, 5, generator=generator)
+    k, v = torch.randn(2, 11, 5, generator=generator)  # 11 keys, 3 at a time
+    with _KeysAtATime(not_keys=(1, 5, 7)) as seen:
+        function(q, k, v, 3)
+    if seen.most > 3:
         print(
-            "Correct: equal to attend for pieces of 1, 3, 4, 10 and 99 keys, and for scores in "
-            "the thousands."
+            f"The numbers are right, but {seen.most} keys were compared at a time, where n = 3 "
+            "allows 3. `k.split(n)` gives pieces of n keys (`k.chunk(n)` gives n pieces)."
         )
     else:
-        print("Right for pieces of 4 keys, but not for pieces of 1, 3, 10 or 99.")
+        print(
+            "Correct: equal to attend for pieces of 1, 3, 4, 10 and 99 keys, and for scores in "
+            "the thousands; with n = 3 never more than 3 keys at a time."
+        )
+
+
+class _KeysAtATime(TorchFunctionMode):
+    """Watch torch's products and remember the largest number of keys in one of them.
+
+    Attributes:
+        most: The largest size in a product's result that is none of the known other sizes.
+    """
+
+    PRODUCTS = (
+        *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner", "einsum"),
+        *("tensordot", "linear", "addmm", "baddbmm", "mul", "__mul__", "__rmul__", "cdist"),
+    )
+
+    def __init__(self, not_keys: Sequence[int]) -> None:
+        super().__init__()
+        self.not_keys = not_keys
+        self.most = 0
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the function, and look at the sizes of what comes out."""
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        sizes: Sequence[int] = ()
+        if name == "scaled_dot_product_attention":
+            key = args[1] if len(args) > 1 else kwargs["key"]
+            sizes = (key.size(-2),)
+        elif name in self.PRODUCTS and isinstance(result, Tensor):
+            sizes = result.shape
+        keys = [size for size in sizes if size not in self.not_keys]
+        self.most = max([self.most, *keys])
+        return result
 
 
 def _pieces(k: Tensor, v: Tensor, n: int) -> list[tuple[Tensor, Tensor]]:
