@@ -56,6 +56,14 @@ def unweighted(words: Mapping[Word, int]) -> Any:
     return Counter(pair for word in words for pair in pairwise(word)).most_common(1)[0][0]
 
 
+def once_a_word(words: Mapping[Word, int]) -> Any:
+    counts: Counter[tuple[bytes, bytes]] = Counter()
+    for word, count in words.items():
+        for pair in set(pairwise(word)):
+            counts[pair] += count
+    return max(counts, key=counts.__getitem__)
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -64,6 +72,12 @@ def unweighted(words: Mapping[Word, int]) -> Any:
         (unweighted, "counted each different word once"),
         (lambda w: count_pairs(w).most_common(1)[0][1], "how often the pair occurs"),
         (lambda w: count_pairs(w).most_common(1)[0], "the pair with its count"),
+        (lambda w: count_pairs(w).most_common(1), "the list that most_common gives"),
+        (lambda w: count_pairs(w).most_common(), "the list that most_common gives"),
+        (lambda w: count_pairs(w).most_common(1)[0][0][::-1], "You swapped left and right"),
+        (lambda w: list(count_pairs(w).most_common(1)[0][0]), "return a tuple"),
+        (once_a_word, "once for each word"),
+        (lambda w: count_pairs(w).most_common(1)[0][0] if len(w) > 2 else 7, "occurs 6 times"),
         (lambda w: b"".join(count_pairs(w).most_common(1)[0][0]), "You joined the pair"),
         (lambda w: max(w, key=w.__getitem__), "You returned the word"),
         (lambda w: (b"i", b"t"), "the pair (b'q', b'r') occurs 4 times"),
@@ -97,6 +111,16 @@ def joined(tokens: Sequence[int], vocabulary: Sequence[bytes]) -> bytes:
         (lambda t, v: joined(t, v).decode("latin-1"), "the bytes are UTF-8"),
         (lambda t, v: str(joined(t, v)), "with str()"),
         (lambda t, v: b" ".join([joined(t, v)]).decode() + " ", "spaces between the tokens"),
+        (lambda t, v: b" ".join(v[i] for i in t).decode(), "spaces between the tokens"),
+        (
+            lambda t, v: b" ".join(v[i] for i in t).decode("utf-8", "replace"),
+            "spaces between the tokens",
+        ),
+        (
+            lambda t, v: " ".join(v[i].decode("utf-8", "replace") for i in t),
+            "spaces between the tokens",
+        ),
+        (lambda t, v: "".join(v[i] for i in t), "join bytes with b''.join"),
         (lambda t, v: "War", "Not yet: the tokens stand for"),
     ],
 )
@@ -111,6 +135,11 @@ def n_tokens(tokenizer: BPETokenizer, text: str) -> int:
     return len(tokenizer.encode(text))
 
 
+def mean_length(tokenizer: BPETokenizer, text: str) -> float:
+    different = set(tokenizer.encode(text))
+    return sum(len(tokenizer.token_bytes(token)) for token in different) / len(different)
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -121,6 +150,9 @@ def n_tokens(tokenizer: BPETokenizer, text: str) -> int:
         (lambda t, x: len(x.encode()) / len(set(t.encode(x))), "each different token once"),
         (lambda t, x: len(x.encode()) / t.vocab_size, "size of the vocabulary"),
         (lambda t, x: len(x.encode()) / len(x.split()), "number of words"),
+        (lambda t, x: n_tokens(t, x) / len(x), "tokens per character"),
+        (lambda t, x: mean_length(t, x), "over the different tokens"),
+        (lambda t, x: round(len(x.encode()) / n_tokens(t, x), 2), "You rounded the number"),
         (lambda t, x: 99.0, "you say 99.000"),
         (lambda t, x: "two", "return a number"),
     ],
@@ -145,6 +177,8 @@ END = r"| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
         (START + r"\p{N}" + END, "one by one"),
         (START + r"[0-9]{1,3}|\p{N}+" + END, "more than three digits"),
         (START + r"[0-9]{1,3}|\p{N}" + END, "Only the digits 0 to 9"),
+        (START + r"[0-9]{1,3}" + END, "Only the digits 0 to 9"),
+        (START + r"\d{1,3}" + END, "digits only"),
         (START + r"\p{N}{3}" + END, "loses characters"),
         (START + r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s", "Not yet: "),
         ("(", "is no pattern"),

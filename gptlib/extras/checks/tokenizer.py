@@ -9,6 +9,8 @@ from gptlib.tokenizer import BPETokenizer
 
 Word = tuple[bytes, ...]
 
+SPACES = "You put spaces between the tokens; they carry their own. Join with b''.join."
+
 
 def most_frequent_pair(answer: Callable[[Mapping[Word, int]], tuple[bytes, bytes]]) -> None:
     """Check `most_frequent_pair(words)`, exercise 1."""
@@ -30,7 +32,7 @@ def most_frequent_pair(answer: Callable[[Mapping[Word, int]], tuple[bytes, bytes
         if problem:
             print(problem)
         elif got == (b"q", b"r"):
-            print("Correct: the pair is counted once for each time its word occurs.")
+            _most_frequent_pair_within_a_word(answer)
         else:
             print(f"Not yet: in {more} the pair (b'q', b'r') occurs 4 times; you say {got!r}.")
     elif got in ((b"u", b"n"), (b"a", b"a")):
@@ -42,6 +44,15 @@ def most_frequent_pair(answer: Callable[[Mapping[Word, int]], tuple[bytes, bytes
         print("You returned how often the pair occurs; return the pair itself.")
     elif got == b"it":
         print("You joined the pair; return its two tokens, as (left, right).")
+    elif got == (b"t", b"i"):
+        print("You swapped left and right; return the pair as (left, right).")
+    elif got == [b"i", b"t"]:
+        print("You returned a list; return a tuple, (left, right).")
+    elif isinstance(got, list) and got and got[0] == ((b"i", b"t"), 10):
+        print(
+            "You returned the list that most_common gives, of pairs with their counts; return "
+            "the pair alone, its [0][0]."
+        )
     elif isinstance(got, tuple) and got and got[0] == (b"i", b"t"):
         print("You returned the pair with its count, as most_common does; return the pair alone.")
     elif got in list(words) or (isinstance(got, tuple) and len(got) != 2):
@@ -50,12 +61,35 @@ def most_frequent_pair(answer: Callable[[Mapping[Word, int]], tuple[bytes, bytes
         print(f"Not yet: the pair (b'i', b't') occurs 10 times, most of all; you say {got!r}.")
 
 
+def _most_frequent_pair_within_a_word(answer: Callable[..., Any]) -> None:
+    """Check that a pair that occurs several times in one word counts each time."""
+    words = {(b"a", b"a", b"a", b"a"): 2, (b"p", b"q"): 5}
+    got, problem = _call(answer, dict(words))
+    if problem:
+        print(problem)
+    elif got == (b"a", b"a"):
+        print("Correct: the pair is counted once for each time its word occurs.")
+    elif got == (b"p", b"q"):
+        print(
+            "Nearly: you counted a pair once for each word; in b'aaaa' with four tokens the pair "
+            "(b'a', b'a') occurs 3 times, and the word occurs 2 times: 6."
+        )
+    else:
+        print(f"Not yet: in {words} the pair (b'a', b'a') occurs 6 times; you say {got!r}.")
+
+
 def decode_tokens(answer: Callable[[Sequence[int], Sequence[bytes]], str]) -> None:
     """Check `decode_tokens(tokens, vocabulary)`, exercise 2."""
     tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e"), (b" ", b"\xc3")])
     for text in ("the café 🙂 é", "naïve", "Ж" * 3, ""):
         tokens = tokenizer.encode(text)
         got, problem = _call(answer, tokens, tokenizer.tokens)
+        if "expected str instance, bytes found" in problem:
+            print("You joined bytes with a string; join bytes with b''.join.")
+            return
+        if "UnicodeDecodeError" in problem and "invalid continuation byte" in problem:
+            print(SPACES)
+            return
         if problem and text == "the café 🙂 é" and "UnicodeDecodeError" in problem:
             print(
                 "You decoded each token by itself, and a token can end in the middle of a "
@@ -93,15 +127,21 @@ def _wrong_text(text: str, got: Any, parts: list[bytes]) -> str:
         return "You decoded with latin-1; the bytes are UTF-8."
     if isinstance(got, str) and got.startswith("b'"):
         return "You wrote the bytes with str(); use bytes.decode."
-    if isinstance(got, str) and got.replace(" ", "") == text.replace(" ", ""):
-        return "You put spaces between the tokens; they carry their own."
+    spaced = (
+        b" ".join(parts).decode("utf-8", "replace"),
+        b" ".join(parts).decode("utf-8", "ignore"),
+        " ".join(part.decode("utf-8", "replace") for part in parts),
+        " ".join(part.decode("utf-8", "ignore") for part in parts),
+    )
+    if got in spaced or (isinstance(got, str) and got.replace(" ", "") == text.replace(" ", "")):
+        return SPACES
     return f"Not yet: the tokens stand for {text!r}, you say {got!r}."
 
 
 def bytes_per_token(answer: Callable[[BPETokenizer, str], float]) -> None:
     """Check `bytes_per_token(tokenizer, text)`, exercise 3."""
     tokenizer = BPETokenizer.train("the café on the corner, the café at the end", 270)
-    text = "the café, the cafés 🙂"
+    text = "the café on the corner, the cafés 🙂 the"
     tokens = tokenizer.encode(text)
     n_bytes, n_tokens = len(text.encode()), len(tokens)
     got, problem = _call(answer, tokenizer, text)
@@ -124,6 +164,10 @@ def bytes_per_token(answer: Callable[[BPETokenizer, str], float]) -> None:
         "You divided by the number of words; divide by the number of tokens": (
             n_bytes / len(text.split())
         ),
+        "These are tokens per character; divide the bytes by the tokens": n_tokens / len(text),
+        "You averaged over the different tokens; count every token of the text": (
+            sum(len(tokenizer.token_bytes(token)) for token in set(tokens)) / len(set(tokens))
+        ),
     }
     if abs(got - n_bytes / n_tokens) < 1e-9:
         print(f"Correct: {n_bytes} bytes in {n_tokens} tokens are {got:.2f} bytes per token.")
@@ -132,6 +176,9 @@ def bytes_per_token(answer: Callable[[BPETokenizer, str], float]) -> None:
         if abs(got - value) < 1e-9:
             print(f"{text_of_mistake}.")
             return
+    if any(got == round(n_bytes / n_tokens, digits) for digits in range(1, 9)):
+        print("You rounded the number; return it as it is, and round only when you print.")
+        return
     print(f"Not yet: {n_bytes} bytes in {n_tokens} tokens; you say {got:.3f}.")
 
 
@@ -151,6 +198,7 @@ def number_pattern(answer: Callable[[], str]) -> None:
         "1000000": ["100", "000", "0"],
         "x = 42;": ["x", " =", " ", "42", ";"],
         "We'll see ٣٤٥٦   now\n": ["We", "'ll", " see", " ", "٣٤٥", "٦", "  ", " now", "\n"],
+        "3½ 12³": ["3½", " ", "12³"],
     }
     for text, expected in cases.items():
         got = [match.group() for match in regex.finditer(pattern, text)]
@@ -162,14 +210,16 @@ def number_pattern(answer: Callable[[], str]) -> None:
 
 def _wrong_cut(text: str, expected: list[str], got: list[str]) -> str:
     example = f"{text!r} became {got}, it should be {expected}."
+    if "٣" in text and not any(word.startswith("٣٤") for word in got):
+        return f"Only the digits 0 to 9 are cut; \\p{{N}} knows those of every script. {example}"
+    if "½" in text and "3½" not in got:
+        return f"\\d knows digits only; \\p{{N}} also ½ and ³. {example}"
     if "".join(got) != text:
         return f"Your pattern loses characters: every one must be in some word. {example}"
     if any(regex.fullmatch(r" \p{N}+", word) for word in got):
         return f"A space is still joined to the digits after it. {example}"
     if any(regex.fullmatch(r"\p{N}{4,}", word) for word in got):
         return f"There are still words of more than three digits. {example}"
-    if "٣" in text and not any(word.startswith("٣٤") for word in got):
-        return f"Only the digits 0 to 9 are cut; \\p{{N}} knows those of every script. {example}"
     numbers = [word for word in got if regex.fullmatch(r"\p{N}+", word)]
     if len(numbers) > 1 and max(map(len, numbers)) == 1:
         return f"You cut digits one by one; up to three stay together. {example}"
