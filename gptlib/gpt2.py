@@ -90,7 +90,7 @@ GPT2_XL = replace(GPT2_SMALL, n_layer=48, n_head=25, n_embd=1600)
 
 
 class MLP(nn.Module):
-    """Let each position think for itself: widen four times, bend with GELU, narrow again.
+    """Work on each position alone: widen four times, bend with GELU, narrow again.
 
     Args:
         config: The model's configuration.

@@ -60,6 +60,12 @@ def days(config: GPTConfig, n_tokens: float, rate: float) -> float:
         (lambda c, n, r: days(c, 1, r), "for one token"),
         (lambda c, n, r: 1 / days(c, n, r), "divided the speed by the work"),
         (lambda c, n, r: days(c, n, 1 / r), "divide by it"),
+        (
+            lambda c, n, r: 6 * count_parameters(c)["total"] * n / r / 86_400,
+            "a good rule, but without attention",
+        ),
+        (lambda c, n, r: 3 * days(c, n, r), "holds the factor 3 already"),
+        (lambda c, n, r: c.context_length * days(c, n, r), "don't multiply by the length"),
         (lambda c, n, r: 7.0, "expected"),
     ],
 )
@@ -86,6 +92,14 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
             "standard deviation",
         ),
         (lambda x, g, e: g * x / (mean_square(x, -1).sqrt() + e), "eps inside the root"),
+        (lambda x, g, e: g * x / (x.std(-1, keepdim=True) + e), "divides by C - 1"),
+        (
+            lambda x, g, e: g * (x - x.mean(-1, keepdim=True)) / (mean_square(x, -1) + e).sqrt(),
+            "above the line",
+        ),
+        (lambda x, g, e: g * x * (mean_square(x, -1) + e).sqrt(), "divide by it"),
+        (lambda x, g, e: g * x / (x.square().mean(-1) + e).sqrt(), "keepdim=True"),
+        (lambda x, g, e: F.rms_norm(x, (8,), g, e), "from its parts"),
         (lambda x, g, e: x[0], "has shape (5, 8)"),
         (lambda x, g, e: x, "differ from F.rms_norm"),
     ],
@@ -98,10 +112,16 @@ def total(config: GPTConfig) -> int:
     return count_parameters(config)["total"]
 
 
+def by_formula(c: GPTConfig) -> int:
+    per_block = 12 * c.n_embd**2 + 13 * c.n_embd
+    return c.n_layer * per_block + (c.vocab_size + c.context_length + 2) * c.n_embd
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (total, "Correct: "),
+        (by_formula, "Correct: "),
+        (total, "without count_parameters"),
         (lambda c: total(c) + c.vocab_size * c.n_embd, "counted the output layer too"),
         (lambda c: total(c) - c.context_length * c.n_embd, "forgot the table of positions"),
         (lambda c: total(c) - 2 * c.n_embd, "forgot the last norm"),
@@ -114,6 +134,20 @@ def total(config: GPTConfig) -> int:
             "one block only",
         ),
         (lambda c: total(c) - c.n_layer * c.n_embd**2, "output projection"),
+        (lambda c: total(c) - 2 * c.n_layer * c.n_embd**2, "you counted C²"),
+        (lambda c: total(c) - 3 * c.n_layer * c.n_embd**2, "qkv's 3C² weights"),
+        (lambda c: total(c) - 3 * c.n_layer * c.n_embd, "qkv's 3C biases"),
+        (lambda c: total(c) - 2 * c.n_layer * c.n_embd, "2C are missing in each block"),
+        (
+            lambda c: total(c) - (11 * c.n_layer + 1) * c.n_embd,
+            "Two slips. You forgot the biases of the four matrices. You forgot the norms' biases",
+        ),
+        (
+            lambda c: total(c) - (c.context_length + 2) * c.n_embd,
+            "Two slips. You forgot the table of positions. You forgot the last norm",
+        ),
+        (lambda c: total(c) + 7 * c.n_layer * c.n_embd, "more: 7C in each block"),
+        (lambda c: total(c) + 4 * c.n_layer * c.n_embd**2, "more: 4C² in each block"),
         (lambda c: total(c) + 5, "you say 124,439,813, 5 more"),
     ],
 )
@@ -152,6 +186,12 @@ def without_chain(model: GPT, tokens: Tensor) -> Tensor:
         (without_chain, "gave every block the embedding"),
         (lambda m, t: torch.stack(streams(m, t)), "vectors of the stream"),
         (lambda m, t: lens(m, t).softmax(-1), "Those are probabilities"),
+        (lambda m, t: lens(m, t).log_softmax(-1), "logarithms of probabilities"),
+        (
+            lambda m, t: torch.stack([m.unembed(m.ln_f(x)) for x in streams(m, t)]),
+            "applied ln_f twice",
+        ),
+        (lambda m, t: torch.cat([m.unembed(x) for x in streams(m, t)]), "with torch.stack"),
         (lambda m, t: list(lens(m, t)), "torch.stack"),
         (lambda m, t: m(t), "the shape is (2, 6, 23)"),
         (lambda m, t: lens(m, t) + 1, "the logits differ"),

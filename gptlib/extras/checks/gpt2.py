@@ -1,6 +1,7 @@
 """Checks of the exercises of chapter 4: each says what is right, or which step is off."""
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -31,6 +32,11 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and value == value else None
 
 
+def _uses(answer: Callable[..., Any], name: str) -> bool:
+    """Return whether the function's own code names `name`."""
+    return name in getattr(getattr(answer, "__code__", None), "co_names", ())
+
+
 def training_days(answer: Callable[[GPTConfig, float, float], float]) -> None:
     """Check `training_days(config, n_tokens, flops_per_second)`, exercise 1."""
     cases = [(GPT2_SMALL, 1e10, 1e14), (GPT2_XL, 4e10, 3e14)]
@@ -42,6 +48,7 @@ def training_days(answer: Callable[[GPTConfig, float, float], float]) -> None:
             return
         flops = flops_per_token(config)
         right = flops["training"] * n_tokens / rate / 86_400
+        rule = 6 * count_parameters(config)["total"] / flops["training"]
         mistakes = {
             "That is the forward pass alone; training costs three times as much": right / 3,
             "You left out the forward pass: the backward pass alone is two thirds": right * 2 / 3,
@@ -49,6 +56,10 @@ def training_days(answer: Callable[[GPTConfig, float, float], float]) -> None:
             "Those are hours; a day has 24 of them": right * 24,
             "You left out the attention scores": right * flops["matrices"] / flops["forward"],
             "That is for one token; multiply by the number of tokens": right / n_tokens,
+            "That is 6 times the parameters: a good rule, but without attention": right * rule,
+            '"training" holds the factor 3 already; don\'t multiply by it again': right * 3,
+            "flops_per_token is per token already; don't multiply by the length": right
+            * config.context_length,
             "You divided the speed by the work": 1 / right,
             "You multiplied by the speed; divide by it": right * rate * rate,
         }
@@ -69,16 +80,23 @@ def rms_norm(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     x = 3 + 2 * torch.randn(2, 5, 8, generator=generator)  # (B, T, C)
     gain, eps = torch.rand(8, generator=generator) + 0.5, 1e-5
     got, problem = _call(answer, x.clone(), gain, eps)
+    if "must match the size of tensor" in problem:
+        problem += "\nKeep the dimension when you take the mean: keepdim=True."
     if problem or not isinstance(got, Tensor):
         print(problem or f"Not yet: return a tensor, not {type(got).__name__}.")
+        return
+    if _uses(answer, "rms_norm") or _uses(answer, "RMSNorm"):
+        print("Not yet: build it from its parts; PyTorch's own is what the check compares with.")
         return
     if got.shape != x.shape:
         print(f"Not yet: the result has shape {tuple(got.shape)}, x has {tuple(x.shape)}.")
         return
     small = x * 1e-3
     mean_square = x.square().mean(-1, keepdim=True)
+    root = (mean_square + eps).sqrt()
+    deviation = "You divided by the standard deviation, which subtracts the mean inside"
     mistakes = {
-        "You subtracted the mean; RMSNorm leaves it in": F.layer_norm(x, (8,), gain, None, eps),
+        "You subtracted the mean; RMSNorm doesn't": F.layer_norm(x, (8,), gain, None, eps),
         "You divided by the mean of the squares; take its root": gain * x / (mean_square + eps),
         "You forgot the gain": F.rms_norm(x, (8,), None, eps),
         "You summed the squares; take their mean": gain * x / (mean_square * 8 + eps).sqrt(),
@@ -88,13 +106,16 @@ def rms_norm(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
         "You took the mean over the positions; take it over the channels, dim=-1": gain
         * x
         / (x.square().mean(-2, keepdim=True) + eps).sqrt(),
-        "You divided by the standard deviation, which subtracts the mean inside": gain
-        * x
-        / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt(),
+        deviation: gain * x / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt(),
+        f"{deviation} (and divides by C - 1)": gain * x / (x.var(-1, keepdim=True) + eps).sqrt(),
+        "You subtracted the mean above the line; RMSNorm doesn't": gain
+        * (x - x.mean(-1, keepdim=True))
+        / root,
+        "You multiplied by the root; divide by it": gain * x * root,
     }
     if not torch.allclose(got, F.rms_norm(x, (8,), gain, eps), atol=1e-5):
         for text, value in mistakes.items():
-            if torch.allclose(got, value, atol=1e-5):
+            if torch.allclose(got, value, atol=1e-4):  # wherever eps stands
                 print(f"{text}.")
                 return
         print("Not yet: the values differ from F.rms_norm(x, (8,), gain, eps).")
@@ -143,8 +164,21 @@ def parameters(answer: Callable[[GPTConfig], int]) -> None:
             lambda c: -(c.n_layer - 1) * (12 * c.n_embd**2 + 13 * c.n_embd),
         ),
         ("You forgot attention's output projection", lambda c: -c.n_layer * c.n_embd**2),
+        (
+            "qkv makes three vectors, so it has 3C² weights; you counted C²",
+            lambda c: -2 * c.n_layer * c.n_embd**2,
+        ),
+        ("You forgot qkv's 3C² weights", lambda c: -3 * c.n_layer * c.n_embd**2),
+        ("You forgot qkv's 3C biases", lambda c: -3 * c.n_layer * c.n_embd),
+        (
+            "2C are missing in each block: its two norms' biases, or two of qkv's three",
+            lambda c: -2 * c.n_layer * c.n_embd,
+        ),
     ]
     expected = [count_parameters(config)["total"] for config in configs]
+    if _uses(answer, "count_parameters"):
+        print("Not yet: compute it from the configuration's numbers, without count_parameters.")
+        return
     if results == expected:
         print("Correct: GPT-2 small and two small models have exactly as many.")
         return
@@ -153,12 +187,26 @@ def parameters(answer: Callable[[GPTConfig], int]) -> None:
         if all(got == right + off(config) for config, right, got in pairs):
             print(f"{text}.")
             return
+    for (text, off), (other, off_too) in combinations(offs, 2):
+        if all(got == right + off(config) + off_too(config) for config, right, got in pairs):
+            print(f"Two slips. {text}. {other}.")
+            return
     config, right, got = next(pair for pair in pairs if pair[1] != pair[2])
     gap = f"{abs(got - right):,.0f} {'more' if got > right else 'fewer'}"
     print(
         f"Not yet: {config.n_layer} layers of width {config.n_embd} need {right:,}; "
-        f"you say {got:,.0f}, {gap}."
+        f"you say {got:,.0f}, {gap}{_in_terms_of_c(pairs)}."
     )
+
+
+def _in_terms_of_c(pairs: list[tuple[GPTConfig, int, float]]) -> str:
+    """Say what the gap is in each block, if it is a whole number of C or of C² everywhere."""
+    for unit, power in (("C²", 2), ("C", 1)):
+        shares = {(got - right) / (c.n_layer * c.n_embd**power) for c, right, got in pairs}
+        share = shares.pop()
+        if not shares and share == int(share):
+            return f": {abs(share):.0f}{unit} in each block"
+    return ""
 
 
 def logits_by_depth(answer: Callable[[GPT, Tensor], Tensor]) -> None:
@@ -175,6 +223,7 @@ def logits_by_depth(answer: Callable[[GPT, Tensor], Tensor]) -> None:
         for block in model.blocks:
             stream.append(block(stream[-1]))
         right = torch.stack([model.unembed(x) for x in stream])  # (L + 1, B, T, V)
+        twice = [model.unembed(model.ln_f(x)) for x in stream]
         no_norm = torch.stack([x @ model.embed.token_embedding.weight.T for x in stream])
         no_chain = torch.stack(
             [right[0], *(model.unembed(block(stream[0])) for block in model.blocks)]
@@ -193,6 +242,9 @@ def logits_by_depth(answer: Callable[[GPT, Tensor], Tensor]) -> None:
         "You left out the last entry, the logits after the last block": right[:-1],
         "You multiplied by the table without ln_f; use model.unembed": no_norm,
         "You gave every block the embedding; each block reads what the one before made": no_chain,
+        "You applied ln_f twice; model.unembed holds it already": torch.stack(twice),
+        "Those are logarithms of probabilities; return the logits": right.log_softmax(-1),
+        "Joined end to end; give the depth its own dimension with torch.stack": right.flatten(0, 1),
         "Those are vectors of the stream; turn each into logits with model.unembed": torch.stack(
             stream
         ),

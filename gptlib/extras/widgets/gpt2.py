@@ -130,7 +130,8 @@ class SizeExplorer(widgets.VBox):
         figure, axes = plt.subplots(1, 2, figsize=(8.6, 2.7), width_ratios=[1, 1.15])
         parts = {p: n for p, n in self.result["parameters"].items() if p != "total"}
         _bars(axes[0], parts, "Parameters", "")
-        memory = self.result["memory"]
+        memory = dict(self.result["memory"])
+        memory["keys and values\n(writing only)"] = memory.pop("keys and values")
         _bars(axes[1], memory, f"Memory, float32, batch {self.batch.value}", "B")
         return figure
 
