@@ -52,6 +52,9 @@ def test_attention_keys_and_clicks_move_the_query(book: Book) -> None:
     book.widget(".attention-head[data-head='1']").click()
     expect(root).to_have_attribute("data-head", "1")
     expect(status).not_to_have_text(before)
+    root.press("End")
+    last = book.page.locator(".attention-map").first.locator(".attention-word").count() - 1
+    expect(root).to_have_attribute("data-query", str(last))
     book.picture(root, "attention")
 
 
@@ -124,7 +127,7 @@ def test_tokenizer_the_boxes_follow_the_text(book: Book) -> None:
     readout = book.widget("p[aria-live]")
     book.widget(".widget-toggle-button >> text=GPT-2").click()
     book.widget(".widget-textarea textarea").fill("War and Peace <b>")
-    expect(readout).to_contain_text("5 tokens")
+    expect(readout).to_contain_text("6 tokens")
     boxes = book.widget(".widget-html:has-text('13195')")
     expect(boxes).to_contain_text("290")
     book.widget(".widget-toggle-button >> text=characters").click()
