@@ -9,10 +9,15 @@ import pytest
 import torch
 
 from gptlib.extras.checks import training as checks
+from gptlib.training import learning_rate_at
 
 
-def cosine(step: int, c: Any) -> float:
+def drop(step: int, c: Any) -> float:
     return 1.0 if step == 10 else (step + 1) / 10 if step < 10 else 0.4
+
+
+def rising(step: int, c: Any) -> float:
+    return (step + 1) / 10 if step < 10 else min(1.0, 0.1 + 0.9 * (step - 10) / 40)
 
 
 def line(start: int = 10, end: float = 0.1, last: int = 50, first: int = 1) -> Callable[..., float]:
@@ -39,6 +44,8 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda x, y: -x.softmax(-1)[range(6), y].mean().log(), "averaged the probabilities"),
         (lambda x, y: -x[range(6), y].mean(), "mean of the logits themselves"),
         (lambda x, y: -x.log_softmax(0)[range(6), y].mean(), "wrong axis"),
+        (lambda x, y: (x.logsumexp(-1) - x[:, y]).mean(), r"logits\[:, targets\] is \(n, n\)"),
+        (lambda x, y: -x.log_softmax(-1)[:, y].mean(), r"logits\[:, targets\] is \(n, n\)"),
         (lambda x, y: 7.0, "Not yet: the loss is"),
         (lambda x, y: -x.softmax(-1)[range(6), y].log().mean(), "Right for small logits"),
         (lambda x, y: (x.logsumexp(-1) - x[range(6), y]).mean(), "Correct"),
@@ -50,11 +57,14 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda g, m: [t.flatten() for t in g], "return a list with a tensor"),
         (lambda g, m: [t * min(1.0, m / float(t.norm())) for t in g], "each tensor by itself"),
         (lambda g, m: [t.clamp(-m, m) for t in g], "clamped each value"),
-        (lambda g, m: [t * m / total_length(g) for t in g], "a short one was stretched"),
+        (lambda g, m: [t * m / total_length(g) for t in g], "all gradients are 0"),
+        (lambda g, m: [t * m / (total_length(g) + 1e-9) for t in g], "a short one was stretched"),
         (lambda g, m: [t * m / total_length(g) ** 2 for t in g], "squared length"),
         (lambda g, m: g, "came back whole"),
         (lambda g, m: [t * 0.5 for t in g], "the length came out as 42.5"),
-        (lambda g, m: [t * min(1.0, m / total_length(g)) for t in g], "Correct"),
+        (lambda g, m: [t * m / sum(u.norm() for u in g) for t in g], "added the lengths up"),
+        (lambda g, m: [t * min(1.0, m / total_length(g)) for t in g], "all gradients are 0"),
+        (lambda g, m: [t * min(1.0, m / (total_length(g) + 1e-9)) for t in g], "Correct"),
     ],
     "linear_schedule": [
         (lambda s, c: NotImplemented, "Not done yet"),
@@ -65,7 +75,9 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (line(end=0.0), "The line ends at 0"),
         (lambda s, c: line()(s, c) if s < 51 else 0.0, "Right until the last step"),
         (line(last=51), "The line ends one step late"),
-        (cosine, "Not yet: step 30 has 0.55"),
+        (learning_rate_at, "That is still the cosine"),
+        (rising, "The line rises"),
+        (drop, "Not yet: step 11 has 0.9775, you say 0.4000"),
         (line(), "Correct"),
     ],
     "loss_in_other_tokens": [

@@ -43,6 +43,12 @@ def stable_loss(answer: Answer) -> None:
         "You subtracted logsumexp over the wrong axis: each position has its own, so dim=-1.": (
             -(logits - logits.logsumexp(0))[range(6), targets].mean().item()
         ),
+        "logits[:, targets] is (n, n); pick one per row with logits[range(n), targets].": (
+            (logits.logsumexp(-1, keepdim=True) - logits[:, targets]).mean().item()
+        ),
+        "logits[:, targets] is (n, n): use logits[range(n), targets], one from each row.": (
+            (logits.logsumexp(-1) - logits[:, targets]).mean().item()
+        ),
     }
     if not _close(value, right):
         print(_named(value, mistakes) or f"Not yet: the loss is {right:.4f}, you say {value:.4f}.")
@@ -88,8 +94,13 @@ def clip_gradients(answer: Answer) -> None:
     cut, untouched = results
     whole = torch.cat([g.flatten() for g in gradients])
     each = torch.cat([(g / g.norm()).flatten() for g in gradients])
+    norms = sum(g.norm() for g in gradients)
     if torch.allclose(cut, whole / length, atol=1e-4):
-        if torch.allclose(untouched, whole, atol=1e-3):
+        zeros, problem = _call(answer, [torch.zeros_like(g) for g in gradients], 1.0)
+        vector = flat(zeros)
+        if problem or vector is None or not torch.equal(vector, torch.zeros_like(whole)):
+            print("Right, except when all gradients are 0: you divide by their length, which is 0.")
+        elif torch.allclose(untouched, whole, atol=1e-3):
             print("Correct: a long gradient keeps its direction, a short one is left alone.")
         else:
             print(
@@ -105,6 +116,8 @@ def clip_gradients(answer: Answer) -> None:
         print("You clamped each value, which bends the direction; scale all by one factor.")
     elif torch.allclose(cut, whole / length**2, atol=1e-4):
         print("You divided by the squared length; take the square root of the sum of squares.")
+    elif torch.allclose(cut, whole / norms, atol=1e-4):
+        print("You added the lengths up; take the square root of the sum of all squares.")
     elif torch.allclose(cut, whole, atol=1e-4):
         print("Not yet: a gradient of length 85 came back whole with max_norm 1.")
     else:
@@ -151,10 +164,15 @@ def linear_schedule(answer: Answer) -> None:
         print("Right until the last step; after it the rate must stay at min_learning_rate.")
     elif follows(lambda step: 1.0 - 0.9 * (step - 10) / 41, range(10, 50)):
         print("The line ends one step late: the last step is n_steps - 1.")
+    elif follows(lambda step: 0.55 + 0.45 * math.cos(math.pi * (step - 10) / 40), range(10, 50)):
+        print("That is still the cosine; between warm-up and end, let the rate fall in a line.")
+    elif follows(lambda step: 0.1 + 0.9 * (step - 10) / 40, range(10, 50)):
+        print("The line rises; progress 0 must give the highest rate, progress 1 the lowest.")
     elif follows(right, range(55)):
         print("Correct: up in a straight line, down in a straight line, and level after the end.")
     else:
-        print(f"Not yet: step 30 has {right(30):.4f}, you say {values[30]:.4f}.")
+        wrong = next(step for step in range(55) if not _close(values[step], right(step)))
+        print(f"Not yet: step {wrong} has {right(wrong):.4f}, you say {values[wrong]:.4f}.")
 
 
 def loss_in_other_tokens(answer: Answer) -> None:
