@@ -132,3 +132,13 @@ def test_tokenizer_the_boxes_follow_the_text(book: Book) -> None:
     expect(boxes).to_contain_text("290")
     book.widget(".widget-toggle-button >> text=characters").click()
     expect(readout).to_contain_text("17 tokens")
+
+
+def test_training_the_chapter_runs_to_its_end(book: Book) -> None:
+    book.open("05_training.ipynb")
+    book.run_all(900)
+    expect(book.widget("p[aria-live]")).to_contain_text("(finished)")
+    root = book.widget(".attention-map")
+    root.focus()
+    root.press("Home")
+    expect(root).to_have_attribute("data-query", "0")
