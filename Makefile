@@ -22,10 +22,10 @@ lab: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TEST)
 
-# Needs Chromium or Chrome; CHROME=/path/to/it names one that is not found. KEEP_PICTURES=1 renews
-# the pictures of the README.
+# Needs Chromium or Chrome; CHROME=/path/to/it names one that is not found. A test that fails is
+# tried once more, and both tries are told. KEEP_PICTURES=1 renews the pictures of the README.
 test-browser: $(INSTALLED)
-	$(BIN)/python -m pytest tests/browser $(TEST)
+	$(BIN)/python -m pytest tests/browser --reruns 1 -rR $(TEST)
 
 # BOOKS="notebooks/03_attention.ipynb" refreshes one notebook.
 refresh: $(INSTALLED)

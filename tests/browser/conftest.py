@@ -3,6 +3,7 @@
 Playwright drives Debian's Chromium, or the Chrome or Chromium that the reader has.
 """
 
+import json
 import os
 import shutil
 import socket
@@ -13,11 +14,12 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "tests" / "browser" / "pictures"
@@ -29,14 +31,19 @@ SETTINGS = {
 
 expect.set_options(timeout=30_000)
 
-READY = """async () => {
-    const panel = window.jupyterapp.shell.currentWidget;
-    await panel.context.ready;
-    await panel.sessionContext.ready;
+READY = """() => {
+    const session = window.jupyterapp?.shell.currentWidget?.sessionContext?.session;
+    return session?.kernel?.status === "idle";
 }"""
 START = """() => {
-    window.running = window.jupyterapp.commands.execute("notebook:run-all-cells");
+    window.ended = null;
+    window.jupyterapp.commands.execute("notebook:run-all-cells").then(
+        succeeded => window.ended = succeeded ? "whole" : "interrupted",
+        error => window.ended = String(error));
 }"""
+WHERE = """() => Array.from(document.querySelectorAll(".jp-CodeCell"))
+    .filter(cell => cell.querySelector(".jp-InputPrompt").textContent.includes("*"))
+    .map(cell => cell.querySelector(".cm-content").textContent.slice(0, 200))"""
 
 
 @dataclass
@@ -97,7 +104,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             yield Lab(address, folder)
         finally:
             server.terminate()
-            server.wait(timeout=20)
+            try:
+                server.wait(timeout=20)
+            except subprocess.TimeoutExpired:  # a kernel that is deep in work holds it up
+                server.kill()
 
 
 def _clear_outputs(path: Path) -> None:
@@ -131,32 +141,43 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+def _ask(lab: Lab, method: str, path: str) -> Any:
+    address = f"{lab.address}/api/{path}?token={TOKEN}"
+    with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=30) as got:
+        text = got.read()
+    return json.loads(text) if text else None
+
+
 class Book:
     """A notebook that is open in JupyterLab."""
 
-    def __init__(self, page: Page, address: str, pictures: Path) -> None:
+    def __init__(self, page: Page, lab: Lab, pictures: Path) -> None:
         self.page = page
-        self.address = address
+        self.lab = lab
         self.pictures = pictures
 
     def open(self, name: str) -> None:
         """Open a notebook and wait for its first cell."""
-        self.page.goto(f"{self.address}/lab/tree/{name}?token={TOKEN}&reset")
+        self.page.goto(f"{self.lab.address}/lab/tree/{name}?token={TOKEN}&reset")
         expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
 
     def start(self) -> None:
         """Begin to run every cell, and don't wait for the end."""
-        self.page.evaluate(READY)
+        self.page.wait_for_function(READY, timeout=60_000)
         self.page.evaluate(START)
 
     def finish(self, seconds: float = 240) -> None:
-        """Wait until every cell has run, and fail if one of them failed."""
-        self.page.set_default_timeout(1000 * seconds)
-        succeeded = self.page.evaluate("async () => await window.running")
+        """Wait until every cell has run, and fail if one of them failed or is too slow."""
+        try:
+            self.page.wait_for_function("() => window.ended", timeout=1000 * seconds, polling=100)
+        except TimeoutError:
+            pytest.fail(
+                f"not at the end after {seconds} s; cells that run or wait: "
+                f"{self.page.evaluate(WHERE)}; kernels: {_ask(self.lab, 'GET', 'kernels')}"
+            )
         errors = self.page.locator("[data-mime-type='application/vnd.jupyter.error']")
         assert errors.count() == 0, errors.first.inner_text()
-        assert succeeded, "the run was interrupted"
-        self.page.set_default_timeout(30_000)
+        assert self.page.evaluate("window.ended") == "whole"
 
     def run_all(self, seconds: float = 240) -> None:
         """Run every cell and wait for the last."""
@@ -181,8 +202,10 @@ def book(lab: Lab, browser: Browser, tmp_path: Path) -> Iterator[Book]:
     page = browser.new_page(viewport={"width": 1200, "height": 1000})
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    yield Book(page, lab.address, PICTURES if os.environ.get("KEEP_PICTURES") else tmp_path)
+    yield Book(page, lab, PICTURES if os.environ.get("KEEP_PICTURES") else tmp_path)
     page.close()
+    for session in _ask(lab, "GET", "sessions"):  # a kernel left over would hold its memory
+        _ask(lab, "DELETE", f"sessions/{session['id']}")
     assert not errors, errors
 
 
