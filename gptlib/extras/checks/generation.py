@@ -1,0 +1,293 @@
+"""Checks of the exercises of chapter 6: each says what is right, or which step is off."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlib.gpt2 import GPTConfig
+
+Answer = Callable[..., Any]
+
+
+def cache_bytes(answer: Answer) -> None:
+    """Check `cache_bytes(config, n_tokens, n_key_heads, bytes_per_value)`, exercise 1."""
+    config = GPTConfig(vocab_size=50, context_length=64, n_layer=3, n_head=8, n_embd=64)
+    got, problem = _call(answer, config, 10, 2, 4)
+    if problem:
+        print(problem)
+        return
+    value = _number(got)
+    if value is None:
+        print(f"Not yet: {_what(got)}; return one number, the bytes of the cache.")
+        return
+    right = 2 * 3 * 2 * 8 * 10 * 4
+    mistakes = {
+        "You counted the keys or the values; the cache holds both.": right / 2,
+        "You counted numbers; each takes bytes_per_value bytes.": right / 4,
+        "You counted one block; each of the n_layer blocks has keys and values of its own.": (
+            right / 3
+        ),
+        "That is the cache with keys and values for all heads; here groups of heads share "
+        "them, and one head has C / n_head channels.": right * 4,
+        "You gave each head all C channels; one head has C / n_head, config.head_size.": right * 8,
+        "That is one token; multiply by n_tokens.": right / 10,
+        "You counted each channel of a head once too often or too rarely: D channels per head.": (
+            right / 8
+        ),
+    }
+    if not _close(value, right):
+        print(_named(value, mistakes) or f"Not yet: it takes {right} bytes, you say {value:g}.")
+        return
+    full = _number(_call(answer, GPTConfig(), 1024, 12, 2)[0])
+    shared = _number(_call(answer, GPTConfig(), 1024, 1, 2)[0])
+    if full != 2 * 12 * 12 * 64 * 1024 * 2 or shared != full / 12:
+        print("Right for the small model, but not for GPT-2: take every size from config.")
+        return
+    print(
+        f"Correct: GPT-2's 1,024 tokens in 2-byte numbers take {full / 2**20:.0f} MiB, and "
+        f"{shared / 2**20:.0f} MiB if all twelve heads share one set of keys and values."
+    )
+
+
+def block_repeats(answer: Answer) -> None:
+    """Check `block_repeats(logits, tokens, n)`, exercise 2."""
+    logits = torch.tensor([0.5, 1.0, -1.0, 2.0, 0.0, 1.5])
+    text = [0, 1, 2, 3, 4, 1, 2, 5, 0, 1, 2]
+    cases = [
+        (3, text, {3, 5}),
+        (2, text, {3, 5}),
+        (4, text, {3}),
+        (4, [0, 3, 1, 2, 4, 3, 1, 2], {4}),
+        (1, [1, 2, 2], {1, 2}),
+        (3, [4, 4], set()),
+        (3, [4], set()),
+        (2, [], set()),
+    ]
+    for n, tokens, banned in cases:
+        given = logits.clone()
+        got, problem = _call(answer, given, list(tokens), n)
+        if problem:
+            print(problem if (n, tokens) == (3, text) else f"With n = {n}, {tokens}: {problem}")
+            return
+        if not isinstance(got, Tensor) or got.shape != logits.shape:
+            print(f"Not yet: {_what(got)}; return logits of shape (V,).")
+            return
+        if not torch.equal(given, logits):
+            print("You changed the logits that were passed in; work on a copy (logits.clone()).")
+            return
+        cut = {i for i in range(6) if got[i] == -math.inf}
+        if cut == banned:
+            kept = [i for i in range(6) if i not in banned]
+            if not torch.equal(got[kept], logits[kept]):
+                print("Right what is cut, but the other logits must stay as they are.")
+                return
+            continue
+        print(_repeat_mistake(got, logits, n, tokens, cut, banned))
+        return
+    print("Correct: no run of n tokens can occur twice; checked for n from 1 to 4 and short texts.")
+
+
+def _repeat_mistake(
+    got: Tensor, logits: Tensor, n: int, tokens: list[int], cut: set[int], banned: set[int]
+) -> str:
+    changed = {i for i in range(6) if got[i] != logits[i]}
+    if changed == banned and not cut:
+        return (
+            "You lowered the right tokens, but not to -inf; a logit of 0 is still a chance, and "
+            "may be a raise."
+        )
+    if n == 1 and tokens:
+        return (
+            "Right until n = 1: then the last n - 1 tokens are none, but tokens[-0:] is the whole "
+            "text. Take tokens[len(tokens) - n + 1 :]."
+        )
+    if cut == set(tokens) and tokens:
+        return "You cut every token seen; cut only those that would repeat a whole run of n tokens."
+    if len(tokens) < n:
+        return f"A text of {len(tokens)} tokens holds no run of {n}; leave the logits as they are."
+    starts = range(len(tokens) - n)
+    longer = {tokens[i + n] for i in starts if tokens[i : i + n] == tokens[-n:]}
+    if longer and cut == longer and n > 1:
+        return (
+            f"You compared the last n = {n} tokens; the new token is part of the run, so compare "
+            f"the last n - 1 = {n - 1}."
+        )
+    names = [str(sorted(ids)) if ids else "nothing" for ids in (banned, cut)]
+    return f"Not yet: after {tokens} with n = {n}, {names[0]} must be cut; you cut {names[1]}."
+
+
+def keep_typical(answer: Answer) -> None:
+    """Check `keep_typical(logits, p)`, exercise 3."""
+    probabilities = torch.tensor([0.5, 0.12, 0.11, 0.1, 0.09, 0.05, 0.03])
+    surprise = -probabilities.log()
+    entropy = (probabilities * surprise).sum()
+    orders = {
+        "right": (surprise - entropy).abs().argsort(),
+        "That is top-p: you sorted by probability. Sort by the distance of each token's "
+        "surprise from the entropy.": surprise.argsort(),
+        "You kept the tokens farthest from the entropy; sort the distances upwards.": (
+            (surprise - entropy).abs().argsort(descending=True)
+        ),
+        "You took the difference with its sign; the distance is its absolute value.": (
+            (entropy - surprise).argsort()
+        ),
+        "The surprise is minus the logarithm: your distance is |ln p - H|, it must be "
+        "|-ln p - H|.": (probabilities.log() - entropy).abs().argsort(),
+        "Measure surprise and entropy in the same unit; one of yours is in nats, one in bits.": (
+            (surprise - entropy / math.log(2)).abs().argsort()
+        ),
+    }
+
+    def kept(order: Tensor, p: float, crossing: bool = True) -> set[int]:
+        before = probabilities[order].cumsum(0) - probabilities[order]
+        reached = before if crossing else before + probabilities[order]
+        return set(order[reached < p - 1e-6].tolist())
+
+    shares = (0.15, 0.3, 0.45, 0.7, 0.99)
+    sets = []
+    logits = probabilities.log() + 3.0
+    for p in shares:
+        got, problem = _call(answer, logits.clone(), p)
+        if problem:
+            print(problem)
+            return
+        if not isinstance(got, Tensor) or got.shape != logits.shape:
+            print(f"Not yet: {_what(got)}; return logits of shape (V,), -inf for what is cut.")
+            return
+        sets.append({i for i in range(7) if got[i] != -math.inf})
+        stays = sorted(sets[-1])
+        if not torch.equal(got[stays], logits[stays]):
+            print("The logits of the tokens that stay must not change; cut the others to -inf.")
+            return
+    names = {name: [kept(order, p) for p in shares] for name, order in orders.items()}
+    if sets == names.pop("right"):
+        print(_typical_edges(answer))
+        return
+    if sets == [kept(orders["right"], p, crossing=False) for p in shares]:
+        print(
+            "You left out the token with which the sum reaches p; keep it, or the set is too small "
+            "and may be empty."
+        )
+        return
+    named = next((name for name, expected in names.items() if sets == expected), None)
+    expected = sorted(kept(orders["right"], 0.3))
+    shown = sorted(sets[1])
+    print(named or f"Not yet: with p = 0.3 tokens {expected} stay; you keep {shown}.")
+
+
+def _typical_edges(answer: Answer) -> str:
+    given = torch.tensor([-math.inf, 0.0, -math.inf, 1.0])
+    expected = torch.tensor([-math.inf, -math.inf, -math.inf, 1.0])
+    got, problem = _call(answer, given, 0.5)
+    if problem or not isinstance(got, Tensor) or not torch.equal(got, expected):
+        return (
+            "Right, except when some logits are -inf already: 0 · ln 0 is nan there. Count it "
+            "as 0, for example with torch.special.entr."
+        )
+    return "Correct: the tokens whose surprise is nearest to the entropy stay; checked for five p."
+
+
+def accept_or_replace(answer: Answer) -> None:
+    """Check `accept_or_replace(token, p, q, u, v)`, exercise 4."""
+    p, q = torch.tensor([0.5, 0.3, 0.2, 0.0]), torch.tensor([0.25, 0.25, 0.25, 0.25])
+    counts = torch.zeros(4, 4)  # (drafted, returned)
+    for token in range(4):
+        for i in range(20):
+            for j in range(60):
+                got, problem = _call(answer, token, p, q, (i + 0.5) / 20, (j + 0.5) / 60)
+                if problem:
+                    print(problem)
+                    return
+                value = _number(got)
+                if value is None or value not in (0.0, 1.0, 2.0, 3.0):
+                    shown = _what(got) if value is None else f"you return {value:g}"
+                    print(f"Not yet: {shown}; return one token id.")
+                    return
+                counts[token, int(value)] += 1
+    table = counts / 1200
+    result = q @ table
+    residual = (p - q).clamp(min=0) / (p - q).clamp(min=0).sum()
+
+    def rule(accept: Tensor, replace: Tensor) -> Tensor:
+        return torch.diag(accept) + (1 - accept)[:, None] * replace
+
+    ratio = (p / q).clamp(max=1)
+    differs = (p - q).abs() / (p - q).abs().sum()
+    mistakes = {
+        "You accept every draft: the text is the small model's, not the large one's.": (
+            torch.eye(4)
+        ),
+        "After a rejection you draw from p; that counts the likely tokens twice. Draw from "
+        "what the drafts left over, max(0, p - q), made to sum to 1.": rule(ratio, p.expand(4, 4)),
+        "After a rejection you draw from q again; draw from max(0, p - q), made to sum to 1.": (
+            rule(ratio, q.expand(4, 4))
+        ),
+        "You accept with probability p; it must be p / q, at most 1.": (
+            rule(p, residual.expand(4, 4))
+        ),
+        "Your ratio is upside down: accept with probability p / q, at most 1.": (
+            rule((q / p).clamp(max=1), residual.expand(4, 4))
+        ),
+        "You replace by |p - q|; tokens that the drafts bring too often must not come back. "
+        "Use max(0, p - q).": rule(ratio, differs.expand(4, 4)),
+        "You accept when you should reject: accept if u is below p / q.": (
+            rule(1 - ratio, residual.expand(4, 4))
+        ),
+        "After a rejection you keep the likeliest token of p; draw from max(0, p - q).": (
+            rule(ratio, torch.eye(4)[0].expand(4, 4))
+        ),
+    }
+    if torch.allclose(table, rule(ratio, residual.expand(4, 4)), atol=0.02):
+        accepted = (q * ratio).sum().item()
+        print(
+            f"Correct: drafts from q come out as p exactly, and {accepted:.0%} of them are "
+            "accepted here."
+        )
+    elif named := next(
+        (text for text, wrong in mistakes.items() if torch.allclose(table, wrong, atol=0.02)), None
+    ):
+        print(named)
+    elif torch.allclose(result, p, atol=0.02):
+        print(
+            "The distribution is right, but you throw drafts away that p / q lets pass: a draft "
+            "with p at least q is always accepted."
+        )
+    else:
+        shares = ", ".join(f"{share:.2f}" for share in result.tolist())
+        print(f"Not yet: the tokens must come out as 0.50, 0.30, 0.20, 0.00; yours: {shares}.")
+
+
+def _call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
+    """Return the answer's result, and a sentence if there is none."""
+    try:
+        result = answer(*arguments)
+    except NotImplementedError:
+        return None, "Not done yet: replace the `...` with your code."
+    except Exception as error:
+        return None, f"Not yet: your code raised {type(error).__name__}: {error}"
+    if result is None or result is Ellipsis or result is NotImplemented:
+        return None, "Not done yet: the function returns nothing so far."
+    return result, ""
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"you return a tensor of shape {tuple(value.shape)}"
+    return f"you return {type(value).__name__}"
+
+
+def _close(value: float, expected: float) -> bool:
+    return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
+
+
+def _named(value: float, mistakes: dict[str, float]) -> str | None:
+    return next((text for text, wrong in mistakes.items() if _close(value, wrong)), None)
