@@ -1,9 +1,10 @@
 """How a distribution over the next token becomes text, and how that gets fast (chapter 6).
 
-The definitions stand in teaching order. The knobs: `Sampling`, `penalize`, `apply_temperature`,
-`keep_top_k`, `keep_top_p`, `keep_min_p`, `stages`, `next_token_logits`, `draw`. The cache:
+The definitions stand in teaching order. The knobs: `draw`, `apply_temperature`, `keep_top_k`,
+`keep_top_p`, `keep_min_p`, `Sampling`, `penalize`, `stages`, `next_token_logits`. The cache:
 `KeyValueCache`, `embed_next`, `allowed_keys`, `walk`, `extend`, `prefill`, `decode`; when the
-context is full, `window_start`, `read_on`. Writing: `Bounds`, the checks, `count_tokens`,
+context is full, `window_start`, `read_on`; matrices at the speed of the memory, `use_onednn`.
+Writing: `Bounds`, the checks, `count_tokens`,
 `forbid_end`, `next_tokens`, `make_cache`, `write_batch`, `generate_batch`, `generate`. Text:
 `TextStream`, `end_of_text`, `stream_text`, `generate_text`. Judging: `token_losses`. Searching:
 `Beam`, `grow_beams`, `beam_search`.
@@ -19,6 +20,7 @@ Example:
 """
 
 import codecs
+import copy
 import math
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,92 +28,32 @@ from dataclasses import dataclass
 import tiktoken
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Choose how the next token is drawn; the defaults change nothing.
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one token per row: lay the probabilities end to end and see where a number falls.
 
-    Raises:
-        ValueError: If a number lies outside its range; the message says which.
-
-    Source:
-        top-k, Fan et al. 2018, section 5.1; top-p, Holtzman et al. 2020, section 3.1; min-p,
-        Nguyen et al. 2024; repetition penalty, Keskar et al. 2019 (CTRL), section 4.1; frequency
-        and presence penalty, OpenAI's API reference.
-
-    Example:
-        >>> Sampling(temperature=0.8, top_k=40).top_p
-        1.0
-    """
-
-    temperature: float = 1.0
-    """Divides the logits, 0 or more: below 1 the likely gets likelier; 0 takes the best token."""
-    top_k: int | None = None
-    """Keep so many of the likeliest tokens, 1 to V; None keeps all."""
-    top_p: float = 1.0
-    """Keep the fewest tokens whose probabilities sum to this, above 0 up to 1."""
-    min_p: float = 0.0
-    """Keep tokens with at least this share of the best one's probability, 0 to 1."""
-    repetition_penalty: float = 1.0
-    """Above 1 makes tokens of the prompt and the text less likely, below 1 more; above 0."""
-    frequency_penalty: float = 0.0
-    """Subtracted from a logit for each time the token was written; any number."""
-    presence_penalty: float = 0.0
-    """Subtracted from a logit once if the token was written at all; any number."""
-
-    def __post_init__(self) -> None:
-        """Refuse a knob that is turned too far."""
-        rules = {
-            "temperature": ("at least 0; 0 is greedy", 0 <= self.temperature < math.inf),
-            "top_k": ("at least 1, or None to keep all", self.top_k is None or self.top_k >= 1),
-            "top_p": ("above 0 and at most 1; 1 keeps all", 0 < self.top_p <= 1),
-            "min_p": ("from 0 to 1; 0 keeps all", 0 <= self.min_p <= 1),
-            "repetition_penalty": ("above 0; 1 is none", 0 < self.repetition_penalty < math.inf),
-            "frequency_penalty": ("finite; 0 is none", math.isfinite(self.frequency_penalty)),
-            "presence_penalty": ("finite; 0 is none", math.isfinite(self.presence_penalty)),
-        }
-        for name, (rule, holds) in rules.items():
-            if not holds:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
-
-
-def penalize(
-    logits: Tensor, seen_counts: Tensor | None, new_counts: Tensor | None, sampling: Sampling
-) -> Tensor:
-    """Make tokens that were there already less likely, so that a text doesn't go in circles.
+    One random number per row fixes its token, so a row's text doesn't depend on its neighbours.
 
     Args:
-        logits: Shape (..., V).
-        seen_counts: How often each token stands in the prompt and the text, shape (..., V), for
-            the repetition penalty; None if nothing was seen.
-        new_counts: The same for the text without the prompt, for the other two penalties.
-        sampling: The three penalties.
+        logits: Shape (B, V); -∞ for tokens that can't be drawn.
+        uniform: One number per row, 0 up to but not including 1, shape (B,).
 
     Returns:
-        Logits, shape (..., V). The repetition penalty divides a seen token's logit if it is
-        positive and multiplies it if it is negative: both make it smaller. The frequency penalty
-        is subtracted for each time, the presence penalty once.
+        Token ids, shape (B,).
 
     Example:
-        >>> logits, counts = torch.tensor([2.0, -2.0, 1.0]), torch.tensor([1, 3, 0])
-        >>> penalize(logits, counts, None, Sampling(repetition_penalty=2.0)).tolist()
-        [1.0, -4.0, 1.0]
-        >>> penalize(logits, None, counts, Sampling(frequency_penalty=0.5)).tolist()
-        [1.5, -3.5, 1.0]
+        >>> logits = torch.tensor([[0.5, 0.3, 0.2]] * 3).log()
+        >>> draw(logits, torch.tensor([0.49, 0.51, 0.99])).tolist()
+        [0, 1, 2]
     """
-    repetition = sampling.repetition_penalty
-    if seen_counts is not None and repetition != 1:
-        smaller = torch.where(logits > 0, logits / repetition, logits * repetition)
-        logits = torch.where(seen_counts > 0, smaller, logits)
-    if new_counts is not None and (sampling.frequency_penalty or sampling.presence_penalty):
-        logits = logits - sampling.frequency_penalty * new_counts
-        logits = logits - sampling.presence_penalty * (new_counts > 0)
-    return logits
+    ends = logits.softmax(dim=-1).cumsum(dim=-1)  # where each token's stretch ends, (B, V)
+    total = ends[:, -1] * (1 - torch.finfo(ends.dtype).eps)  # a hair less, so that none is past it
+    return torch.searchsorted(ends, (uniform * total)[:, None], right=True)[:, 0]  # (B,)
 
 
 def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
@@ -217,6 +159,88 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
     return logits.masked_fill(logits < least, -math.inf)
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """Choose how the next token is drawn; the defaults change nothing.
+
+    Raises:
+        ValueError: If a number lies outside its range; the message says which.
+
+    Source:
+        top-k, Fan et al. 2018, section 5.1; top-p, Holtzman et al. 2020, section 3.1; min-p,
+        Nguyen et al. 2024; repetition penalty, Keskar et al. 2019 (CTRL), section 4.1; frequency
+        and presence penalty, OpenAI's API reference.
+
+    Example:
+        >>> Sampling(temperature=0.8, top_k=40).top_p
+        1.0
+    """
+
+    temperature: float = 1.0
+    """Divides the logits, 0 or more: below 1 the likely gets likelier; 0 takes the best token."""
+    top_k: int | None = None
+    """Keep so many of the likeliest tokens, 1 to V; None keeps all."""
+    top_p: float = 1.0
+    """Keep the fewest tokens whose probabilities sum to this, above 0 up to 1."""
+    min_p: float = 0.0
+    """Keep tokens with at least this share of the best one's probability, 0 to 1."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens of the prompt and the text less likely, below 1 more; above 0."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a logit for each time the token was written; any number."""
+    presence_penalty: float = 0.0
+    """Subtracted from a logit once if the token was written at all; any number."""
+
+    def __post_init__(self) -> None:
+        """Refuse a knob that is turned too far."""
+        rules = {
+            "temperature": ("at least 0; 0 is greedy", 0 <= self.temperature < math.inf),
+            "top_k": ("at least 1, or None to keep all", self.top_k is None or self.top_k >= 1),
+            "top_p": ("above 0 and at most 1; 1 keeps all", 0 < self.top_p <= 1),
+            "min_p": ("from 0 to 1; 0 keeps all", 0 <= self.min_p <= 1),
+            "repetition_penalty": ("above 0; 1 is none", 0 < self.repetition_penalty < math.inf),
+            "frequency_penalty": ("finite; 0 is none", math.isfinite(self.frequency_penalty)),
+            "presence_penalty": ("finite; 0 is none", math.isfinite(self.presence_penalty)),
+        }
+        for name, (rule, holds) in rules.items():
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+
+
+def penalize(
+    logits: Tensor, seen_counts: Tensor | None, new_counts: Tensor | None, sampling: Sampling
+) -> Tensor:
+    """Make tokens that were there already less likely, so that a text doesn't go in circles.
+
+    Args:
+        logits: Shape (..., V).
+        seen_counts: How often each token stands in the prompt and the text, shape (..., V), for
+            the repetition penalty; None if nothing was seen.
+        new_counts: The same for the text without the prompt, for the other two penalties.
+        sampling: The three penalties.
+
+    Returns:
+        Logits, shape (..., V). The repetition penalty divides a seen token's logit if it is
+        positive and multiplies it if it is negative: both make it smaller. The frequency penalty
+        is subtracted for each time, the presence penalty once.
+
+    Example:
+        >>> logits, counts = torch.tensor([2.0, -2.0, 1.0]), torch.tensor([1, 3, 0])
+        >>> penalize(logits, counts, None, Sampling(repetition_penalty=2.0)).tolist()
+        [1.0, -4.0, 1.0]
+        >>> penalize(logits, None, counts, Sampling(frequency_penalty=0.5)).tolist()
+        [1.5, -3.5, 1.0]
+    """
+    repetition = sampling.repetition_penalty
+    if seen_counts is not None and repetition != 1:
+        smaller = torch.where(logits > 0, logits / repetition, logits * repetition)
+        logits = torch.where(seen_counts > 0, smaller, logits)
+    if new_counts is not None and (sampling.frequency_penalty or sampling.presence_penalty):
+        logits = logits - sampling.frequency_penalty * new_counts
+        logits = logits - sampling.presence_penalty * (new_counts > 0)
+    return logits
+
+
 def stages(
     logits: Tensor,
     sampling: Sampling,
@@ -279,28 +303,6 @@ def next_token_logits(
         [3.0, -inf, -inf]
     """
     return stages(logits, sampling, seen_counts, new_counts)["min-p"]
-
-
-def draw(logits: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one token per row: lay the probabilities end to end and see where a number falls.
-
-    One random number per row fixes its token, so a row's text doesn't depend on its neighbours.
-
-    Args:
-        logits: Shape (B, V); -∞ for tokens that can't be drawn.
-        uniform: One number per row, 0 up to but not including 1, shape (B,).
-
-    Returns:
-        Token ids, shape (B,).
-
-    Example:
-        >>> logits = torch.tensor([[0.5, 0.3, 0.2]] * 3).log()
-        >>> draw(logits, torch.tensor([0.49, 0.51, 0.99])).tolist()
-        [0, 1, 2]
-    """
-    ends = logits.softmax(dim=-1).cumsum(dim=-1)  # where each token's stretch ends, (B, V)
-    total = ends[:, -1] * (1 - torch.finfo(ends.dtype).eps)  # a hair less, so that none is past it
-    return torch.searchsorted(ends, (uniform * total)[:, None], right=True)[:, 0]  # (B,)
 
 
 class KeyValueCache:
@@ -570,6 +572,73 @@ def read_on(model: GPT, texts: Sequence[Sequence[int]], cache: KeyValueCache) ->
     return prefill(model, windows, cache)
 
 
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute x Wᵀ + b in oneDNN, which reads a large matrix as fast as the memory gives it.
+
+    With few rows, a product costs the time in which W is read. `F.linear` leaves float32 to another
+    library, which on some CPUs reads with one thread only, at a third of the speed.
+
+    Args:
+        x: Float32 on the CPU, shape (..., in); no gradients.
+        weight: Shape (out, in).
+        bias: Shape (out,), or None.
+
+    Returns:
+        What `F.linear` returns, up to rounding, shape (..., out).
+
+    Example:
+        >>> x, weight = torch.randn(1, 64), torch.randn(32, 64)
+        >>> torch.allclose(onednn_linear(x, weight), F.linear(x, weight), atol=1e-4)
+        True
+    """
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # no activation
+
+
+class OneDNNLinear(nn.Linear):
+    """Do what a linear layer does, for inference, in oneDNN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map x, shape (..., in), to (..., out)."""
+        return onednn_linear(x, self.weight, self.bias)
+
+
+class OneDNNGPT(GPT):
+    """Do what a model does, for inference, with the output layer in oneDNN."""
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """Score every token of the vocabulary against the stream x (B, T, C)."""
+        return onednn_linear(self.ln_f(x), self.embed.token_embedding.weight)  # (B, T, V)
+
+
+def use_onednn(model: GPT) -> GPT:
+    """Make a twin of a model for fast inference; it shares the weights and costs no memory.
+
+    Args:
+        model: The model; it stays as it is.
+
+    Returns:
+        The twin, its large matrices multiplied in oneDNN. The model itself where that can't be:
+        not in float32 on a CPU, not exactly a `GPT` (one with quantized weights, say), or PyTorch
+        built without oneDNN.
+
+    Example:
+        >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16))
+        >>> use_onednn(model).ln_f.weight is model.ln_f.weight
+        True
+    """
+    weight = model.ln_f.weight
+    is_float32_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    if type(model) is not GPT or not is_float32_on_cpu or not torch.backends.mkldnn.is_available():
+        return model
+    shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared)  # what is in `shared` is not copied
+    twin.__class__ = OneDNNGPT
+    for layer in twin.modules():
+        if type(layer) is nn.Linear and layer.weight.numel() >= 2**18:  # below, a call costs more
+            layer.__class__ = OneDNNLinear
+    return twin
+
+
 @dataclass(frozen=True)
 class Bounds:
     """Say how long a text gets and what ends it.
@@ -745,16 +814,17 @@ def next_tokens(
         FloatingPointError: If logits are infinite or no numbers.
     """
     logits, seen, new = logits.float(), None, None
-    is_finite = logits.sum(dim=-1).isfinite()  # (B,)
+    is_finite = logits.amax(dim=-1).isfinite()  # (B,)
     if sampling.repetition_penalty != 1:
         seen = count_tokens(texts, logits.size(-1)).to(logits.device)
     if sampling.frequency_penalty or sampling.presence_penalty:
         new = count_tokens(new_texts, logits.size(-1)).to(logits.device)
-    logits = next_token_logits(forbid_end(logits, new_texts, bounds), sampling, seen, new)
-    if sampling.temperature == 0:
-        chosen = logits.argmax(dim=-1)  # (B,)
+    logits = forbid_end(logits, new_texts, bounds)
+    if sampling.temperature == 0:  # the best token passes every filter
+        chosen = penalize(logits, seen, new, sampling).argmax(dim=-1)  # (B,)
     else:
         uniform = torch.stack([torch.rand((), generator=source) for source in generators])
+        logits = next_token_logits(logits, sampling, seen, new)
         chosen = draw(logits, uniform.to(logits.device))  # (B,)
     tokens: list[int] = chosen.where(is_finite, -1).tolist()  # the one wait for a GPU
     if -1 in tokens:
@@ -800,7 +870,7 @@ def write_batch(
     texts = [list(prompt) for prompt in prompts]
     new_texts: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(texts))) if bounds.max_new_tokens else []  # those still writing
-    cache = make_cache(model, texts, bounds.max_new_tokens)
+    model, cache = use_onednn(model), make_cache(model, texts, bounds.max_new_tokens)
     while rows:
         active, new = [texts[row] for row in rows], [new_texts[row] for row in rows]
         with torch.inference_mode():  # left again before the caller gets its tokens
@@ -1233,7 +1303,7 @@ def beam_search(
     check_prompts([text], model.config)
     check_ids([] if end_token is None else [end_token], model.config.vocab_size)
     texts, scores, finished = [text], torch.zeros(1), [Beam((), 0.0)] * (max_new_tokens == 0)
-    cache = make_cache(model, texts, max_new_tokens)
+    model, cache = use_onednn(model), make_cache(model, texts, max_new_tokens)
     for length in range(1, max_new_tokens + 1):
         logits = read_on(model, texts, cache)  # (B, V)
         found = grow_beams(logits, scores.to(logits.device), 2 * n_beams)
