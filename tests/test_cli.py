@@ -1,15 +1,35 @@
 """The command line says what it is told to, and its exit status can be relied on."""
 
+import argparse
+import inspect
+import io
+import os
 import runpy
+import select
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
+import torch
 
-from gptlib.extras import doctor
+from gptlib import generation
+from gptlib.extras import cli, doctor
 from gptlib.extras.cli import main
 from gptlib.extras.doctor import Finding
+from gptlib.extras.models import load_model, save_model
+from gptlib.extras.options import read_options
+from gptlib.generation import Sampling, beam_search, generate_text
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.tokenizer import BPETokenizer
+
+PATIENCE = 300.0
+"""How long to wait for another process, in seconds; a busy machine starts PyTorch slowly."""
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:
@@ -29,13 +49,13 @@ def test_the_doctor_s_exit_status_tells_whether_there_is_a_problem(
 
 
 @pytest.mark.parametrize("words", [[], ["nurse"], ["doctor", "--fast"]])
-def test_words_that_are_no_command_are_refused_with_the_usage(
+def test_words_that_are_no_command_are_refused(
     words: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert "usage: python -m gptlib" in capsys.readouterr().err
+    assert "python -m gptlib" in capsys.readouterr().err
 
 
 def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,3 +89,460 @@ def test_a_folder_that_the_console_cannot_spell_is_no_reason_to_fail() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "1 GB free at /?" in done.stdout
+
+
+# generate and chat
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = BPETokenizer.train("the prince said that the princess had said so " * 3, 270)
+    config = GPTConfig(vocab_size=270, context_length=16, n_layer=1, n_head=2, n_embd=16)
+    save_model(GPT(config, torch.Generator().manual_seed(0)), tokenizer, place)
+    return place
+
+
+@pytest.fixture
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_in(monkeypatch, b"")
+
+
+def pipe_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def written(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == 0
+    return capsys.readouterr().out
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"python -m gptlib {words[0]}: error: "), err
+    assert err.endswith(" (see --help)\n")
+    assert err.count("\n") == 1, "more than one line"
+    return err
+
+
+def test_generate_writes_what_the_library_writes(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    text = written(
+        capsys,
+        *("generate", "--model", folder, "--prompt", "the prince", "--max-new-tokens", 30),
+        *("--min-new-tokens", 20, "--temperature", 0.8, "--top-k", 50, "--top-p", 0.9),
+        *("--min-p", 0.01, "--repetition-penalty", 1.2, "--frequency-penalty", 0.1),
+        *("--presence-penalty", -0.1, "--seed", 7, "--stop", "qq", "--stop", "zz"),
+    )
+    model, tokenizer = load_model(folder)
+    sampling = Sampling(0.8, 50, 0.9, 0.01, 1.2, 0.1, -0.1)
+    pieces = generate_text(
+        model,
+        tokenizer,
+        "the prince",
+        30,
+        sampling,
+        stop=["qq", "zz"],
+        min_new_tokens=20,
+        generator=torch.Generator().manual_seed(7),
+    )
+    assert text == "the prince" + "".join(pieces) + "\n"
+
+
+def test_a_seed_reproduces_and_without_one_each_text_is_another(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    words = ("generate", "--model", folder, "--prompt", "so", "--max-new-tokens", 20)
+    texts = [written(capsys, *words, "--seed", seed) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert written(capsys, *words) != written(capsys, *words)
+
+
+def test_the_prompt_can_be_hidden_and_piped_in(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("generate", "--model", folder, "--temperature", 0, "--max-new-tokens", 5)
+    shown = written(capsys, *words, "--prompt", "the prince\nsaid")
+    for extra in ((), ("--prompt", "-")):
+        pipe_in(monkeypatch, b"the prince\r\nsaid\r\n")
+        assert written(capsys, *words, *extra) == shown
+    hidden = written(capsys, *words, "--prompt", "the prince\nsaid", "--hide-prompt")
+    assert "the prince\nsaid" + hidden == shown
+
+
+def test_stop_strings_end_the_text_and_may_be_line_breaks(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    words = ("generate", "--model", folder, "--prompt", "the", "--seed", 3, "--hide-prompt")
+    whole = written(capsys, *words)
+    assert len(whole) > 20
+    assert (
+        written(capsys, *words, "--stop", whole[10:12]) == whole.partition(whole[10:12])[0] + "\n"
+    )
+    assert cli._unescape(r"\n\t") == "\n\t"
+
+
+def test_beams_write_what_the_library_finds(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    words = ("generate", "--model", folder, "--prompt", "the", "--beams", 3)
+    text = written(capsys, *words, "--max-new-tokens", 6, "--length-penalty", 0.5)
+    model, tokenizer = load_model(folder)
+    [end] = tokenizer.special_tokens.values()
+    prompt = tokenizer.encode("the")
+    best = beam_search(model, prompt, 3, 6, length_penalty=0.5, end_token=end)[0]
+    assert text == f"the{tokenizer.decode(t for t in best.tokens if t != end)}\n"
+    new = text.removeprefix("the").rstrip("\n")
+    stop = new[len(new) // 2 :]
+    assert written(
+        capsys, *words, "--max-new-tokens", 6, "--length-penalty", 0.5, "--stop", stop
+    ) == ("the" + new.partition(stop)[0] + "\n")
+
+
+def test_a_prompt_beyond_the_context_is_cut_and_that_is_said(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    prompt = "é so the prince said " * 20
+    words = ["generate", "--model", str(folder), "--prompt", prompt, "--max-new-tokens", "3"]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(prompt)
+    assert "longer than the model's context of 16 tokens; it goes on from the last" in err
+
+
+def test_the_model_of_the_environment_variable_is_used(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("generate", "--prompt", "the", "--max-new-tokens", 9, "--seed", 1)
+    monkeypatch.setenv("GPTLIB_MODEL", str(folder))
+    text = written(capsys, *words)
+    monkeypatch.delenv("GPTLIB_MODEL")
+    assert text == written(capsys, *words, "--model", folder)
+
+
+@pytest.mark.parametrize("name", ["generate", "chat"])
+def test_help_shows_every_option_with_its_default(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for field in fields(Sampling):
+        assert f"  --{field.name.replace('_', '-')} " in text
+    words = " ".join(text.split())
+    assert words.count("(default: ") == len(fields(Sampling)) + 5 + 2 * (name == "generate")
+    assert "divides the logits, 0 or more: below 1 the likely gets likelier" in words
+    assert "(default: keeps all)" in words
+    assert f"python -m gptlib {name} --" in text.partition("example")[2]
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_the_defaults_in_the_help_are_the_library_s() -> None:
+    parser = argparse.ArgumentParser()
+    cli._add_length_options(parser.add_argument_group())
+    ours, theirs = vars(parser.parse_args([])), inspect.signature(generate_text).parameters
+    assert ours["max_new_tokens"] == theirs["max_new_tokens"].default
+    assert ours["min_new_tokens"] == theirs["min_new_tokens"].default
+    penalty = inspect.signature(beam_search).parameters["length_penalty"].default
+    assert penalty == 1.0
+
+
+def test_options_read_from_the_source_are_those_of_the_module() -> None:
+    options = read_options("gptlib.generation", "Sampling")
+    for ours, theirs in zip(fields(options.made_by), fields(Sampling), strict=True):
+        assert (ours.name, ours.default) == (theirs.name, theirs.default)
+        assert len(options.help[ours.name]) > 20
+    with pytest.raises(ValueError, match=r"top_p is 2; it must be above 0 and at most 1"):
+        options.made_by(top_p=2)
+    with pytest.raises(ModuleNotFoundError, match=r"no module gptlib\.nothing"):
+        read_options("gptlib.nothing", "Sampling")
+
+
+def test_help_and_bad_values_do_not_wait_for_pytorch() -> None:
+    program = """
+import sys
+from gptlib.extras.cli import main
+for words in (["--help"], ["generate", "--help"], ["chat", "--help"], ["chat", "--top-k", "0"],
+              ["generate", "--seed", "x"], ["generate", "--prompt", "a", "--temperature", "-1"]):
+    try:
+        main(words)
+    except SystemExit:
+        print("ended")
+    assert "torch" not in sys.modules, words
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("ended") == 6
+
+
+@pytest.mark.usefixtures("no_terminal")
+@pytest.mark.parametrize("name", ["generate", "chat"])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--temperature", "warm"], "argument --temperature: 'warm' is no number; write one like"),
+        (["--temperature", "-1"], "--temperature is -1.0; it must be at least 0; 0 is greedy"),
+        (["--temperature", "nan"], "--temperature is nan; it must be at least 0; 0 is greedy"),
+        (["--top-k", "0"], "--top-k is 0; it must be at least 1, or leave it out to keep all"),
+        (["--top-k", "2.5"], "argument --top-k: '2.5' is no whole number; write one like 40"),
+        (["--top-k", "271"], "--top-k is 271, but the model knows 270 tokens; choose at most"),
+        (["--top-p", "0"], "--top-p is 0.0; it must be above 0 and at most 1; 1 keeps all"),
+        (["--min-p", "1.5"], "--min-p is 1.5; it must be from 0 to 1; 0 keeps all"),
+        (["--repetition-penalty", "0"], "--repetition-penalty is 0.0; it must be above 0"),
+        (["--frequency-penalty", "inf"], "--frequency-penalty is inf; it must be finite"),
+        (["--presence-penalty", "nan"], "--presence-penalty is nan; it must be finite"),
+        (["--seed", "-1"], "argument --seed: -1 is too small; write 0 or more"),
+        (["--seed", str(2**63)], f"{2**63} is too large; write {2**63 - 1} or less"),
+        (["--max-new-tokens", "-1"], "argument --max-new-tokens: -1 is too small; write 0"),
+        (["--min-new-tokens", "101"], "--min-new-tokens is 101, above --max-new-tokens 100; low"),
+        (["--stop", ""], "argument --stop: the text is empty; write the text to stop before"),
+        (["--device", "gpu"], "'gpu' is no device; write cpu, cuda, cuda:N with a card's"),
+        (["--device", "cuda:99"], "--device is 'cuda:99', but PyTorch sees"),
+        (["--model", "nowhere"], "there is no folder 'nowhere'; name one that holds a model"),
+        (["--model", "."], r"has no vocab.json; a model's folder holds vocab.json, merges"),
+        (["--tempratur", "1"], "there is no option --tempratur; did you mean --temperature?"),
+        (["--temp", "1"], "there is no option --temp; did you mean --temperature?"),
+        (["--temperature"], "argument --temperature: expected one argument"),
+        (["Prince"], "'Prince' is no option; put a text of several words in quotes"),
+    ],
+)
+def test_a_bad_value_is_told_in_one_line(
+    name: str,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompt = ["--prompt", "the"] if name == "generate" else []
+    assert message in refusal(capsys, name, "--model", folder, *prompt, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "content", "message"),
+    [
+        ([], b"", 'the prompt is empty; write how the text begins, such as "It was"'),
+        (["--prompt", ""], b"", "the prompt is empty"),
+        ([], b"a\xff", "standard input is no UTF-8 text (byte 1); convert it first"),
+        (["--prompt", "a\udcff"], b"", r"'\udcff' is a lone surrogate, half a character"),
+        (["--prompt", "a", "--beams", "0"], b"", "argument --beams: 0 is too small; write 1 or"),
+        (["--prompt", "a", "--beams", "2", "--top-k", "4"], b"", "chance; leave out --top-k"),
+        (["--prompt", "a", "--beams", "2", "--seed", "4"], b"", "chance; leave out --seed"),
+        (["--prompt", "a", "--length-penalty", "2"], b"", "belongs to beam search; add --beams 4"),
+        (["--prompt", "a", "--beams", "2", "--length-penalty", "nan"], b"", "--length-penalty nan"),
+    ],
+)
+def test_a_bad_prompt_or_search_is_told_in_one_line(
+    words: list[str],
+    content: bytes,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pipe_in(monkeypatch, content)
+    assert message in refusal(capsys, "generate", "--model", folder, *words)
+
+
+def test_without_a_prompt_at_a_terminal_it_is_asked_for(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe_in(monkeypatch, b"")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    message = refusal(capsys, "generate", "--model", folder)
+    assert 'the text has no beginning; add --prompt "It was", or pipe a text in' in message
+
+
+def test_logits_that_are_no_numbers_end_in_one_line(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(place: Path) -> tuple[GPT, BPETokenizer]:
+        model, tokenizer = load_model(place)
+        torch.nn.init.constant_(model.ln_f.weight, float("nan"))
+        return model, tokenizer
+
+    monkeypatch.setattr("gptlib.extras.models.load_model", broken)
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "--model", str(folder), "--prompt", "the"])
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_chat_goes_on_from_the_whole_conversation_until_the_input_ends(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def echo(model: GPT, tokenizer: BPETokenizer, prompt: str, *_: object, **__: object) -> object:
+        asked.append(prompt)
+        return (piece for piece in ("<", str(len(asked)), ">"))
+
+    monkeypatch.setattr(generation, "generate_text", echo)
+    pipe_in(monkeypatch, b"\nthe\n\nso\n /clear \nthat")
+    assert main(["chat", "--model", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert asked == ["\n", "the", "the<2>", "the<2><3>\n\nso", "that"]
+    assert out == "<2>\n<3>\n<4>\n<5>\n"
+    assert err.startswith("tiny is a language model: it goes on from all that you and it wrote")
+    assert "as far as its 16 tokens reach.\nEnter alone: go on. /clear: forget." in err
+    assert err.endswith("(forgotten)\n")
+
+
+def test_a_conversation_beyond_the_context_is_cut_from_the_front(folder: Path) -> None:
+    arguments = argparse.Namespace(device=None, model=folder, seed=1)
+    writer = cli._Writer(arguments, {})
+    for text in ("the prince " * 30, "é€😀" * 20, "short"):
+        part = writer.last_part(text)
+        assert text.endswith(part)
+        assert len(writer.tokenizer.encode(part)) <= 16
+        assert part == text or len(writer.tokenizer.encode(part)) >= 12
+
+
+# Other processes: streaming, Ctrl-C, terminals
+
+LAUNCH = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have switched it off
+if sys.stdin.isatty():
+    import fcntl, termios
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # this terminal's Ctrl-C goes to this process
+from gptlib.extras.cli import main
+raise SystemExit(main())
+"""
+
+ENDLESS = ("--temperature", "0", "--max-new-tokens", "1000000", "--min-new-tokens", "1000000")
+"""Goes round in a circle without a line break, because the tiny model's best tokens repeat."""
+
+
+POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C in another way")
+
+
+class Talk:
+    """A running command: what it wrote so far, and what to wait for."""
+
+    def __init__(self, process: subprocess.Popen[bytes], out: int) -> None:
+        self.process, self.out, self.seen = process, out, b""
+
+    def wait_for(self, is_there: str | int) -> str:
+        """Read until a text, or so many more bytes, came; return what was read."""
+        begin, end = len(self.seen), time.monotonic() + PATIENCE
+        while True:
+            new = self.seen[begin:]
+            if len(new) >= is_there if isinstance(is_there, int) else is_there.encode() in new:
+                return new.decode(errors="replace")
+            ready, _, _ = select.select([self.out], [], [], max(0, end - time.monotonic()))
+            assert ready, f"waited for {is_there!r}, saw {self.seen[-500:]!r}"
+            piece = os.read(self.out, 65536)
+            assert piece, f"it ended, waiting for {is_there!r}: {self.seen[-500:]!r}"
+            self.seen += piece
+
+
+@contextmanager
+def talk(*words: object) -> Iterator[Talk]:
+    """Start a command with pipes for its input and output."""
+    command = [sys.executable, "-c", LAUNCH, *map(str, words)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield Talk(process, process.stdout.fileno())
+        finally:
+            process.kill()
+
+
+@contextmanager
+def talk_at_terminal(*words: object) -> Iterator[Talk]:
+    """Start a command at a terminal of its own, where it is written to as by a keyboard."""
+    command = [sys.executable, "-c", LAUNCH, *map(str, words)]
+    keyboard, terminal = os.openpty()
+    with subprocess.Popen(
+        command,
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        start_new_session=True,
+        env=os.environ | {"TERM": "dumb"},
+    ) as process:
+        os.close(terminal)
+        try:
+            yield Talk(process, keyboard)
+        finally:
+            process.kill()
+            os.close(keyboard)
+
+
+@POSIX
+def test_chat_streams_and_ctrl_c_stops_the_text_but_not_the_program(folder: Path) -> None:
+    with talk("chat", "--model", folder, *ENDLESS) as chat:
+        assert chat.process.stdin is not None
+        assert chat.process.stderr is not None
+        for line in (b"the prince\n", b"and so\n", b"\n"):
+            chat.process.stdin.write(line)
+            chat.process.stdin.flush()
+            assert "\n" not in chat.wait_for(300)  # it arrives though the text has no end
+            chat.process.send_signal(signal.SIGINT)
+            chat.wait_for("\n")
+            assert chat.process.poll() is None
+        chat.process.stdin.close()
+        assert chat.process.wait(PATIENCE) == 0
+        assert chat.process.stderr.read().count(b"\n") == 2, "more than how to use it"
+
+
+@POSIX
+def test_at_a_terminal_chat_prompts_and_ctrl_c_gives_the_turn_back(folder: Path) -> None:
+    with talk_at_terminal("chat", "--model", folder, *ENDLESS) as chat:
+        assert "is a language model" in chat.wait_for("> ")
+        os.write(chat.out, b"the prince\n")
+        chat.wait_for(300)
+        os.write(chat.out, b"\x03")  # Ctrl-C
+        chat.wait_for("\n> ")
+        os.write(chat.out, b"half a line")
+        chat.wait_for("half a line")
+        os.write(chat.out, b"\x03")
+        assert "(Ctrl-D ends the conversation)" in chat.wait_for("> ")
+        os.write(chat.out, b"/clear\n")
+        assert "(forgotten)" in chat.wait_for("> ")
+        os.write(chat.out, b"so\n")
+        chat.wait_for(300)
+        os.write(chat.out, b"\x03")
+        chat.wait_for("\n> ")
+        os.write(chat.out, b"\x04")  # Ctrl-D
+        assert chat.process.wait(PATIENCE) == 0
+        assert b"Traceback" not in chat.seen
+
+
+@POSIX
+def test_ctrl_c_ends_generate_with_a_line_break_and_status_130(folder: Path) -> None:
+    with talk("generate", "--model", folder, "--prompt", "the prince", *ENDLESS) as writer:
+        text = writer.wait_for(300)
+        assert text.startswith("the prince")
+        assert "\n" not in text
+        writer.process.send_signal(signal.SIGINT)
+        assert writer.wait_for("\n").endswith("\n")
+        assert writer.process.wait(PATIENCE) == 130
+        assert writer.process.stderr is not None
+        assert writer.process.stderr.read() == b""
+
+
+@POSIX
+def test_generate_ends_quietly_when_nobody_reads_on(folder: Path) -> None:
+    with talk("generate", "--model", folder, "--prompt", "the prince", *ENDLESS) as writer:
+        writer.wait_for("the prince")
+        assert writer.process.stdout is not None
+        writer.process.stdout.close()  # as head does
+        assert writer.process.wait(PATIENCE) == 141
+        assert writer.process.stderr is not None
+        assert writer.process.stderr.read() == b""

@@ -1,10 +1,82 @@
-"""The command line: `python -m gptlib doctor`."""
+"""The command line: `python -m gptlib doctor`, `generate` and `chat`.
+
+PyTorch takes seconds to import, so it waits until the words of the command are understood.
+"""
+
+from __future__ import annotations
 
 import argparse
+import difflib
+import io
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from gptlib.extras.options import Options, number, read_options, whole
+
+if TYPE_CHECKING:
+    from gptlib.gpt2 import GPT
+    from gptlib.tokenizer import BPETokenizer
 
 __all__ = ["main"]
+
+_END_KEYS = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+
+_GENERATE = """\
+Go on from the beginning of a text. The text is shown while it is written."""
+
+_GENERATE_EPILOG = """\
+examples:
+  python -m gptlib generate --prompt "Well, Prince," --temperature 0.8 --seed 1
+  echo "Natasha" | python -m gptlib generate --top-p 0.9 --stop "\\n\\n"
+  python -m gptlib generate --model runs --prompt "Pierre" --beams 4
+
+exit status: 0 if the text is complete, 2 if a value can't be used, 130 if Ctrl-C cut the text.
+"""
+
+_CHAT = """\
+Write in turns with a language model. It is no assistant: you write the beginning of a text or a
+line of speech, and it goes on from the whole conversation so far, as far as its context reaches."""
+
+_CHAT_EPILOG = f"""\
+in the conversation:
+  a line of text   begins a new paragraph; the model goes on from its last word
+  an empty line    lets the model go on where it stopped
+  /clear           forgets the conversation
+  Ctrl-C           stops the text and gives you the turn
+  {_END_KEYS:<16} ends the conversation
+
+example:
+  python -m gptlib chat --temperature 0.8 --top-p 0.95 --max-new-tokens 60 --stop "\\n\\n"
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser of one command, whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2 and one line; fields' names become options' names."""
+        for action in self._actions:
+            name = action.dest  # a field's name: at the beginning, or anywhere if it has a _
+            if action.option_strings and name != "help":
+                pattern = rf"^{name}(?= is )" + rf"|(?<![\w-]){name}\b" * ("_" in name)
+                message = re.sub(pattern, action.option_strings[-1], message)
+        message = " ".join(re.sub(r"\bor None\b", "or leave it out", message).split())
+        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """End because of words that are no options."""
+        word = next((word for word in words if word.startswith("-")), words[0])
+        name, known = word.partition("=")[0], self._option_string_actions
+        close = [option for option in known if name.startswith("--") and option.startswith(name)]
+        close += difflib.get_close_matches(name, known)
+        if close:
+            self.error(f"there is no option {word}; did you mean {close[0]}?")
+        self.error(f"{word!r} is no option; put a text of several words in quotes")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -14,25 +86,346 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after `python -m gptlib`; those of this process if None.
 
     Returns:
-        The exit status: 0 if all is well, 1 if a problem was found.
+        The exit status: 0 if all is well, 1 if the doctor found a problem, 130 if Ctrl-C
+        stopped it, 141 if nobody reads its output any more.
 
     Raises:
-        SystemExit: with status 2 if the words name no command, 0 after `--help`.
+        SystemExit: with status 2 and one line that says what to do if a command or a value can't
+            be used, 0 after `--help`.
     """
     parser = argparse.ArgumentParser(
         prog="python -m gptlib", description="What serves the course from the command line."
     )
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="command", required=True, parser_class=_Parser
+    )
     purpose = "examine this machine: can it run the course, and if not, what helps?"
-    commands.add_parser("doctor", help=purpose, description=purpose)
-    parser.parse_args(arguments)
-    return _doctor()
+    doctor = commands.add_parser("doctor", help=purpose, description=purpose)
+    doctor.set_defaults(run=_doctor, parser=doctor)
+    _add_writing(commands, "generate", "go on from the beginning of a text", _generate)
+    _add_writing(commands, "chat", "write in turns with a model", _chat)
+    known, unknown = parser.parse_known_args(arguments)
+    command: _Parser = known.parser
+    if unknown:
+        command.refuse(unknown)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console may not spell every letter
+    try:
+        return int(known.run(known))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        return 141
+    except (ValueError, OSError, FloatingPointError) as error:
+        command.error(str(error))
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130
 
 
-def _doctor() -> int:
+def _doctor(_: argparse.Namespace) -> int:
     from gptlib.extras.doctor import examine, report
 
     findings = examine()
-    encoding = sys.stdout.encoding or "utf-8"  # a folder's name may not fit a Windows console
-    print(report(findings).encode(encoding, "replace").decode(encoding))
+    print(report(findings))
     return int(any(finding.status == "problem" for finding in findings))
+
+
+# The options of generate and chat
+
+
+def _add_writing(
+    commands: argparse._SubParsersAction[_Parser],
+    name: str,
+    purpose: str,
+    run: Callable[[argparse.Namespace], int],
+) -> None:
+    """Add a command that writes text."""
+    is_generate = name == "generate"
+    parser = commands.add_parser(
+        name,
+        help=purpose,
+        description=_GENERATE if is_generate else _CHAT,
+        epilog=_GENERATE_EPILOG if is_generate else _CHAT_EPILOG,
+        usage=f"python -m gptlib {name} {'[--prompt TEXT] ' * is_generate}[option ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sampling = read_options("gptlib.generation", "Sampling")
+    parser.set_defaults(run=run, parser=parser, sampling=sampling)
+    if is_generate:
+        text = parser.add_argument_group("the beginning")
+        text.add_argument(
+            "--prompt",
+            metavar="TEXT",
+            help="how the text begins; - reads it from standard input, which is also the default "
+            "where something is piped in (one line break at its end is left out)",
+        )
+        text.add_argument(
+            "--hide-prompt", action="store_true", help="show only what the model writes"
+        )
+    _add_model_options(parser.add_argument_group("the model"))
+    _add_length_options(parser.add_argument_group("length"))
+    choice = parser.add_argument_group(
+        "choosing the next token",
+        "Applied in this order: penalties, temperature, top-k, top-p, min-p.",
+    )
+    sampling.add_to(choice)
+    choice.add_argument(
+        "--seed",
+        type=whole(0, 2**63 - 1),
+        metavar="N",
+        help="0 or more; the same seed and options give the same text (default: another each time)",
+    )
+    if is_generate:
+        beams = parser.add_argument_group("beam search, instead of choosing token by token")
+        beams.add_argument(
+            "--beams",
+            type=whole(1),
+            metavar="N",
+            help="search for the most probable text, keeping the N best beginnings at each step, "
+            "1 or more; it is shown when it is complete (default: off)",
+        )
+        beams.add_argument(
+            "--length-penalty",
+            type=number,
+            metavar="X",
+            help="with --beams: above 1 favours longer texts, below 1 shorter ones (default: 1.0)",
+        )
+
+
+def _add_model_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model",
+        type=_folder,
+        metavar="DIR",
+        help="folder of a model, or of chapter 5's runs (default: the folder that the environment "
+        "variable GPTLIB_MODEL names, else the model that comes with the course)",
+    )
+    group.add_argument(
+        "--device",
+        type=_device,
+        metavar="NAME",
+        help="cpu, cuda, cuda:N or mps (default: the best that this machine has)",
+    )
+
+
+def _add_length_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max-new-tokens",
+        type=whole(0),
+        metavar="N",
+        default=100,
+        help="write at most N tokens, 0 or more (default: 100)",
+    )
+    group.add_argument(
+        "--min-new-tokens",
+        type=whole(0),
+        metavar="N",
+        default=0,
+        help="do not let the model end its text before N tokens, 0 or more (default: 0)",
+    )
+    group.add_argument(
+        "--stop",
+        type=_unescape,
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help=r"stop before this text; \n stands for a line break; may be given several times",
+    )
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"there is no folder {text!r}; name one that holds a model, or leave it out"
+        )
+    return folder
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no device; write cpu, cuda, cuda:N with a card's number N, or mps"
+        )
+    return text
+
+
+def _unescape(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("the text is empty; write the text to stop before")
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
+# What generate and chat do
+
+
+class _Writer:
+    """A model, its tokenizer and the wishes of the command line."""
+
+    def __init__(self, arguments: argparse.Namespace, sampling: dict[str, Any]) -> None:
+        import torch
+
+        from gptlib.extras.device import best_device, chosen_device
+        from gptlib.extras.models import load_model, model_folder
+        from gptlib.generation import Sampling
+
+        self.arguments, self.sampling = arguments, Sampling(**sampling)
+        name = arguments.device
+        device = chosen_device(name, "--device") if name else best_device()
+        self.folder = Path(arguments.model or model_folder())
+        loaded: tuple[GPT, BPETokenizer] = load_model(self.folder)
+        self.model, self.tokenizer = loaded[0].to(device), loaded[1]
+        self.context_length = self.model.config.context_length
+        self.generator = torch.Generator()  # on the CPU: the same text on every device
+        if arguments.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(arguments.seed)
+
+    def write(self, prompt: str) -> Generator[str, None, None]:
+        """Go on from a prompt; bad values are refused at the call."""
+        from gptlib.generation import generate_text
+
+        return generate_text(
+            self.model,
+            self.tokenizer,
+            prompt,
+            self.arguments.max_new_tokens,
+            self.sampling,
+            stop=self.arguments.stop,
+            min_new_tokens=self.arguments.min_new_tokens,
+            generator=self.generator,
+        )
+
+    def search(self, prompt: str) -> Iterator[str]:
+        """Find the text that beam search thinks best, in one piece."""
+        from gptlib.generation import beam_search
+        from gptlib.tokenizer import END_OF_TEXT
+
+        penalty = self.arguments.length_penalty
+        beams = beam_search(
+            self.model,
+            self.tokenizer.encode(prompt),
+            self.arguments.beams,
+            self.arguments.max_new_tokens,
+            length_penalty=1.0 if penalty is None else penalty,
+            end_token=self.tokenizer.special_tokens.get(END_OF_TEXT),
+        )
+        text = self.tokenizer.decode(beams[0].tokens).removesuffix(END_OF_TEXT)
+        end = min([len(text), *(text.find(stop) for stop in self.arguments.stop if stop in text)])
+        return iter([text[:end]])
+
+    def last_part(self, text: str) -> str:
+        """Cut a text from the front until the model's context holds it."""
+        tokens = self.tokenizer.encode(text)
+        while len(tokens) > self.context_length:
+            text = self.tokenizer.decode(tokens[-self.context_length :]).lstrip("\ufffd")
+            tokens = self.tokenizer.encode(text)  # cut elsewhere, it may have more tokens
+        return text
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    options = _check(arguments)
+    prompt = _read_prompt(arguments)
+    writer = _Writer(arguments, options)
+    used = writer.last_part(prompt)
+    if used != prompt:
+        print(
+            f"note: the prompt is longer than the model's context of {writer.context_length} "
+            f"tokens; it goes on from the last {len(used)} characters",
+            file=sys.stderr,
+        )
+    pieces = writer.search(used) if arguments.beams else writer.write(used)
+    if not arguments.hide_prompt:
+        print(prompt, end="", flush=True)
+    _, is_whole = _show(pieces)
+    return 0 if is_whole else 130
+
+
+def _check(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Find what can be refused before PyTorch is there; return the options of Sampling."""
+    options: Options = arguments.sampling
+    given = options.given(arguments)
+    if arguments.min_new_tokens > arguments.max_new_tokens:
+        raise ValueError(
+            f"min_new_tokens is {arguments.min_new_tokens}, above max_new_tokens "
+            f"{arguments.max_new_tokens}; lower one or raise the other"
+        )
+    if arguments.command == "generate" and arguments.beams is not None:
+        more = {"seed": arguments.seed, "min_new_tokens": arguments.min_new_tokens or None}
+        clash = [name for name, value in (given | more).items() if value is not None]
+        if clash:
+            raise ValueError(
+                f"--beams draws nothing by chance; leave out --{clash[0].replace('_', '-')}"
+            )
+    elif arguments.command == "generate" and arguments.length_penalty is not None:
+        raise ValueError("--length-penalty belongs to beam search; add --beams 4, or leave it out")
+    return given
+
+
+def _read_prompt(arguments: argparse.Namespace) -> str:
+    prompt: str | None = arguments.prompt
+    if prompt is None and sys.stdin.isatty():
+        raise ValueError('the text has no beginning; add --prompt "It was", or pipe a text in')
+    if prompt in (None, "-"):
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+        try:
+            prompt = sys.stdin.read().removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"standard input is no UTF-8 text (byte {error.start}); convert it first"
+            ) from None
+    if not prompt:
+        raise ValueError('the prompt is empty; write how the text begins, such as "It was"')
+    return prompt
+
+
+def _show(pieces: Iterator[str]) -> tuple[str, bool]:
+    """Show a text while it is written.
+
+    Returns:
+        The text, and whether it is whole: False if Ctrl-C stopped it.
+    """
+    text, is_whole = "", True
+    try:
+        for piece in pieces:
+            text += piece
+            print(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        is_whole = False
+    print(flush=True)
+    return text, is_whole
+
+
+def _chat(arguments: argparse.Namespace) -> int:
+    writer = _Writer(arguments, _check(arguments))
+    writer.write("\n").close()  # what is refused is refused now, not after the first line
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    with suppress(ImportError):
+        import readline  # noqa: F401  (arrow keys and earlier lines, where Python has it)
+    print(
+        f"{writer.folder.name} is a language model: it goes on from all that you and it wrote, "
+        f"as far as its {writer.context_length} tokens reach.\nEnter alone: go on. /clear: "
+        f"forget. Ctrl-C: stop the text. {_END_KEYS}: end.",
+        file=sys.stderr,
+    )
+    conversation, at_terminal = "", sys.stdin.isatty()
+    while True:
+        try:
+            line = input("> " if at_terminal else "")
+            if line.strip() == "/clear":
+                conversation = ""
+                print("(forgotten)", file=sys.stderr)
+                continue
+            conversation += "\n\n" * bool(conversation and line) + line
+            if conversation:
+                conversation += _show(writer.write(writer.last_part(conversation)))[0]
+        except EOFError:
+            print(end="\n" * at_terminal)
+            return 0
+        except KeyboardInterrupt:  # at the prompt, or a second time
+            print(f"\n({_END_KEYS} ends the conversation)", file=sys.stderr)

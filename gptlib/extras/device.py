@@ -5,7 +5,7 @@ import os
 import torch
 import torch.nn.functional as F
 
-__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device"]
+__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device", "chosen_device"]
 
 TOLERANCE = 1e-3
 """Largest difference from the CPU's numbers, which are of the order of 1, that is accepted."""
@@ -30,7 +30,7 @@ def best_device() -> torch.device:
     """
     chosen = os.environ.get("GPTLIB_DEVICE", "").strip().lower()
     if chosen:
-        return _chosen_device(chosen)
+        return chosen_device(chosen)
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available() and _is_reliable(torch.device("mps")):
@@ -86,23 +86,38 @@ def _is_reliable(device: torch.device) -> bool:
         return False
 
 
-def _chosen_device(name: str) -> torch.device:
-    """Turn the value of GPTLIB_DEVICE into a device of this machine."""
+def chosen_device(name: str, setting: str = "GPTLIB_DEVICE") -> torch.device:
+    """Turn a name that somebody chose into a device of this machine.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1` or `mps`.
+        setting: Where it was chosen, for the error message.
+
+    Returns:
+        The device.
+
+    Raises:
+        ValueError: if the name is no device, or one that this machine lacks.
+
+    Example:
+        >>> chosen_device("cpu")
+        device(type='cpu')
+    """
     kind, colon, number = name.partition(":")
     known = {"cpu", "cuda", "mps"}
     if kind not in known or (colon and not (kind == "cuda" and number.isdecimal())):
         raise ValueError(
-            f"GPTLIB_DEVICE is {name!r}; use cpu, cuda, cuda:N with a card's number N, or mps, "
+            f"{setting} is {name!r}; use cpu, cuda, cuda:N with a card's number N, or mps, "
             "or unset it to have the best device chosen"
         )
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"GPTLIB_DEVICE is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA cards "
+            f"{setting} is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA cards "
             "here; unset it, or install a CUDA build of PyTorch (see README)"
         )
     if kind == "mps" and not torch.backends.mps.is_available():
         raise ValueError(
-            "GPTLIB_DEVICE is 'mps', but PyTorch sees no Apple graphics here; "
+            f"{setting} is 'mps', but PyTorch sees no Apple graphics here; "
             "unset it, or set it to cpu"
         )
     return torch.device(name)
