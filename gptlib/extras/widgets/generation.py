@@ -1,0 +1,1111 @@
+"""The widget of chapter 6: a playground that shows how a distribution becomes text.
+
+`generation.js` draws in the browser what is computed here by `gptlib.generation`'s own functions;
+everything said in words is made here, and so is the static picture.
+"""
+
+import codecs
+import math
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import ipywidgets as widgets
+import torch
+import traitlets
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from gptlib.extras.plots import COLORS, style
+from gptlib.extras.widgets.attention import visible
+from gptlib.generation import (
+    Beam,
+    KeyValueCache,
+    Sampling,
+    Tokenizer,
+    beam_search,
+    count_tokens,
+    decode,
+    draw,
+    end_of_text,
+    extend,
+    generate_text,
+    prefill,
+    stages,
+    window_start,
+)
+from gptlib.gpt2 import GPT
+from gptlib.training import perplexity
+
+HERE = Path(__file__).parent
+N_ALTERNATIVES = 12
+"""Tokens that get a bar of their own."""
+SECONDS_PER_DRAWING = 0.08
+"""While it writes, the browser is told no more often, however fast the model is."""
+SHADES = [
+    (0.5, "≥ 50 %", "#f7fbff", "#111"),
+    (0.2, "20–50 %", "#c6dbef", "#111"),
+    (0.05, "5–20 %", "#7fb8dc", "#111"),
+    (0.01, "1–5 %", "#2171b5", "#fff"),
+    (0.0, "< 1 %", "#08306b", "#fff"),
+]
+"""Least probability, its name, background and ink: one hue, the darker the less expected."""
+
+DEFAULT = Sampling(temperature=0.8, top_k=50, top_p=0.9)
+"""Settings at the start: three filters, so that there is something to see."""
+NAMES = {
+    "logits": "model",
+    "penalties": "penalties",
+    "temperature": "÷ T",
+    "top-k": "top-k",
+    "top-p": "top-p",
+    "min-p": "min-p",
+}
+
+
+class SamplingView(anywidget.AnyWidget):
+    """The text, the bars, the beams and the entropy in the browser; clicks come as messages."""
+
+    _esm = HERE / "generation.js"
+    _css = HERE / "generation.css"
+    panels = traitlets.List().tag(sync=True)
+    shades = traitlets.List([list(shade) for shade in SHADES]).tag(sync=True)
+    summary = traitlets.Unicode().tag(sync=True)
+    problem = traitlets.Bool(False).tag(sync=True)
+    state = traitlets.Unicode("ready").tag(sync=True)
+
+    def __repr__(self) -> str:
+        return "SamplingView"
+
+
+class Settings(widgets.VBox):
+    """The knobs of one column: a strategy, and every field of `Sampling`."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        looks = {"description_width": "82px"}
+
+        def slider(name: str, value: float, low: float, high: float, step: float) -> Any:
+            return widgets.FloatSlider(
+                value, min=low, max=high, step=step, description=name, style=looks
+            )
+
+        greedy = sampling.temperature == 0
+        self.strategy = widgets.Dropdown(
+            options=["sample", "greedy", "beam search"],
+            value="greedy" if greedy else "sample",
+            description="strategy",
+            style=looks,
+        )
+        temperature = 1.0 if greedy else sampling.temperature
+        self.temperature = slider("temperature", temperature, 0, 3, 0.05)
+        self.top_k = widgets.IntText(sampling.top_k or 0, description="top-k (0: off)", style=looks)
+        self.top_p = slider("top-p", sampling.top_p, 0, 1, 0.01)
+        self.min_p = slider("min-p", sampling.min_p, 0, 1, 0.01)
+        self.repetition_penalty = slider("repetition", sampling.repetition_penalty, 0, 2, 0.05)
+        self.frequency_penalty = slider("frequency", sampling.frequency_penalty, -2, 2, 0.1)
+        self.presence_penalty = slider("presence", sampling.presence_penalty, -2, 2, 0.1)
+        self.n_beams = widgets.IntSlider(4, 1, 8, description="beams", style=looks)
+        self.filters = [self.temperature, self.top_k, self.top_p, self.min_p]
+        self.penalties = [self.repetition_penalty, self.frequency_penalty, self.presence_penalty]
+        self.controls = [self.strategy, *self.filters, *self.penalties, self.n_beams]
+        self.title = widgets.HTML()
+        box = widgets.Box(self.controls, layout=widgets.Layout(flex_flow="row wrap"))
+        super().__init__([self.title, box])
+        self.strategy.observe(self._enable, "value")
+        self._enable()
+
+    def __repr__(self) -> str:
+        return "Settings"
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the knobs say; the library's own error if it can't be.
+
+        Raises:
+            ValueError: If a knob stands where `Sampling` does not allow it.
+        """
+        if self.strategy.value == "beam search":
+            return Sampling()
+        filters: dict[str, Any] = {"temperature": 0.0}
+        if self.strategy.value == "sample":
+            filters = {
+                "temperature": self.temperature.value,
+                "top_k": self.top_k.value or None,
+                "top_p": self.top_p.value,
+                "min_p": self.min_p.value,
+            }
+        return Sampling(
+            **filters,
+            repetition_penalty=self.repetition_penalty.value,
+            frequency_penalty=round(self.frequency_penalty.value, 10),
+            presence_penalty=round(self.presence_penalty.value, 10),
+        )
+
+    @property
+    def words(self) -> str:
+        """The settings that are not at their defaults, in short."""
+        if self.strategy.value == "beam search":
+            return f"beam search, {self.n_beams.value} beams"
+        said = [self.strategy.value]
+        knobs = [*(self.filters if said == ["sample"] else []), *self.penalties]
+        neutral = {id(self.temperature): 1.0, id(self.top_p): 1.0, id(self.repetition_penalty): 1.0}
+        for knob in knobs:
+            if knob.value != neutral.get(id(knob), 0):
+                said.append(f"{knob.description.removesuffix(' (0: off)')} {knob.value:g}")
+        return ", ".join(said)
+
+    def lay_out(self, title: str, narrow: bool) -> None:
+        """Name the column, and fit the knobs into its width."""
+        self.title.value = f"<b>{title}</b>" if title else ""
+        self.title.layout.display = None if title else "none"
+        self.layout.width = "50%" if narrow else "100%"
+        for control in self.controls:
+            control.layout.width = "96%" if narrow else "244px"
+
+    def _enable(self, _: Any = None) -> None:
+        strategy = self.strategy.value
+        for control in self.filters:
+            control.disabled = strategy != "sample"
+        for control in self.penalties:
+            control.disabled = strategy == "beam search"
+        self.n_beams.disabled = strategy != "beam search"
+
+
+@dataclass(frozen=True)
+class Written:
+    """One token of the text, and what was known when it was written."""
+
+    token: int
+    """Its id."""
+    probability: float
+    """What the model gave it, before penalties and filters."""
+    kept: float
+    """What the filters made of that; 0 if they had cut it."""
+    entropy: float
+    """Entropy of the model's distribution, in nats."""
+    kept_entropy: float
+    """Entropy after the filters, in nats."""
+    how: str
+    """"drawn", "the best", "by hand" or "by beam search"."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """A beam search that grows by a token a step."""
+
+    root: int
+    """Tokens written before it began."""
+    depth: int
+    """Tokens that it has added."""
+    beams: tuple[Beam, ...]
+    """What it holds, best first."""
+
+
+class Writer:
+    """Write one text a token at a time, and look at the distribution at any of its places.
+
+    Args:
+        model: In evaluation mode.
+        prompt: Token ids to start from.
+    """
+
+    def __init__(self, model: GPT, prompt: Sequence[int]) -> None:
+        self.model = model
+        self.prompt = tuple(prompt)
+        self.written: tuple[Written, ...] = ()
+        self.search: Search | None = None
+        weight = model.ln_f.weight
+        self._cache = KeyValueCache(
+            model.config, 1, model.config.context_length, weight.device, weight.dtype
+        )
+        self._start, self._read = 0, tuple[int, ...]()
+        self._logits = torch.empty(0)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Prompt and text."""
+        return [*self.prompt, *(written.token for written in self.written)]
+
+    def logits(self, place: int) -> Tensor:
+        """Return what the model says after the prompt and `place` tokens, shape (V,).
+
+        What the cache holds already is not computed again: most often one token is new.
+        """
+        tokens = self.tokens[: len(self.prompt) + place]
+        start = window_start(len(tokens), self.model.config.context_length)
+        window = tuple(tokens[start:])
+        if (start, window) != (self._start, self._read):
+            pairs = zip(window[:-1], self._read, strict=False) if start == self._start else ()
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            self._read = ()  # in case of an error
+            self._logits = self._read_on(window, same).float().cpu()
+            if not self._logits.isfinite().all():
+                raise FloatingPointError(
+                    f"the logits after {len(tokens)} tokens are not all finite numbers; check the "
+                    "weights for nan, or use float32"
+                )
+            self._start, self._read = start, window
+        return self._logits
+
+    @torch.no_grad()
+    def _read_on(self, window: Sequence[int], same: int) -> Tensor:
+        """Read what follows the first `same` tokens of a window, which the cache holds."""
+        cache = self._cache
+        if same == 0:
+            return prefill(self.model, [window], cache)[0]  # (V,)
+        cache.length = same
+        new = torch.tensor(window[same:], device=cache.starts.device)  # (T,)
+        if len(new) == 1:
+            return decode(self.model, new, cache)[0]
+        return extend(self.model, new[None], cache)[0, -1]
+
+    def stages(self, place: int, sampling: Sampling) -> dict[str, Tensor]:
+        """Return the logits after the prompt and `place` tokens, filter by filter, each (V,)."""
+        logits = self.logits(place)
+        new = [written.token for written in self.written[:place]]
+        seen_counts, new_counts = count_tokens([[*self.prompt, *new], new], len(logits))
+        return stages(logits, sampling, seen_counts, new_counts)
+
+    def step(self, sampling: Sampling, uniform: float) -> None:
+        """Write the token that a uniform number in 0..1 picks from the filtered distribution."""
+        last = [*self.stages(len(self.written), sampling).values()][-1]
+        token = int(draw(last[None], torch.tensor([uniform]))[0])
+        self.write(token, sampling, "the best" if sampling.temperature == 0 else "drawn")
+
+    def write(self, token: int, sampling: Sampling, how: str) -> None:
+        """Add a token, with what model and filters thought of it."""
+        every = [*self.stages(len(self.written), sampling).values()]
+        model, kept = (logits.double().softmax(-1) for logits in (every[0], every[-1]))
+        chances = float(model[token]), float(kept[token])
+        self.written += (Written(token, *chances, entropy(model), entropy(kept), how),)
+
+    def cut(self, place: int) -> None:
+        """Keep the first `place` tokens of the text."""
+        self.written, self.search = self.written[:place], None
+
+    def grow_beams(self, n_beams: int, end: int | None) -> None:
+        """Lengthen the beam search by a token, and take its best beam as the text."""
+        search = self.search
+        if search is None or len(search.beams) != n_beams:
+            search = Search(len(self.written), 0, ())
+        prompt = self.tokens[: len(self.prompt) + search.root]
+        depth = search.depth + 1
+        beams = beam_search(self.model, prompt, n_beams, depth, end_token=end)
+        search = Search(search.root, depth, tuple(beams))
+        self.take(search, 0)
+        self.search = search
+
+    def take(self, search: Search, number: int) -> None:
+        """Make one beam of a search the text; what it shares with the text before is kept."""
+        new = search.beams[number].tokens
+        old = [written.token for written in self.written[search.root :]]
+        pairs = zip(new, old, strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self.cut(search.root + same)
+        for token in new[same:]:
+            self.write(token, Sampling(), "by beam search")
+
+
+class SamplingPlayground(widgets.VBox):
+    """Write token by token, and see what each setting does to the bars of the next one.
+
+    Controls: `prompt`, `seed`, `count` (tokens per Run), `pace` (tokens per second at most), the
+    toggle `compare` with the settings `first` and `second` (each with `strategy`, `temperature`,
+    `top_k`, `top_p`, `min_p`, `repetition_penalty`, `frequency_penalty`, `presence_penalty`,
+    `n_beams`), and the buttons `step`, `run`, `stop`, `undo` and `restart`. In Python, `choose`
+    does what a click on an alternative does, and `wait` waits for a run.
+
+    A run writes in a thread of its own, so the kernel hears Stop at once, and also while a cell
+    works. The token at place i of the text takes the i-th number of the seed's sequence: the same
+    seed and settings write the same text as `generate_text`, in both columns and after Undo.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Ours or tiktoken's, with the model's vocabulary.
+        prompt: The text to start from.
+        sampling: Settings of the first column.
+        seed: Of the draws.
+        compare: Settings of a second column; None shows one column.
+        n_tokens: Tokens to write at once, so that there is something to look at.
+
+    Raises:
+        ValueError: If the prompt, the model or the tokenizer is one that `generate_text` refuses.
+
+    Example:
+        >>> from gptlib.gpt2 import GPTConfig
+        >>> from gptlib.tokenizer import BPETokenizer
+        >>> config = GPTConfig(vocab_size=257, context_length=32, n_layer=1, n_head=1, n_embd=8)
+        >>> model = GPT(config, torch.Generator().manual_seed(0)).eval()
+        >>> playground = SamplingPlayground(model, BPETokenizer([]), "so", n_tokens=3)
+        >>> playground.step.click()
+        >>> len(playground.tokens)
+        4
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        prompt: str = "The prince",
+        sampling: Sampling = DEFAULT,
+        seed: int = 0,
+        *,
+        compare: Sampling | None = None,
+        n_tokens: int = 12,
+    ) -> None:
+        self._lock = threading.RLock()
+        self._halt = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.model, self.tokenizer = model, tokenizer
+        self.end_tokens = end_of_text(tokenizer)
+        self.state = "ready"
+        self._uniforms: tuple[int, torch.Generator, list[float]] = (0, torch.Generator(), [])
+        self._quiet = False
+        self._said = self._problem = ""
+        self._next_drawing = 0.0
+        self._writers = [Writer(model, ids) for ids in [self._encode(prompt)] * 2]
+        self._places: list[int | None] = [None, None]
+        self._panels: list[dict[str, Any] | None] = [None, None]
+        self._history: list[Any] = []
+        self._prompt_used = prompt
+        self._make_controls(prompt, sampling, compare, seed)
+        top = widgets.HBox([self.seed, self.count, self.pace, self.compare])
+        top.layout.flex_flow = "row wrap"
+        both = widgets.HBox([self.first, self.second])
+        buttons = widgets.HBox([self.step, self.run, self.stop, self.undo, self.restart])
+        buttons.layout.flex_flow = "row wrap"
+        super().__init__([self.prompt, top, both, buttons, self.view])
+        self.add_class("sampling-playground")
+        self._lay_out()
+        for _ in range(n_tokens):
+            self._change(self._advance)
+        self._listen()
+        self._show()
+
+    def __repr__(self) -> str:
+        return "SamplingPlayground: write token by token, see what each setting does to the bars"
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that the first column has written after the prompt."""
+        return [written.token for written in self.written]
+
+    @property
+    def written(self) -> tuple[Written, ...]:
+        """The first column's tokens, with their probabilities and entropies."""
+        return self._writers[0].written
+
+    @property
+    def text(self) -> str:
+        """What the first column has written after the prompt."""
+        return self.texts[0]
+
+    @property
+    def texts(self) -> list[str]:
+        """What each column has written after the prompt."""
+        return ["".join(_pieces(self.tokenizer, _ids(writer))) for writer in self._active]
+
+    @property
+    def summary(self) -> str:
+        """The read-out: what was done last, and what comes next; or why it can't be done."""
+        return str(self.view.summary)
+
+    @property
+    def panels(self) -> list[dict[str, Any]]:
+        """What the browser draws, a dictionary for each column."""
+        return list(self.view.panels)
+
+    def choose(self, token: int, place: int | None = None, column: int = 0) -> None:
+        """Write a token of one's own choice, and go on from there.
+
+        Args:
+            token: Its id.
+            place: Where in the text, counted from 0; what stood there and after it is cut off
+                (Undo brings it back). The end by default.
+            column: 0, or 1 for the second.
+        """
+        self._halt_and_wait()
+
+        def act() -> None:
+            self._check_column(column)
+            if not 0 <= token < self.model.config.vocab_size:
+                raise ValueError(f"token {token} is none; ids go from 0 to the vocabulary's end")
+            writer = self._writers[column]
+            at = len(writer.written) if place is None else place
+            if not 0 <= at <= len(writer.written):
+                raise ValueError(f"place {at} is not in the text of {len(writer.written)} tokens")
+            writer.cut(at)
+            writer.write(token, self._settings[column].sampling, "by hand")
+            self._said = f"You wrote {self._quoted(token)}."
+
+        self._try(lambda: self._change(act))
+
+    def choose_beam(self, number: int, column: int = 0) -> None:
+        """Make one beam the text; the search begins anew from there."""
+        self._halt_and_wait()
+
+        def act() -> None:
+            self._check_column(column)
+            writer = self._writers[column]
+            if writer.search is None or not 0 <= number < len(writer.search.beams):
+                raise ValueError(f"there is no beam {number}; press Step to search")
+            writer.take(writer.search, number)
+            writer.search = None
+            self._said = f"Beam {number + 1} is the text now."
+
+        self._try(lambda: self._change(act))
+
+    def look(self, place: int | None, column: int = 0) -> None:
+        """Show the bars at a place of the text, counted from 0; None for the next token."""
+
+        def act() -> None:
+            self._check_column(column)
+            there = place is not None and 0 <= place < len(self._writers[column].written)
+            self._places[column] = place if there else None
+            self._said = ""
+
+        self._try(act)
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait for the end of a run; say whether it has ended."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(seconds)
+        return thread is None or not thread.is_alive()
+
+    def close(self) -> None:
+        """End a run and take the widget off the page."""
+        self._halt_and_wait()
+        super().close()
+
+    def picture(self) -> Figure:
+        """Draw the state: the bars of each stage, the text in colours, the entropy."""
+        style()
+        panels = self.panels
+        figure = plt.figure(figsize=(9, 6.2 * len(panels)))
+        for part, panel in zip(
+            figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
+        ):
+            _draw_panel(part, panel, self._prompt_used)
+        return figure
+
+    def _make_controls(
+        self, prompt: str, sampling: Sampling, compare: Sampling | None, seed: int
+    ) -> None:
+        looks = {"description_width": "82px"}
+        short = widgets.Layout(width="190px")
+        self.prompt = widgets.Text(
+            prompt,
+            description="prompt",
+            continuous_update=False,
+            style=looks,
+            layout=widgets.Layout(width="98%"),
+        )
+        self.seed = widgets.BoundedIntText(
+            seed, 0, 2**31, description="seed", style=looks, layout=short
+        )
+        self.count = widgets.BoundedIntText(
+            40, 1, 10_000, description="tokens per Run", style={"description_width": "100px"}
+        )
+        self.pace = widgets.BoundedIntText(
+            15, 1, 1000, description="tokens per s", style=looks, layout=short
+        )
+        self.count.layout.width = "190px"
+        self.compare = widgets.ToggleButton(
+            compare is not None, description="Compare two settings", icon="columns"
+        )
+        self.compare.layout.width = "180px"
+        self.first, self.second = Settings(sampling), Settings(compare or Sampling())
+        self._settings = [self.first, self.second]
+        button = widgets.Button
+        self.step = button(description="Step", icon="step-forward", tooltip="Write one token")
+        self.run = button(description="Run", icon="play", tooltip="Write on")
+        self.stop = button(description="Stop", icon="stop", disabled=True)
+        self.undo = button(description="Undo", icon="undo", tooltip="Take back the last action")
+        self.restart = button(
+            description="Back to the prompt", icon="fast-backward", tooltip="Undo brings it back"
+        )
+        for control in (self.step, self.run, self.stop, self.undo):
+            control.layout.width = "100px"
+        self.restart.layout.width = "180px"
+        self.view = SamplingView()
+
+    def _listen(self) -> None:
+        self.step.on_click(lambda _: self._step())
+        self.run.on_click(lambda _: self._run())
+        self.stop.on_click(lambda _: self._halt.set())
+        self.undo.on_click(lambda _: self._undo())
+        self.restart.on_click(lambda _: self._restart())
+        self.prompt.observe(lambda _: self._new_prompt(), "value")
+        self.seed.observe(lambda _: self._changed(), "value")
+        self.compare.observe(lambda _: self._compare(), "value")
+        for settings in self._settings:
+            for control in settings.controls:
+                control.observe(lambda _: self._changed(), "value")
+        self.view.on_msg(self._hear)
+
+    def _hear(self, _: Any, message: Any, __: Any) -> None:
+        """Do what a click in the browser asks for."""
+        column = message.get("panel", 0)
+        if message.get("do") == "choose":
+            self.choose(message["token"], message["place"], column)
+        elif message.get("do") == "beam":
+            self.choose_beam(message["beam"], column)
+        elif message.get("do") == "look":
+            self.look(message["place"], column)
+
+    # What the buttons and controls do.
+
+    def _step(self) -> None:
+        self._halt_and_wait()
+        self._try(self._write_one)
+
+    def _write_one(self) -> None:
+        if not self._change(self._advance):
+            raise ValueError("the text has ended; press Undo or choose another token to go on")
+        last = [writer.written[-1] for writer in self._active]
+        said = [f"{self._quoted(written.token)} ({self._chance(written)})" for written in last]
+        self._said = f"Wrote {' and '.join(said)}."
+
+    def _run(self) -> None:
+        self._halt_and_wait()
+
+        def start() -> None:
+            for settings in self._active_settings:
+                _ = settings.sampling  # an error now rather than in the thread
+            self._start(self._keep_writing, self.count.value)
+
+        self._try(start)
+
+    def _start(self, work: Callable[[int], None], n: int) -> None:
+        """Begin to write in a thread; `_halt` ends it before its next token."""
+        self._halt.clear()
+        self._set_state("writing")
+        self._thread = threading.Thread(target=self._work, args=(work, n), daemon=True)
+        self._thread.start()
+
+    def _work(self, work: Callable[[int], None], n: int) -> None:
+        self._said = self._problem = ""
+        self._next_drawing = 0.0
+        try:
+            work(n)
+        except Exception as error:  # also of the model: nothing is lost, and the reader is told
+            self._problem = str(error)
+        with self._lock:
+            self._set_state("stopped" if self._halt.is_set() else "ready")
+            self._show()
+
+    def _keep_writing(self, n: int) -> None:
+        for number in range(n):
+            begin = time.perf_counter()
+            with self._lock:
+                if self._halt.is_set():
+                    break
+                if not self._change(self._advance):
+                    self._said = "The text has ended."
+                    return
+                self._said = f"Wrote {number + 1} tokens of {n}."
+                self._show_soon()
+            if self._halt.wait(max(0.002, 1 / self.pace.value - time.perf_counter() + begin)):
+                break
+        if self._halt.is_set():
+            self._said = f"Stopped. {self._said}"
+
+    def _catch_up(self, n: int) -> None:
+        """Write in the second column until it is as long as the first."""
+        for _ in range(n):
+            with self._lock:
+                if self._halt.is_set() or not self._advance(only=1):
+                    break
+                self._show_soon()
+        self._said = "Both columns start from the same prompt and seed."
+
+    def _undo(self) -> None:
+        self._halt_and_wait()
+
+        def act() -> None:
+            if not self._history:
+                raise ValueError("there is nothing to undo; press Step or Run to write")
+            self._restore(self._history.pop())
+            self._set_quietly(self.prompt, self._prompt_used)
+            self._said = "Undone."
+
+        self._try(act)
+
+    def _restart(self) -> None:
+        self._halt_and_wait()
+
+        def act() -> None:
+            for writer in self._writers:
+                writer.cut(0)
+            self._said = "Back to the prompt."
+
+        self._try(lambda: self._change(act))
+
+    def _new_prompt(self) -> None:
+        if self._quiet or self.prompt.value == self._prompt_used:
+            return
+        self._halt_and_wait()
+
+        def act() -> None:
+            ids = self._encode(self.prompt.value)
+            for writer in self._writers:
+                writer.cut(0)
+                writer.prompt = tuple(ids)
+            self._prompt_used = self.prompt.value
+            self._said = "A new prompt."
+
+        self._try(lambda: self._change(act))
+
+    def _compare(self) -> None:
+        self._halt_and_wait()
+        self._lay_out()
+
+        def act() -> None:
+            self._said = ""
+            if self.compare.value:
+                self._change(lambda: self._writers[1].cut(0))
+                n = len(self.written)
+                if n:
+                    self._start(self._catch_up, n)
+
+        self._try(act)
+
+    def _changed(self) -> None:
+        """A knob was turned: show its effect, or (while it writes) let the next token show it."""
+        if self.state != "writing":
+            self._said = ""
+            self._try(lambda: None)  # shows it
+
+    # What they are made of.
+
+    @property
+    def _active(self) -> list[Writer]:
+        return self._writers[: 1 + self.compare.value]
+
+    @property
+    def _active_settings(self) -> list[Settings]:
+        return self._settings[: 1 + self.compare.value]
+
+    def _check_column(self, column: int) -> None:
+        if not 0 <= column < len(self._active):
+            raise ValueError(f"column {column} is not shown; press Compare for a second one")
+
+    def _try(self, act: Callable[[], object]) -> None:
+        """Do something under the lock; an error goes to the read-out, and nothing is lost."""
+        with self._lock:
+            self._problem = ""
+            try:
+                act()
+            except Exception as error:  # a click has no cell to show it in
+                self._problem = str(error)
+            if self.state != "writing":
+                self._show()
+
+    def _halt_and_wait(self) -> None:
+        self._halt.set()
+        if self._thread is not threading.current_thread():
+            self.wait()
+
+    def _change(self, act: Callable[[], object]) -> bool:
+        """Change the texts in a way that Undo takes back; after an error they are as before.
+
+        Args:
+            act: Returns False if there was nothing to do.
+        """
+        states = [(writer.prompt, writer.written, writer.search) for writer in self._writers]
+        before = (self._prompt_used, states)
+        try:
+            changed = act() is not False
+        except Exception:
+            self._restore(before)
+            raise
+        if changed:
+            self._history.append(before)
+            self._places = [None, None]
+        return changed
+
+    def _restore(self, before: Any) -> None:
+        self._prompt_used, states = before
+        for writer, state in zip(self._writers, states, strict=True):
+            writer.prompt, writer.written, writer.search = state
+        self._places = [None, None]
+
+    def _advance(self, only: int | None = None) -> bool:
+        """Write a token in each column that has not ended; say whether any could."""
+        wrote = False
+        for number, writer in enumerate(self._active):
+            if only not in (None, number) or self._has_ended(writer):
+                continue
+            settings = self._settings[number]
+            if settings.strategy.value == "beam search":
+                writer.grow_beams(settings.n_beams.value, next(iter(self.end_tokens), None))
+            else:
+                writer.search = None
+                writer.step(settings.sampling, self._uniform(len(writer.written)))
+            wrote = True
+        return wrote
+
+    def _has_ended(self, writer: Writer) -> bool:
+        return bool(writer.written) and writer.written[-1].token in self.end_tokens
+
+    def _uniform(self, place: int) -> float:
+        """Return the number at a place of the seed's sequence, as `generate` takes them."""
+        seed, generator, numbers = self._uniforms
+        if seed != self.seed.value or not numbers:
+            seed, numbers = self.seed.value, []
+            generator = torch.Generator().manual_seed(seed)
+            self._uniforms = (seed, generator, numbers)
+        while len(numbers) <= place:
+            numbers.append(float(torch.rand((), generator=generator)))
+        return numbers[place]
+
+    def _encode(self, prompt: str) -> list[int]:
+        """Turn the prompt into tokens; `generate_text` itself says what is wrong with it."""
+        generate_text(self.model, self.tokenizer, prompt, 0)
+        return list(self.tokenizer.encode_ordinary(prompt))
+
+    # What is shown.
+
+    def _lay_out(self) -> None:
+        two = self.compare.value
+        self.second.layout.display = None if two else "none"
+        self.first.lay_out("A" if two else "", two)
+        self.second.lay_out("B" if two else "", two)
+
+    def _set_state(self, state: str) -> None:
+        self.state = state
+        self.run.disabled = state == "writing"
+        self.stop.disabled = state != "writing"
+
+    def _set_quietly(self, control: Any, value: Any) -> None:
+        self._quiet = True
+        try:
+            control.value = value
+        finally:
+            self._quiet = False
+
+    def _show_soon(self) -> None:
+        """Show the state, unless it was shown a moment ago."""
+        now = time.perf_counter()
+        if now >= self._next_drawing:
+            self._next_drawing = now + SECONDS_PER_DRAWING
+            self._show()
+
+    def _show(self) -> None:
+        """Send the state to the browser; with bad settings, the text and the model's own bars."""
+        problem = self._problem
+        for number, writer in enumerate(self._active):
+            try:
+                self._panels[number] = self._panel(number, writer)
+            except Exception as error:  # of the settings, or of the model
+                column = f"{'AB'[number]}: " if self.compare.value else ""
+                problem = problem or column + str(error)
+                with suppress(ArithmeticError, ValueError):
+                    self._panels[number] = self._panel(number, writer, Sampling())
+        with self.view.hold_sync():
+            self.view.panels = [panel for panel in self._panels[: len(self._active)] if panel]
+            self.view.problem = bool(problem)
+            self.view.state = self.state
+            self.view.summary = f"Not possible: {problem}" if problem else self._sentence()
+        self.undo.disabled = not self._history
+
+    def _sentence(self) -> str:
+        if self.state == "writing":  # one sentence for the whole run: it is read aloud
+            return "Writing; Stop ends it after the present token."
+        said = [self._said] if self._said else []
+        for name, panel in zip("AB", self.view.panels, strict=False):
+            two = self.compare.value  # then each column says for itself what comes next
+            said.append(f"{name}: {panel['count']}" if two else f"{panel['count']} {panel['next']}")
+        return " ".join(said)
+
+    def _panel(
+        self, number: int, writer: Writer, sampling: Sampling | None = None
+    ) -> dict[str, Any]:
+        """Collect what the browser draws of a column."""
+        settings = self._settings[number]
+        sampling = sampling or settings.sampling
+        n = len(writer.written)
+        place = self._places[number]
+        ended = self._has_ended(writer)
+        if ended and place is None:
+            place = n - 1
+        place = n if place is None else min(place, n)
+        steps = writer.stages(place, sampling)
+        present = writer.written[place].token if place < n else None
+        bars = _bars(steps, sampling, present, self._spell)
+        pieces = _pieces(self.tokenizer, _ids(writer))
+        tokens = [
+            [_shown(piece), self._spell(w.token), round(w.probability, 4), self._about(w), hand]
+            for piece, w in zip(pieces, writer.written, strict=False)
+            for hand in [w.how == "by hand"]
+        ]
+        entropies = [[round(w.entropy, 3), round(w.kept_entropy, 3)] for w in writer.written]
+        if place == n:
+            entropies.append([round(value, 3) for value in bars["entropies"]])
+        search = writer.search if settings.strategy.value == "beam search" else None
+        beams = [
+            [_shown("".join(_pieces(self.tokenizer, beam.tokens))), round(beam.score, 3)]
+            for beam in (search.beams if search else ())
+        ]
+        heading = f"The next token, number {n + 1}"
+        if present is not None:
+            heading = f"Token {place + 1}, {self._quoted(present)}: what it was chosen from"
+        return {
+            "title": f"{'AB'[number]}: {settings.words}" if self.compare.value else "",
+            "prompt": self._prompt_used,
+            "tokens": tokens,
+            "place": place,
+            "ended": ended,
+            "heading": heading,
+            "stages": bars["stages"],
+            "rows": bars["rows"],
+            "beams": beams,
+            "entropy": entropies,
+            "entropySaid": _entropy_in_words(entropies),
+            "count": _count_in_words(writer.written),
+            "next": self._next_in_words(bars, place == n),
+        }
+
+    def _next_in_words(self, bars: dict[str, Any], at_end: bool) -> str:
+        model, after = bars["entropies"]
+        last = bars["stages"][-1]
+        said = f"{'Next token' if at_end else 'At the marked place'}: entropy {model:.2f} nats"
+        if any(stage["active"] for stage in bars["stages"][1:]):
+            said += f", {after:.2f} after the filters"
+        if last["left"] < self.model.config.vocab_size:
+            said += f"; {last['left']:,} of {self.model.config.vocab_size:,} tokens left"
+        best = max(bars["rows"], key=lambda row: row["values"][-1][1])
+        return f"{said}; likeliest “{best['label']}” {percent(best['values'][-1][1])}."
+
+    def _spell(self, token: int) -> str:
+        return spell(self.tokenizer.decode_bytes([token]))
+
+    def _quoted(self, token: int) -> str:
+        return f"“{self._spell(token)}”"
+
+    def _chance(self, written: Written) -> str:
+        model, after = percent(written.probability), percent(written.kept)
+        if not written.kept:
+            after = "cut by the filters"
+        elif model != after:
+            after = f"{after} after the filters"
+        return f"the model gave it {model}" + (f", {after}" if model != after else "")
+
+    def _about(self, written: Written) -> str:
+        return (
+            f"{self._quoted(written.token)}: {self._chance(written)}; entropy "
+            f"{written.entropy:.2f} nats; {written.how}"
+        )
+
+
+def percent(p: float) -> str:
+    """Spell a probability as the browser does: "12 %", "1.2 %", "<0.1 %"."""
+    if p >= 0.0995:
+        return f"{100 * p:.0f} %"
+    return f"{100 * p:.1f} %" if p >= 0.001 else "<0.1 %" if p else "0 %"
+
+
+def entropy(probabilities: Tensor) -> float:
+    """Return the entropy of a distribution (V,) in nats."""
+    return float(torch.special.entr(probabilities).sum())
+
+
+def _count_in_words(written: Sequence[Written]) -> str:
+    n = len(written)
+    if n == 0:
+        return "No tokens yet."
+    losses = [-math.log(max(one.probability, 1e-30)) for one in written]
+    return f"{n} token{'' if n == 1 else 's'}, perplexity {perplexity(sum(losses) / n):,.1f}."
+
+
+def spell(token: bytes) -> str:
+    """Spell a token so that spaces, line ends and parts of characters can be seen."""
+    try:
+        return visible(token.decode())
+    except UnicodeDecodeError:
+        return f"<{token.hex(' ').upper()}>"
+
+
+def _ids(writer: Writer) -> list[int]:
+    return [written.token for written in writer.written]
+
+
+def _pieces(tokenizer: Tokenizer, tokens: Collection[int]) -> list[str]:
+    """Return the text that each token adds; a character belongs to the token that ends it."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces = [decoder.decode(tokenizer.decode_bytes([token])) for token in tokens]
+    return [*pieces, decoder.decode(b"", True)]
+
+
+def _shown(piece: str) -> str:
+    """Mark line ends, and what has no character yet, in a piece of text."""
+    return piece.replace("\r", "␍").replace("\n", "⏎\n") or "⋯"
+
+
+def _bars(
+    steps: dict[str, Tensor],
+    sampling: Sampling,
+    present: int | None,
+    spell: Callable[[int], str],
+) -> dict[str, Any]:
+    """Collect the stages, and the likeliest tokens with logit and probability after each."""
+    every = [logits.double() for logits in steps.values()]
+    chances = [logits.softmax(-1) for logits in every]
+    order = every[0].sort(descending=True, stable=True).indices.tolist()[:N_ALTERNATIVES]
+    wanted = [int(chances[-1].argmax()), *([] if present is None else [present])]
+    missing = [token for token in dict.fromkeys(wanted) if token not in order]
+    shown = order[: len(order) - len(missing)] + missing
+    shown.sort(key=lambda token: -float(every[0][token]))
+    rows = []
+    for token in shown:
+        values = [
+            (round(float(x[token]), 2) if x[token].isfinite() else None, round(float(p[token]), 5))
+            for x, p in zip(every, chances, strict=True)
+        ]
+        first, (logit, last) = values[0][1], values[-1]
+        after = "cut by the filters" if logit is None else f"{percent(last)} after the filters"
+        rows.append(
+            {
+                "token": token,
+                "label": spell(token),
+                "values": values,
+                "written": token == present,
+                "said": f"{spell(token)}: {percent(first)} by the model, {after}; choose it",
+            }
+        )
+    described = []
+    for name, logits, p in zip(steps, every, chances, strict=True):
+        left = int(logits.isfinite().sum())
+        active, note = _note(name, sampling)
+        cuts = left < len(logits) and name != "logits"
+        described.append(
+            {
+                "name": NAMES.get(name, name),
+                "note": f"{note}: {left:,} left" if active and cuts and name != "top-k" else note,
+                "active": active,
+                "numbers": name in ("logits", "penalties", "temperature"),
+                "left": left,
+                "others": left - sum(bool(logits[token].isfinite()) for token in shown),
+                "rest": round(max(0.0, 1 - float(p[shown].sum())), 5),
+            }
+        )
+    entropies = [entropy(chances[0]), entropy(chances[-1])]
+    return {"stages": described, "rows": rows, "entropies": entropies}
+
+
+def _note(name: str, sampling: Sampling) -> tuple[bool, str]:
+    """Say whether a stage changes anything, and with what."""
+    penalties = (
+        sampling.repetition_penalty,
+        sampling.frequency_penalty,
+        sampling.presence_penalty,
+    )
+    greedy = sampling.temperature == 0
+    notes = {
+        "logits": (True, "softmax of logits"),
+        "penalties": (penalties != (1, 0, 0), " / ".join(f"{value:g}" for value in penalties)),
+        "temperature": (sampling.temperature != 1, f"T = {sampling.temperature:g}"),
+        "top-k": (sampling.top_k is not None and not greedy, f"k = {sampling.top_k}"),
+        "top-p": (sampling.top_p < 1 and not greedy, f"p = {sampling.top_p:g}"),
+        "min-p": (sampling.min_p > 0 and not greedy, f"p = {sampling.min_p:g}"),
+    }
+    active, note = notes.get(name, (True, ""))
+    return active, note if active else "off"
+
+
+def _entropy_in_words(entropies: list[list[float]]) -> str:
+    model = [pair[0] for pair in entropies]
+    return (
+        f"Entropy along the text, in nats, by number of tokens written: the model's from "
+        f"{min(model):.2f} to {max(model):.2f}, now {model[-1]:.2f}; after the filters now "
+        f"{entropies[-1][1]:.2f}."
+    )
+
+
+def _draw_panel(part: Any, panel: dict[str, Any], prompt: str) -> None:
+    """Draw a column of the playground into a part of a figure."""
+    if panel["title"]:
+        part.suptitle(panel["title"], fontsize=11)
+    top, middle, bottom = part.subfigures(3, 1, height_ratios=[3.1, 1.4, 1.7])
+    numbers = [number for number, stage in enumerate(panel["stages"]) if stage["active"]]
+    axes = top.subplots(1, max(3, len(numbers)), sharey=True, squeeze=False)[0]
+    for ax in axes[len(numbers) :]:
+        ax.axis("off")
+    before = numbers[0]
+    for ax, number in zip(axes, numbers, strict=False):
+        _draw_stage(ax, panel, before, number)
+        before = number
+    _draw_text(middle.subplots(), prompt, panel)
+    _draw_entropy(bottom.subplots(), panel)
+
+
+def _draw_stage(ax: Axes, panel: dict[str, Any], before: int, number: int) -> None:
+    rows, stage = panel["rows"], panel["stages"][number]
+    most = max(value[1] for row in rows for value in row["values"])
+    for y, row in enumerate(rows):
+        (old_logit, old), (logit, p) = row["values"][before], row["values"][number]
+        ax.barh(y, min(old, p), color=COLORS[0])
+        if logit is None:
+            if old_logit is not None:
+                ax.barh(y, old, facecolor="w", edgecolor=COLORS[1], hatch="////")
+                ax.text(old + 0.03 * most, y, "cut", color=COLORS[1], va="center", fontsize=9)
+            continue
+        if p > old:
+            ax.barh(y, p - old, left=old, color=COLORS[5])
+        elif p < old:
+            ax.barh(y, old - p, left=p, facecolor="none", edgecolor="#555", linestyle="--")
+        ax.text(max(p, old) + 0.03 * most, y, percent(p), va="center", fontsize=9)
+    ax.set(xlim=(0, 1.45 * most), ylim=(len(rows) - 0.4, -0.6), xlabel="probability")
+    ax.set_yticks(range(len(rows)), labels=[row["label"] for row in rows])
+    ax.set_title(f"{stage['name']}\n{stage['note']}", fontsize=9.5)
+    ax.tick_params(axis="y", length=0)
+
+
+def _draw_text(ax: Axes, prompt: str, panel: dict[str, Any]) -> None:
+    """Write the end of the text in its colours, in lines of a font with letters of one width."""
+    width, most = 122, 6
+    runs = [(prompt, "none", "#555")]
+    for shown, _, p, *_ in panel["tokens"]:
+        _, _, background, ink = next(shade for shade in SHADES if p >= shade[0])
+        runs.append((shown, background, ink))
+    placed, line, column = [], 0, 0
+    for shown, background, ink in runs:
+        for number, piece in enumerate(_chunks(shown, width)):
+            if number or column + len(piece) > width:
+                line, column = line + 1, 0
+            placed.append((line, column, piece, background, ink))
+            column += len(piece)
+    for at, column, piece, background, ink in placed:
+        y = at - max(0, line + 1 - most)
+        box = {"facecolor": background, "edgecolor": "none", "pad": 0.6}
+        words: dict[str, Any] = {"family": "DejaVu Sans Mono", "fontsize": 8.4, "va": "top"}
+        if y >= 0 and piece:
+            ax.text(column / width, 0.97 - y / most, piece, color=ink, bbox=box, **words)
+    ax.axis("off")
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    part = "The end of the text" if line >= most else "The text"
+    ax.set_title(f"{part}; the darker, the less probable by the model", fontsize=9.5)
+
+
+def _chunks(text: str, width: int) -> Iterable[str]:
+    for line in text.split("\n"):
+        for start in range(0, max(1, len(line)), width):
+            yield line[start : start + width]
+
+
+def _draw_entropy(ax: Axes, panel: dict[str, Any]) -> None:
+    names = ["the model's", "after the filters"]
+    for number, (name, look) in enumerate(zip(names, ["-", "--"], strict=True)):
+        values = [pair[number] for pair in panel["entropy"]]
+        ax.plot(values, "o" + look, markersize=3, color=COLORS[number], label=name)
+    ax.set(xlabel="tokens written", ylabel="entropy (nats)", ylim=(0, None))
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
