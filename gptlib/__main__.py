@@ -1,4 +1,4 @@
-"""Run the command line: `python -m gptlib doctor`."""
+"""Run the command line: `python -m gptlib doctor`, `generate` or `chat`."""
 
 import sys
 

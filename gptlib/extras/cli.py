@@ -154,16 +154,7 @@ def _add_writing(
     sampling = read_options("gptlib.generation", "Sampling")
     parser.set_defaults(run=run, parser=parser, sampling=sampling)
     if is_generate:
-        text = parser.add_argument_group("the beginning")
-        text.add_argument(
-            "--prompt",
-            metavar="TEXT",
-            help="how the text begins; - reads it from standard input, which is also the default "
-            "where something is piped in (one line break at its end is left out)",
-        )
-        text.add_argument(
-            "--hide-prompt", action="store_true", help="show only what the model writes"
-        )
+        _add_prompt_options(parser.add_argument_group("the beginning"))
     _add_model_options(parser.add_argument_group("the model"))
     _add_length_options(parser.add_argument_group("length"))
     choice = parser.add_argument_group(
@@ -178,20 +169,34 @@ def _add_writing(
         help="0 or more; the same seed and options give the same text (default: another each time)",
     )
     if is_generate:
-        beams = parser.add_argument_group("beam search, instead of choosing token by token")
-        beams.add_argument(
-            "--beams",
-            type=whole(1),
-            metavar="N",
-            help="search for the most probable text, keeping the N best beginnings at each step, "
-            "1 or more; it is shown when it is complete (default: off)",
-        )
-        beams.add_argument(
-            "--length-penalty",
-            type=number,
-            metavar="X",
-            help="with --beams: above 1 favours longer texts, below 1 shorter ones (default: 1.0)",
-        )
+        beams = "beam search, instead of choosing token by token"
+        _add_beam_options(parser.add_argument_group(beams))
+
+
+def _add_prompt_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="how the text begins; - reads it from standard input, which is also the default "
+        "where something is piped in (one line break at its end is left out)",
+    )
+    group.add_argument("--hide-prompt", action="store_true", help="show only what the model writes")
+
+
+def _add_beam_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--beams",
+        type=whole(1),
+        metavar="N",
+        help="search for the most probable text, keeping the N best beginnings at each step, "
+        "1 or more; it is shown when it is complete (default: off)",
+    )
+    group.add_argument(
+        "--length-penalty",
+        type=number,
+        metavar="X",
+        help="with --beams: above 1 favours longer texts, below 1 shorter ones (default: 1.0)",
+    )
 
 
 def _add_model_options(group: argparse._ArgumentGroup) -> None:
