@@ -145,7 +145,7 @@ def test_settings_that_are_off_are_said_to_be_off(playground: SamplingPlayground
     stages = {stage["name"]: stage for stage in playground.panels[0]["stages"]}
     assert (stages["top-k"]["active"], stages["top-k"]["note"]) == (False, "off")
     assert not stages["min-p"]["active"]
-    assert stages["top-p"]["note"].startswith("p = 0.8: ")
+    assert (stages["top-p"]["note"], stages["top-p"]["cuts"]) == ("p = 0.8", True)
 
 
 def test_a_moved_knob_moves_the_bars_at_once_and_keeps_the_text(

@@ -142,3 +142,108 @@ def test_training_the_chapter_runs_to_its_end(book: Book) -> None:
     root.focus()
     root.press("Home")
     expect(root).to_have_attribute("data-query", "0")
+
+
+PLAYGROUND = """
+import time
+import torch
+from IPython.display import display
+from gptlib.extras.datasets import bundled
+from gptlib.extras.models import load_model
+from gptlib.extras.widgets.generation import SamplingPlayground
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.tokenizer import BPETokenizer
+try:
+    model, tokenizer = load_model()
+except FileNotFoundError:  # the shipped one is not there: a small one that was never trained
+    text = bundled("stand-in-war-and-peace.txt").read_text(encoding="utf-8")
+    tokenizer = BPETokenizer.train(text[:40_000], 400)
+    sizes = GPTConfig(vocab_size=400, context_length=64, n_layer=2, n_head=4, n_embd=64)
+    model = GPT(sizes, torch.Generator().manual_seed(0)).eval()
+    with torch.no_grad():
+        model.ln_f.weight.mul_(5)
+playground = SamplingPlayground(model, tokenizer, "The prince", seed=1)
+display(playground)
+"""
+UNTIL_STOPPED = """
+limit = time.monotonic() + 200
+while playground.state != "stopped" and time.monotonic() < limit:
+    time.sleep(0.05)
+print(playground.state)
+"""
+
+
+def test_generation_the_playground_writes_stops_and_goes_back(lab: Lab, book: Book) -> None:
+    write_notebook(lab.folder, "playground.ipynb", PLAYGROUND, UNTIL_STOPPED)
+    book.open("playground.ipynb")
+    book.start()  # the second cell is busy until Stop: everything else acts meanwhile
+    tokens = book.page.locator(".sampling-tokens .sampling-token")
+    expect(tokens).to_have_count(12, timeout=90_000)
+    status = book.widget(".sampling-status")
+    expect(status).to_contain_text("12 tokens, perplexity")
+    prompt = book.widget(".widget-text input[type='text']")
+    prompt.fill("The old count")
+    prompt.press("Enter")
+    expect(status).to_contain_text("A new prompt. No tokens yet.")
+    expect(book.widget(".sampling-prompt")).to_have_text("The old count")
+
+    divided = book.widget(".sampling-stages tbody tr >> nth=0 >> td >> nth=2")
+    before = divided.inner_text()
+    temperature = book.widget(".widget-slider .noUi-handle")
+    temperature.focus()
+    temperature.press("ArrowRight")
+    expect(book.widget(".sampling-stages thead")).to_contain_text("T = 0.85")
+    expect(divided).not_to_have_text(before)
+
+    book.widget("button >> text=Step").click()
+    expect(tokens).to_have_count(1)
+    expect(status).to_contain_text("the model gave it")
+    alternatives = book.page.locator(".sampling-alternative")
+    label = alternatives.nth(2).get_attribute("data-label") or ""
+    alternatives.nth(2).click()
+    expect(tokens).to_have_count(2)
+    expect(tokens.nth(1)).to_have_attribute("data-label", label)
+    expect(status).to_contain_text(f"You wrote “{label}”.")
+    label = alternatives.nth(1).get_attribute("data-label") or ""
+    alternatives.nth(0).focus()
+    book.page.keyboard.press("ArrowDown")
+    book.page.keyboard.press("Enter")
+    expect(tokens).to_have_count(3)
+    expect(tokens.nth(2)).to_have_attribute("data-label", label)
+    expect(alternatives.nth(1)).to_be_focused()
+    book.page.keyboard.press("Space")
+    expect(tokens).to_have_count(4)
+
+    heading = book.widget(".sampling-heading")
+    tokens.nth(1).click()
+    expect(heading).to_contain_text("Token 2, ")
+    book.page.keyboard.press("ArrowRight")
+    book.page.keyboard.press("Enter")
+    expect(heading).to_contain_text("Token 3, ")
+    expect(book.widget(".sampling-written .sampling-alternative")).to_have_text(label)
+
+    book.widget("button >> text=Run").click()
+    expect(tokens.nth(8)).to_be_attached()
+    book.widget("button >> text=Stop").click()
+    expect(book.widget(".sampling-view")).to_have_attribute("data-state", "stopped")
+    expect(status).to_contain_text("Stopped. Wrote ")
+    book.finish(60)
+    expect(book.page.locator(".jp-OutputArea-output").last).to_have_text("stopped")
+    n = tokens.count()
+    assert n < 4 + 40
+    book.widget("button >> text=Undo").click()
+    expect(tokens).to_have_count(n - 1)
+    book.page.set_viewport_size({"width": 1200, "height": 1300})
+    book.picture(book.widget(".sampling-playground"), "generation")
+
+    top_k = book.widget(".widget-text:has-text('top-k') input")
+    top_k.fill("-1")
+    top_k.press("Enter")
+    expect(status).to_have_text(re.compile("Not possible: top_k is -1; it must be at least 1"))
+    expect(tokens).to_have_count(n - 1)
+    top_k.fill("3")
+    top_k.press("Enter")
+    expect(status).not_to_contain_text("Not possible")
+    book.widget("button >> text=Compare").click()
+    expect(book.page.locator(".sampling-panel")).to_have_count(2)
+    expect(tokens).to_have_count(2 * (n - 1))

@@ -142,12 +142,18 @@ function makePanel(parent, index, send) {
     const most = Math.max(...data.rows.flatMap((row) => row.values.map((value) => value[1])), 1e-9);
     head.replaceChildren();
     element(head, "th", "sampling-corner", { scope: "col" }).textContent = "token";
+    const active = stages.filter((stage) => stage.active);
+    table.classList.toggle("sampling-dense", active.length > (compact ? 3 : 5));
     for (const stage of stages) {
       const cell = element(head, "th", stage.active ? "" : "sampling-off", { scope: "col" });
       element(cell, "span", "sampling-name").textContent = stage.name;
-      element(cell, "span", "sampling-note").textContent = stage.note;
+      if (!compact) element(cell, "span", "sampling-note").textContent = stage.note;
+      if (stage.cuts) {
+        element(cell, "span", "sampling-note").textContent =
+          `${stage.left.toLocaleString("en-US")} left`;
+      }
     }
-    const last = stages.filter((stage) => stage.active).at(-1);
+    const last = active.at(-1);
     const makeRow = () => {
       const row = element(body, "tr");
       element(element(row, "th", "", { scope: "row" }), "button", "sampling-alternative", {

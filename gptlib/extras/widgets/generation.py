@@ -59,8 +59,8 @@ SHADES = [
 ]
 """Least probability, its name, background and ink: one hue, the darker the less expected."""
 
-DEFAULT = Sampling(temperature=0.8, top_k=50, top_p=0.9)
-"""Settings at the start: three filters, so that there is something to see."""
+DEFAULT = Sampling(temperature=0.8, top_k=10, top_p=0.9)
+"""Settings at the start: each changes something among the tokens that have a bar."""
 NAMES = {
     "logits": "model",
     "penalties": "penalties",
@@ -986,11 +986,11 @@ def _bars(
     for name, logits, p in zip(steps, every, chances, strict=True):
         left = int(logits.isfinite().sum())
         active, note = _note(name, sampling)
-        cuts = left < len(logits) and name != "logits"
         described.append(
             {
                 "name": NAMES.get(name, name),
-                "note": f"{note}: {left:,} left" if active and cuts and name != "top-k" else note,
+                "note": note,
+                "cuts": active and left < len(logits),
                 "active": active,
                 "numbers": name in ("logits", "penalties", "temperature"),
                 "left": left,
@@ -1066,7 +1066,8 @@ def _draw_stage(ax: Axes, panel: dict[str, Any], before: int, number: int) -> No
         ax.text(max(p, old) + 0.03 * most, y, percent(p), va="center", fontsize=9)
     ax.set(xlim=(0, 1.45 * most), ylim=(len(rows) - 0.4, -0.6), xlabel="probability")
     ax.set_yticks(range(len(rows)), labels=[row["label"] for row in rows])
-    ax.set_title(f"{stage['name']}\n{stage['note']}", fontsize=9.5)
+    left = f": {stage['left']:,} left" if stage["cuts"] else ""
+    ax.set_title(f"{stage['name']}\n{stage['note']}{left}", fontsize=9.5)
     ax.tick_params(axis="y", length=0)
 
 
