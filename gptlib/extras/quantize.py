@@ -1,0 +1,73 @@
+"""A model with int8 weights: a quarter of the bytes to read for each token that is written.
+
+    from gptlib.extras.quantize import quantize
+    small = quantize(model)            # generate(small, ...) works as before
+
+PyTorch's dynamic quantization does the work. Each row of a weight matrix becomes whole numbers of
+-127 to 127 and one scale; activations are rounded in the same way, anew at each call, with one
+scale for the whole batch. So a text can depend on its neighbours in the batch, and the logits
+differ a little; measure on your own text what that costs.
+"""
+
+import copy
+import warnings
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+from gptlib.gpt2 import GPT
+
+
+class QuantizedGPT(GPT):
+    """A model for inference whose matrices are int8; the token embedding is kept twice.
+
+    Looking up a token reads one row, so the table stays float32; the output layer reads all of
+    it, so it has an int8 copy, `head`.
+    """
+
+    head: nn.Module
+
+    def unembed(self, x: Tensor) -> Tensor:
+        """Score every token of the vocabulary against the stream x (B, T, C)."""
+        logits: Tensor = self.head(self.ln_f(x))  # (B, T, V)
+        return logits
+
+
+def quantize(model: GPT) -> QuantizedGPT:
+    """Make a copy of a model with int8 weights, for inference on a CPU.
+
+    Args:
+        model: The model in float32 on the CPU; it stays as it is. Embeddings and norms are shared
+            with it.
+
+    Returns:
+        The int8 model, in evaluation mode.
+
+    Raises:
+        ValueError: If the model is not in float32 on the CPU.
+
+    Example:
+        >>> from gptlib.gpt2 import GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=50, context_length=8, n_layer=1, n_head=2, n_embd=16))
+        >>> quantize(model)(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 50])
+    """
+    table = model.embed.token_embedding.weight
+    if table.device.type != "cpu" or table.dtype != torch.float32:
+        raise ValueError(
+            f"the model is in {table.dtype} on {table.device}; int8 kernels need float32 on the "
+            "CPU: call model.float().cpu() first"
+        )
+    shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
+    twin = copy.deepcopy(model, shared).eval()  # what is in `shared` is not copied
+    head = nn.Linear(table.size(1), table.size(0), bias=False, device="meta")
+    head.weight = table
+    twin.add_module("head", head)
+    with warnings.catch_warnings():  # PyTorch means to move this to torchao, which needs a compiler
+        warnings.filterwarnings("ignore", message="torch.ao.quantization is deprecated")
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_")
+        quantize_dynamic(twin, {nn.Linear: per_channel_dynamic_qconfig}, inplace=True)
+    twin.__class__ = QuantizedGPT
+    return cast(QuantizedGPT, twin)
