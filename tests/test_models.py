@@ -190,6 +190,8 @@ def test_an_empty_folder_and_a_run_without_its_tokenizer_say_what_is_missing(
 
 def test_two_checkpoints_in_one_folder_are_not_chosen_between(runs: Path) -> None:
     shutil.copy(runs / "war-and-peace.pt", runs / "anna-karenina.pt")
+    assert load_model(runs)[0].config == CONFIG  # one of them has no tokenizer
+    TOKENIZER.save(runs / "anna-karenina-tokenizer")
     with pytest.raises(ValueError, match=r"2 checkpoints \(anna-karenina.pt, war-and-peace.pt\)"):
         load_model(runs)
 

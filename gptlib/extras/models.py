@@ -133,13 +133,15 @@ def _read_folder(folder: Path) -> Parts:
 
 def _read_run(runs: Sequence[Path]) -> Parts:
     """Read the checkpoint and the tokenizer of a runs folder."""
-    run, *others = runs
-    if others:
+    words_of = {run: run.with_name(f"{run.stem}-tokenizer") for run in runs}
+    whole = [run for run in runs if words_of[run].is_dir()]
+    if len(whole) > 1:
         raise ValueError(
-            f"{run.parent} has {len(runs)} checkpoints ({', '.join(path.name for path in runs)}); "
-            "move the one you mean, and its tokenizer, to a folder of their own"
+            f"{runs[0].parent} has {len(whole)} checkpoints ({', '.join(run.name for run in whole)}"
+            "); move the one you mean, and its tokenizer, to a folder of their own"
         )
-    words = run.with_name(f"{run.stem}-tokenizer")
+    run = whole[0] if whole else runs[0]
+    words = words_of[run]
     _require(words, _FILES[:2], "save the run's tokenizer there, as chapter 5 does")
     checkpoint = load_checkpoint(run)
     config = _make_config(checkpoint["model_config"], run)
