@@ -26,3 +26,11 @@ def test_every_range_holds_the_tested_version() -> None:
     for text in [*PROJECT["dependencies"], *extras["course"], *extras["test"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pinned[requirement.name]), text
+
+
+def test_what_the_wheel_takes_along_is_in_the_repository() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    taken = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for source, place in taken.items():
+        assert (ROOT / source).exists(), f"{source} is not there, so nothing can be installed"
+        assert place == f"gptlib/{source}"
