@@ -470,11 +470,11 @@ def test_characters_cut_between_tokens_are_shown_whole_in_the_text(model: GPT) -
         torch.Generator().manual_seed(0),
     ).eval()
     playground = SamplingPlayground(small, bytes_only, "so", n_tokens=0)
-    for token in bytes_only.encode("é\n "):
+    for token in bytes_only.encode("é\n \x01"):
         playground.choose(token)
     shown = [(token[0], token[1]) for token in playground.panels[0]["tokens"]]
-    assert shown == [("⋯", "<C3>"), ("é", "<A9>"), ("⏎\n", "⏎"), (" ", "·")]
-    assert playground.text == "é\n "
+    assert shown == [("⋯", "<C3>"), ("é", "<A9>"), ("⏎\n", "⏎"), (" ", "·"), ("␁", "<01>")]
+    assert playground.text == "é\n \x01"
 
 
 def test_every_token_says_its_probability_and_entropy_in_words(

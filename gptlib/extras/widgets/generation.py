@@ -40,6 +40,7 @@ from gptlib.generation import (
     generate_text,
     prefill,
     stages,
+    use_onednn,
     window_start,
 )
 from gptlib.gpt2 import GPT
@@ -223,6 +224,7 @@ class Writer:
         self.written: tuple[Written, ...] = ()
         self.search: Search | None = None
         weight = model.ln_f.weight
+        self._reader = use_onednn(model)  # as `generate` does, for the same last digits
         self._cache = KeyValueCache(
             model.config, 1, model.config.context_length, weight.device, weight.dtype
         )
@@ -260,12 +262,12 @@ class Writer:
         """Read what follows the first `same` tokens of a window, which the cache holds."""
         cache = self._cache
         if same == 0:
-            return prefill(self.model, [window], cache)[0]  # (V,)
+            return prefill(self._reader, [window], cache)[0]  # (V,)
         cache.length = same
         new = torch.tensor(window[same:], device=cache.starts.device)  # (T,)
         if len(new) == 1:
-            return decode(self.model, new, cache)[0]
-        return extend(self.model, new[None], cache)[0, -1]
+            return decode(self._reader, new, cache)[0]
+        return extend(self._reader, new[None], cache)[0, -1]
 
     def stages(self, place: int, sampling: Sampling) -> dict[str, Tensor]:
         """Return the logits after the prompt and `place` tokens, filter by filter, each (V,)."""
@@ -929,10 +931,11 @@ def _count_in_words(written: Sequence[Written]) -> str:
 
 def spell(token: bytes) -> str:
     """Spell a token so that spaces, line ends and parts of characters can be seen."""
-    try:
-        return visible(token.decode())
-    except UnicodeDecodeError:
-        return f"<{token.hex(' ').upper()}>"
+    with suppress(UnicodeDecodeError):
+        shown = visible(token.decode())
+        if shown.isprintable():
+            return shown
+    return f"<{token.hex(' ').upper()}>"
 
 
 def _ids(writer: Writer) -> list[int]:
@@ -947,8 +950,9 @@ def _pieces(tokenizer: Tokenizer, tokens: Collection[int]) -> list[str]:
 
 
 def _shown(piece: str) -> str:
-    """Mark line ends, and what has no character yet, in a piece of text."""
-    return piece.replace("\r", "␍").replace("\n", "⏎\n") or "⋯"
+    """Mark line ends, control characters, and what is no character yet, in a piece of text."""
+    pictures = {code: chr(0x2400 + code) for code in range(32)} | {10: "⏎\n"}
+    return piece.translate(pictures) or "⋯"
 
 
 def _bars(
