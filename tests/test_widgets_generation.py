@@ -8,7 +8,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from gptlib.extras.widgets.generation import SamplingPlayground, Writer, percent, spell
+from gptlib.extras.widgets.generation import SamplingPlayground
+from gptlib.extras.widgets.generation_writer import Writer, percent, spell
 from gptlib.generation import Sampling, beam_search, generate_text
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
