@@ -146,7 +146,10 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (stops_early, "may overlap the end"),
         (stops_at_once, "stopped at the first place"),
         (repeats(lambda t, n: t[-(n - 1) :] if len(t) >= n - 1 else [-1]), "Right until n = 1"),
-        (lambda x, t, n: x.index_fill(0, torch.tensor(t, dtype=torch.int64), -INF), "every token seen"),
+        (
+            lambda x, t, n: x.index_fill(0, torch.LongTensor(t), -INF),
+            "every token seen",
+        ),
         (repeats(lambda t, n: t[-n:] if len(t) >= n else [-1]), "compare the last n - 1 = 2"),
         (repeats(lambda t, n: t[max(0, len(t) - n + 1) :], every=False), "Correct"),
         (lambda x, t, n: x.index_fill(0, torch.tensor([0]), -INF), r"\[3, 5\] must be cut; you"),
