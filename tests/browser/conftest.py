@@ -37,6 +37,9 @@ READY = """() => {
 }"""
 START = """() => {
     window.ended = null;
+    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+    for (const seconds of [5, 15, 30])  // ipykernel 7.3 can sleep through its first messages
+        setTimeout(() => kernel.requestKernelInfo().catch(() => {}), 1000 * seconds);
     window.jupyterapp.commands.execute("notebook:run-all-cells").then(
         succeeded => window.ended = succeeded ? "whole" : "interrupted",
         error => window.ended = String(error));
