@@ -1,27 +1,24 @@
 """Checks of the exercises of chapter 6: each says what is right, or which step is off."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from gptlib.extras.checks.answers import Answer, call, close, named, number, what
 from gptlib.gpt2 import GPTConfig
-
-Answer = Callable[..., Any]
 
 
 def cache_bytes(answer: Answer) -> None:
     """Check `cache_bytes(config, n_tokens, n_key_heads, bytes_per_value)`, exercise 1."""
     config = GPTConfig(vocab_size=50, context_length=64, n_layer=3, n_head=8, n_embd=64)
-    got, problem = _call(answer, config, 10, 2, 4)
+    got, problem = call(answer, config, 10, 2, 4)
     if problem:
         print(problem)
         return
-    value = _number(got)
+    value = number(got)
     if value is None:
-        print(f"Not yet: {_what(got)}; return one number, the bytes of the cache.")
+        print(f"Not yet: {what(got)}; return one number, the bytes of the cache.")
         return
     right = 2 * 3 * 2 * 8 * 10 * 4
     mistakes = {
@@ -41,11 +38,11 @@ def cache_bytes(answer: Answer) -> None:
             right / 8
         ),
     }
-    if not _close(value, right):
-        print(_named(value, mistakes) or f"Not yet: it takes {right} bytes, you say {value:g}.")
+    if not close(value, right):
+        print(named(value, mistakes) or f"Not yet: it takes {right} bytes, you say {value:g}.")
         return
-    full = _number(_call(answer, GPTConfig(), 1024, 12, 2)[0])
-    shared = _number(_call(answer, GPTConfig(), 1024, 1, 2)[0])
+    full = number(call(answer, GPTConfig(), 1024, 12, 2)[0])
+    shared = number(call(answer, GPTConfig(), 1024, 1, 2)[0])
     if full != 2 * 12 * 12 * 64 * 1024 * 2 or shared != full / 12:
         print("Right for the small model, but not for GPT-2: take every size from config.")
         return
@@ -74,12 +71,12 @@ def block_repeats(answer: Answer) -> None:
     ]
     for n, tokens, banned in cases:
         given = logits.clone()
-        got, problem = _call(answer, given, list(tokens), n)
+        got, problem = call(answer, given, list(tokens), n)
         if problem:
             print(problem if (n, tokens) == (3, text) else f"With n = {n}, {tokens}: {problem}")
             return
         if not isinstance(got, Tensor) or got.shape != logits.shape:
-            print(f"Not yet: {_what(got)}; return logits of shape (V,).")
+            print(f"Not yet: {what(got)}; return logits of shape (V,).")
             return
         if not torch.equal(given, logits):
             print("You changed the logits that were passed in; work on a copy (logits.clone()).")
@@ -169,12 +166,12 @@ def keep_typical(answer: Answer) -> None:
     logits = probabilities.log() + 3.0
     for p in shares:
         given = logits.clone()
-        got, problem = _call(answer, given, p)
+        got, problem = call(answer, given, p)
         if problem:
             print(problem)
             return
         if not isinstance(got, Tensor) or got.shape != logits.shape:
-            print(f"Not yet: {_what(got)}; return logits of shape (V,), -inf for what is cut.")
+            print(f"Not yet: {what(got)}; return logits of shape (V,), -inf for what is cut.")
             return
         if not torch.equal(given, logits):
             print("You changed the logits that were passed in; work on a copy (logits.clone()).")
@@ -194,16 +191,16 @@ def keep_typical(answer: Answer) -> None:
             "and may be empty."
         )
         return
-    named = next((name for name, expected in names.items() if sets == expected), None)
+    mistake = next((name for name, expected in names.items() if sets == expected), None)
     expected = sorted(kept(orders["right"], 0.3))
     shown = sorted(sets[1])
-    print(named or f"Not yet: with p = 0.3 tokens {expected} stay; you keep {shown}.")
+    print(mistake or f"Not yet: with p = 0.3 tokens {expected} stay; you keep {shown}.")
 
 
 def _typical_edges(answer: Answer) -> str:
     given = torch.tensor([-math.inf, 0.0, -math.inf, 1.0])
     expected = torch.tensor([-math.inf, -math.inf, -math.inf, 1.0])
-    got, problem = _call(answer, given, 0.5)
+    got, problem = call(answer, given, 0.5)
     if problem or not isinstance(got, Tensor) or not torch.equal(got, expected):
         return (
             "Right, except when some logits are -inf already: 0 · ln 0 is nan there. Count it "
@@ -219,13 +216,13 @@ def accept_or_replace(answer: Answer) -> None:
     for token in range(4):
         for i in range(20):
             for j in range(60):
-                got, problem = _call(answer, token, p, q, (i + 0.5) / 20, (j + 0.5) / 60)
+                got, problem = call(answer, token, p, q, (i + 0.5) / 20, (j + 0.5) / 60)
                 if problem:
                     print(problem)
                     return
-                value = _number(got)
+                value = number(got)
                 if value is None or value not in (0.0, 1.0, 2.0, 3.0):
-                    shown = _what(got) if value is None else f"you return {value:g}"
+                    shown = what(got) if value is None else f"you return {value:g}"
                     print(f"Not yet: {shown}; return one token id.")
                     return
                 counts[token, int(value)] += 1
@@ -275,10 +272,10 @@ def accept_or_replace(answer: Answer) -> None:
             f"Correct: drafts from q come out as p exactly, and {accepted:.0%} of them are "
             "accepted here."
         )
-    elif named := next(
+    elif mistake := next(
         (text for text, wrong in mistakes.items() if torch.allclose(table, wrong, atol=0.02)), None
     ):
-        print(named)
+        print(mistake)
     elif torch.allclose(result, p, atol=0.02):
         print(
             "The distribution is right, but you throw drafts away that p / q lets pass: a draft "
@@ -287,36 +284,3 @@ def accept_or_replace(answer: Answer) -> None:
     else:
         shares = ", ".join(f"{share:.2f}" for share in result.tolist())
         print(f"Not yet: the tokens must come out as 0.50, 0.30, 0.20, 0.00; yours: {shares}.")
-
-
-def _call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
-    """Return the answer's result, and a sentence if there is none."""
-    try:
-        result = answer(*arguments)
-    except NotImplementedError:
-        return None, "Not done yet: replace the `...` with your code."
-    except Exception as error:
-        return None, f"Not yet: your code raised {type(error).__name__}: {error}"
-    if result is None or result is Ellipsis or result is NotImplemented:
-        return None, "Not done yet: the function returns nothing so far."
-    return result, ""
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _what(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"you return a tensor of shape {tuple(value.shape)}"
-    return f"you return {type(value).__name__}"
-
-
-def _close(value: float, expected: float) -> bool:
-    return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
-
-
-def _named(value: float, mistakes: dict[str, float]) -> str | None:
-    return next((text for text, wrong in mistakes.items() if _close(value, wrong)), None)

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptlib.extras.checks.answers import Answer, call, close, named, number, what
 from gptlib.training import TrainingConfig, bits_per_byte
-
-Answer = Callable[..., Any]
 
 
 def stable_loss(answer: Answer) -> None:
@@ -18,13 +17,13 @@ def stable_loss(answer: Answer) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 5, generator=generator)
     targets = torch.tensor([0, 4, 2, 2, 1, 3])
-    got, problem = _call(answer, logits.clone(), targets)
+    got, problem = call(answer, logits.clone(), targets)
     if problem:
         print(problem)
         return
-    value = _number(got)
+    value = number(got)
     if value is None:
-        print(f"Not yet: {_what(got)}; return one number, the mean over the positions.")
+        print(f"Not yet: {what(got)}; return one number, the mean over the positions.")
         return
     right = F.cross_entropy(logits, targets).item()
     probabilities = logits.softmax(-1)[range(6), targets]
@@ -50,10 +49,10 @@ def stable_loss(answer: Answer) -> None:
             (logits.logsumexp(-1) - logits[:, targets]).mean().item()
         ),
     }
-    if not _close(value, right):
-        print(_named(value, mistakes) or f"Not yet: the loss is {right:.4f}, you say {value:.4f}.")
+    if not close(value, right):
+        print(named(value, mistakes) or f"Not yet: the loss is {right:.4f}, you say {value:.4f}.")
         return
-    value = _number(_call(answer, 1000 * logits, targets)[0])
+    value = number(call(answer, 1000 * logits, targets)[0])
     expected = F.cross_entropy(1000 * logits, targets).item()
     if value is None or not math.isfinite(value) or abs(value - expected) > 1e-3 * expected:
         print(
@@ -82,13 +81,13 @@ def clip_gradients(answer: Answer) -> None:
 
     results = []
     for max_norm in (1.0, 100.0):
-        got, problem = _call(answer, [g.clone() for g in gradients], max_norm)
+        got, problem = call(answer, [g.clone() for g in gradients], max_norm)
         if problem:
             print(problem)
             return
         vector = flat(got)
         if vector is None:
-            print(f"Not yet: {_what(got)}; return a list with a tensor for each gradient.")
+            print(f"Not yet: {what(got)}; return a list with a tensor for each gradient.")
             return
         results.append(vector)
     cut, untouched = results
@@ -96,7 +95,7 @@ def clip_gradients(answer: Answer) -> None:
     each = torch.cat([(g / g.norm()).flatten() for g in gradients])
     norms = sum(g.norm() for g in gradients)
     if torch.allclose(cut, whole / length, atol=1e-4):
-        zeros, problem = _call(answer, [torch.zeros_like(g) for g in gradients], 1.0)
+        zeros, problem = call(answer, [torch.zeros_like(g) for g in gradients], 1.0)
         vector = flat(zeros)
         if problem or vector is None or not torch.equal(vector, torch.zeros_like(whole)):
             print("Right, except when all gradients are 0: you divide by their length, which is 0.")
@@ -131,18 +130,18 @@ def linear_schedule(answer: Answer) -> None:
     )
     values = []
     for step in range(55):
-        got, problem = _call(answer, step, config)
+        got, problem = call(answer, step, config)
         if problem:
             print(problem)
             return
-        value = _number(got)
+        value = number(got)
         if value is None:
-            print(f"Not yet: {_what(got)}; return one number, the learning rate of the step.")
+            print(f"Not yet: {what(got)}; return one number, the learning rate of the step.")
             return
         values.append(value)
 
     def follows(rule: Callable[[int], float], steps: range) -> bool:
-        return all(_close(values[step], rule(step)) for step in steps)
+        return all(close(values[step], rule(step)) for step in steps)
 
     def right(step: int) -> float:
         if step < 10:
@@ -171,19 +170,19 @@ def linear_schedule(answer: Answer) -> None:
     elif follows(right, range(55)):
         print("Correct: up in a straight line, down in a straight line, and level after the end.")
     else:
-        wrong = next(step for step in range(55) if not _close(values[step], right(step)))
+        wrong = next(step for step in range(55) if not close(values[step], right(step)))
         print(f"Not yet: step {wrong} has {right(wrong):.4f}, you say {values[wrong]:.4f}.")
 
 
 def loss_in_other_tokens(answer: Answer) -> None:
     """Check `loss_in_other_tokens(loss, n_tokens, n_other_tokens)`, exercise 4."""
-    got, problem = _call(answer, 3.0, 1000, 1500)
+    got, problem = call(answer, 3.0, 1000, 1500)
     if problem:
         print(problem)
         return
-    value = _number(got)
+    value = number(got)
     if value is None:
-        print(f"Not yet: {_what(got)}; return one number, in nats per token.")
+        print(f"Not yet: {what(got)}; return one number, in nats per token.")
         return
     mistakes = {
         "You left the loss as it is; more tokens share the same total.": 3.0,
@@ -192,41 +191,8 @@ def loss_in_other_tokens(answer: Answer) -> None:
         "You changed bits into nats on the way; both losses are in nats.": 2.0 * math.log(2),
         "That is the total for the text; divide it by the other number of tokens.": 3000.0,
     }
-    if _close(value, 2.0):
+    if close(value, 2.0):
         same = bits_per_byte(3.0, 1000, 5000)
         print(f"Correct: both losses are {same:.3f} bits per byte if the text has 5,000 bytes.")
     else:
-        print(_named(value, mistakes) or f"Not yet: 3.0 nats become 2.0, you say {value:.4f}.")
-
-
-def _call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
-    """Return the answer's result, and a sentence if there is none."""
-    try:
-        result = answer(*arguments)
-    except NotImplementedError:
-        return None, "Not done yet: replace the `...` with your code."
-    except Exception as error:
-        return None, f"Not yet: your code raised {type(error).__name__}: {error}"
-    if result is None or result is Ellipsis or result is NotImplemented:
-        return None, "Not done yet: the function returns nothing so far."
-    return result, ""
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value)
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _what(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"you return a tensor of shape {tuple(value.shape)}"
-    return f"you return {type(value).__name__}"
-
-
-def _close(value: float, expected: float) -> bool:
-    return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
-
-
-def _named(value: float, mistakes: dict[str, float]) -> str | None:
-    return next((text for text, wrong in mistakes.items() if _close(value, wrong)), None)
+        print(named(value, mistakes) or f"Not yet: 3.0 nats become 2.0, you say {value:.4f}.")
