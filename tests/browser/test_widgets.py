@@ -250,3 +250,9 @@ def test_generation_the_playground_writes_stops_and_goes_back(lab: Lab, book: Bo
     book.widget("button >> text=Compare").click()
     expect(book.page.locator(".sampling-panel")).to_have_count(2)
     expect(tokens).to_have_count(2 * (n - 1))
+
+
+def test_generation_the_chapter_runs_to_its_end(book: Book) -> None:
+    book.open("06_generation.ipynb")
+    book.run_all(600)
+    expect(book.widget("[aria-live]")).to_contain_text("Next token")
