@@ -321,12 +321,11 @@ def read_shards(index: Path) -> dict[str, StoredTensor]:
         ValueError: If a file is named that is not in the folder, or the index is not the files'.
     """
     weight_map = parse_json(read_small(index), index).get("weight_map")
-    weight_map = weight_map if isinstance(weight_map, dict) else {}
-    files = {str(file) for file in weight_map.values()}
-    if not files or any(Path(file).name != file for file in files):
+    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not files or not all(isinstance(f, str) and re.fullmatch(r"[\w.-]{1,99}", f) for f in files):
         raise damaged(index, 'its "weight_map" does not give each tensor a file of this folder')
     tensors: dict[str, StoredTensor] = {}
-    for file in sorted(files):
+    for file in sorted(set(files)):
         if not (index.parent / file).is_file():
             raise FileNotFoundError(f"{index.parent} has no {file}, which {index.name} names")
         tensors |= read_header(index.parent / file)
@@ -842,7 +841,6 @@ ARCHITECTURE = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
     "tie_word_embeddings": True,
-    "n_inner": None,
 }
 """What config.json must say, where it says anything: anything else is another computation."""
 
@@ -865,7 +863,7 @@ def read_config(path: Path) -> GPTConfig:
     for name, needed in ARCHITECTURE.items():
         value = values.get(name, needed if is_openai or name != "model_type" else None)
         same_as = {"gelu_pytorch_tanh": "gelu_new"}.get(str(value), value)
-        if same_as != needed and not (name == "n_inner" and value == 4 * values.get("n_embd", 0)):
+        if same_as != needed:
             raise ValueError(
                 f"{path} has {name} {value!r} where GPT-2 has {needed!r}: this course's GPT would "
                 "compute something else; choose a model of GPT-2's architecture"
@@ -876,9 +874,15 @@ def read_config(path: Path) -> GPTConfig:
         raise ValueError(f"{path} lacks {', '.join(missing)}; copy or save it again")
     sizes = {ours: values[key] for ours, key in keys.items()}
     try:
-        return GPTConfig(**sizes, dropout=values.get("resid_pdrop", 0.0 if is_openai else 0.1))
+        config = GPTConfig(**sizes, dropout=values.get("resid_pdrop", 0.0 if is_openai else 0.1))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
+    if values.get("n_inner") not in (None, 4 * config.n_embd):
+        raise ValueError(
+            f"{path} has n_inner {values['n_inner']!r}, not {4 * config.n_embd}, 4 times n_embd; "
+            "choose a model of GPT-2's architecture"
+        )
+    return config
 
 
 Tokenizer = tiktoken.Encoding | BPETokenizer
@@ -1269,6 +1273,7 @@ class Difference:
     """Where that is: batch, position and channel (or token of the vocabulary)."""
 
 
+@torch.no_grad()
 def compare(model: GPT, reference: GPT | Activations, tokens: Tensor) -> list[Difference]:
     """Measure at every stage how far a model is from one that is known to be right.
 
@@ -1334,6 +1339,7 @@ def first_divergence(
     return next((d for d in differences if not d.error <= tolerance), None)
 
 
+@torch.no_grad()
 def head_scores(maps: Tensor, period: int) -> dict[str, Tensor]:
     """Score every head for three habits that are known from trained models.
 

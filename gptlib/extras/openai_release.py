@@ -1,9 +1,6 @@
 """Fetch GPT-2 as OpenAI published it in 2019, a TensorFlow checkpoint, on request.
 
-    from gptlib.extras.openai_release import download_openai
-    from gptlib.weights import load_gpt2
-
-    model, tokenizer = load_gpt2(download_openai("124M", "gpt-2-124M"))
+`load_gpt2(download_openai("124M", "gpt-2-124M"))` then reads it with `gptlib.weights`.
 """
 
 import http.client

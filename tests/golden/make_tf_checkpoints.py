@@ -21,6 +21,7 @@ The first two have expected.npz: the same numbers as numpy wrote them.
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -97,7 +98,8 @@ def main() -> int:
     sizes = {"n_vocab": V, "n_ctx": T, "n_embd": C, "n_head": HEADS, "n_layer": LAYERS}
     for name in ("tf-tiny", "tf-shards"):
         (HERE / name / "hparams.json").write_text(json.dumps(sizes, indent=2) + "\n")
-        np.savez_compressed(HERE / name / "expected.npz", **tensors)
+        arrays: Any = tensors
+        np.savez_compressed(HERE / name / "expected.npz", **arrays)
     kinds = [np.float32, np.float64, np.float16, tf.bfloat16.as_numpy_dtype]
     many = {
         f"{number:03d}{'/a_scope_with_a_long_name' * 35}": (number % 100 + np.arange(2)).astype(
