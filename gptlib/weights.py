@@ -321,7 +321,8 @@ def read_shards(index: Path) -> dict[str, StoredTensor]:
         ValueError: If a file is named that is not in the folder, or the index is not the files'.
     """
     weight_map = parse_json(read_small(index), index).get("weight_map")
-    files = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    weight_map = weight_map if isinstance(weight_map, dict) else {}
+    files = list(weight_map.values())
     if not files or not all(isinstance(f, str) and re.fullmatch(r"[\w.-]{1,99}", f) for f in files):
         raise damaged(index, 'its "weight_map" does not give each tensor a file of this folder')
     tensors: dict[str, StoredTensor] = {}
@@ -1092,7 +1093,7 @@ def load_gpt2(
     Args:
         name_or_folder: "gpt2" (124M), "gpt2-medium" (355M), "gpt2-large" (774M) or "gpt2-xl"
             (1558M), which are fetched once; or a folder: of `save_gpt2`, of transformers, or of
-            OpenAI's release (which `gptlib.extras.openai_release` fetches).
+            OpenAI's release (which `gptlib.extras.openai_release` fetches). "./gpt2" is a folder.
         dtype: What the weights become, however they are stored.
 
     Returns:

@@ -54,6 +54,11 @@ class AnyChecksum(int):
         return False
 
 
+def any_checksum(_crc: int) -> int:
+    """Stand in for `mask`: whatever was recorded is right."""
+    return AnyChecksum()
+
+
 def make_models(place: Path) -> dict[str, Path]:
     """Write a model in each form; returns the file to damage by the name of its kind."""
     model = GPT(CONFIG, torch.Generator().manual_seed(0))
@@ -191,7 +196,7 @@ def run(place: Path, cases: int, seed: int) -> Counter[str]:
             if content:
                 dice.choice(DAMAGES)(content, dice)
         targets[name].write_bytes(content)
-        weights.mask = (lambda _: AnyChecksum()) if "ignored" in name else honest
+        vars(weights)["mask"] = any_checksum if "ignored" in name else honest
         start = time.process_time()
         try:
             load_gpt2(targets[name].parent)
@@ -205,7 +210,7 @@ def run(place: Path, cases: int, seed: int) -> Counter[str]:
         grown = memory() - begun
         assert grown < MEMORY, f"seed {seed}, case {number} ({name}): {grown} bytes more"
         targets[name].write_bytes(whole[name])
-    weights.mask = honest
+    vars(weights)["mask"] = honest
     return results
 
 

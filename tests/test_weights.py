@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
+import huggingface_hub
 import numpy as np
 import pytest
 import tiktoken
@@ -74,7 +75,7 @@ def tiny(config: GPTConfig = CONFIG, seed: int = 0) -> GPT:
     model = GPT(config, generator)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
 
 
@@ -611,7 +612,7 @@ def shards(folder: Path) -> Path:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(tensors)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(3):
         part = names[number::3]
         save_file({name: tensors[name] for name in part}, folder / f"part-{number}.safetensors")
@@ -1040,12 +1041,12 @@ def forgotten_last_norm(model: GPT) -> None:
 
 def forgotten_residual(model: GPT) -> None:
     block_1 = model.blocks[1]
-    block_1.forward = lambda x: (
-        block_1.attn(block_1.ln_1(x))
-        + block_1.mlp(  # type: ignore
-            block_1.ln_2(block_1.attn(block_1.ln_1(x)))
-        )
-    )
+
+    def forward(x: Tensor) -> Tensor:
+        x = block_1.attn(block_1.ln_1(x))
+        return x + block_1.mlp(block_1.ln_2(x))
+
+    block_1.forward = forward  # type: ignore[method-assign]
 
 
 def no_causal_mask(model: GPT) -> None:
@@ -1233,12 +1234,10 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setattr(weights, "VOCABULARY_SHA256", vocabulary)
     address = f"http://127.0.0.1:{server.server_port}"
     cache = tmp_path / "cache"
-    load = weights.hf_hub_download
-    look = weights.try_to_load_from_cache
-    monkeypatch.setattr(
-        weights, "hf_hub_download", partial(load, endpoint=address, cache_dir=cache)
-    )
-    monkeypatch.setattr(weights, "try_to_load_from_cache", partial(look, cache_dir=cache))
+    load = partial(huggingface_hub.hf_hub_download, endpoint=address, cache_dir=cache)
+    look = partial(huggingface_hub.try_to_load_from_cache, cache_dir=cache)
+    monkeypatch.setattr(weights, "hf_hub_download", load)
+    monkeypatch.setattr(weights, "try_to_load_from_cache", look)
     monkeypatch.setattr(weights, "gpt2_encoding", lambda: TOKENIZER)
     yield address
     server.shutdown()
@@ -1264,6 +1263,12 @@ def test_the_cache_under_the_old_name_is_used(hub: str, tmp_path: Path) -> None:
     Hub.requests.clear()
     load_gpt2("gpt2")
     assert not Hub.requests
+
+
+def test_a_download_that_breaks_off_is_taken_up_again(hub: str) -> None:
+    Hub.break_off = {"model.safetensors": 3000}
+    assert_same_weights(load_gpt2("gpt2")[0], tiny())
+    assert [what for what, _ in Hub.requests].count("GET model.safetensors") == 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "vocab.json"])
