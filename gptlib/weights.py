@@ -1,10 +1,10 @@
 """OpenAI's weights in, ours out, and the place where two models part (chapter 7).
 
 The definitions stand in teaching order. One table of names: `NAMES`, `layout`. The file format
-of today: `StoredTensor`, `read_header`, `read_folder`, and back, `write_safetensors`. OpenAI's
-file of 2019: `crc32c`, `read_block`, `read_message`, `read_checkpoint`. All of it together:
-`download`, `load_gpt2`, `save_gpt2`. The proof: `activations`, `compare`, `first_divergence`. A
-look inside: `head_scores`, `logit_lens`.
+of today: `StoredTensor`, `read_header`, `read_folder`, `build_model`, and back,
+`write_safetensors`. OpenAI's checkpoint of 2019: `crc32c`, `read_message`, `read_block`,
+`read_checkpoint`. All of it together: `read_config`, `read_tokenizer`, `load_gpt2`, `save_gpt2`.
+The proof: `activations`, `first_divergence`. A look inside: `head_scores`, `logit_lens`.
 
 Example:
     >>> import tempfile
@@ -167,7 +167,7 @@ class StoredTensor:
             ValueError: If its bytes do not have the checksum, or the shape has a size of 0.
         """
         content = np.memmap(self.path, np.uint8, mode="c", offset=self.start, shape=(self.n_bytes,))
-        if self.checksum is not None and mask(crc32c(content)) != self.checksum:
+        if self.checksum is not None and mask_checksum(crc32c(content)) != self.checksum:
             raise ValueError(
                 f"tensor {self.name} in {self.path.name} is damaged: its {self.n_bytes} bytes "
                 "don't have the recorded crc32c; copy or download the file again"
@@ -449,7 +449,7 @@ def check_head(head: StoredTensor | None, table: StoredTensor) -> None:
         )
 
 
-def build(config: GPTConfig, tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> GPT:
+def build_model(config: GPTConfig, tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> GPT:
     """Put stored tensors into a new model, one at a time; starting weights are never drawn.
 
     The largest tensor comes first: while it is copied it is in memory twice, and so the peak
@@ -530,14 +530,14 @@ def skip_tables(power: int) -> tuple[Array, ...]:
     """
     if power:
         half = skip_tables(power - 1)
-        return tuple(skip(table, half) for table in half)
+        return tuple(skip_zeros(table, half) for table in half)
     table = numbers = np.arange(256, dtype=np.uint32)
     for _ in range(8):  # division by the polynomial of crc32c, bit by bit
         table = ((table >> 1) ^ (table & 1) * 0x82F63B78).astype(np.uint32)
     return table, numbers, numbers << np.uint32(8), numbers << np.uint32(16)
 
 
-def skip(remainders: Array, tables: tuple[Array, ...]) -> Array:
+def skip_zeros(remainders: Array, tables: tuple[Array, ...]) -> Array:
     """Let zeros follow: look up each byte of the remainders in its table, and add up."""
     total = tables[0].take(remainders & 255)
     for shift, table in zip((8, 16, 24), tables[1:], strict=True):
@@ -571,20 +571,20 @@ def crc32c(data: bytes | NDArray[np.uint8]) -> int:
         remainders = np.zeros(1 << n_levels, np.uint32)  # zeros in front change nothing
         remainders[len(remainders) - len(chunk) :] = skip_tables(0)[0].take(chunk)
         for power in range(n_levels):
-            remainders = skip(remainders[0::2], skip_tables(power)) ^ remainders[1::2]
+            remainders = skip_zeros(remainders[0::2], skip_tables(power)) ^ remainders[1::2]
         for power in range(len(chunk).bit_length()):
             if len(chunk) >> power & 1:
-                crc = skip(crc, skip_tables(power))
+                crc = skip_zeros(crc, skip_tables(power))
         crc ^= remainders
     return int(crc[0]) ^ 0xFFFFFFFF
 
 
-def mask(crc: int) -> int:
+def mask_checksum(crc: int) -> int:
     """Disguise a checksum as TensorFlow stores it: a checksum of checksums would be a bad one."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def take(data: bytes, start: int, size: int) -> bytes:
+def take_bytes(data: bytes, start: int, size: int) -> bytes:
     """Cut bytes out of others, and refuse to read beyond their end.
 
     Args:
@@ -622,7 +622,7 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
     """
     number = 0
     for length in range(10):
-        (byte,) = take(data, position + length, 1)
+        (byte,) = take_bytes(data, position + length, 1)
         number |= (byte & 127) << 7 * length
         if byte < 128:
             return number, position + length + 1
@@ -664,10 +664,10 @@ def read_message(data: bytes) -> Message:
             message.numbers[number], position = read_varint(data, position)
         elif kind == 2:
             size, position = read_varint(data, position)
-            message.parts.setdefault(number, []).append(take(data, position, size))
+            message.parts.setdefault(number, []).append(take_bytes(data, position, size))
             position += size
         elif kind == 5:  # four bytes
-            message.numbers[number] = int.from_bytes(take(data, position, 4), "little")
+            message.numbers[number] = int.from_bytes(take_bytes(data, position, 4), "little")
             position += 4
         else:
             raise ValueError(f"field {number} of a message is of the unknown kind {kind}")
@@ -693,13 +693,13 @@ def read_block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
     """
     start, position = read_varint(handle, 0)
     size, _ = read_varint(handle, position)
-    block, trailer = take(table, start, size + 1), take(table, start + size + 1, 4)
-    if mask(crc32c(block)) != int.from_bytes(trailer, "little"):
+    block, trailer = take_bytes(table, start, size + 1), take_bytes(table, start + size + 1, 4)
+    if mask_checksum(crc32c(block)) != int.from_bytes(trailer, "little"):
         raise ValueError(f"the block at byte {start} does not have the recorded crc32c")
     if block[-1] != 0:
         raise ValueError(f"the block at byte {start} is compressed, which GPT-2's never are")
-    n_restarts = int.from_bytes(take(block, size - 4, 4), "little")
-    entries = take(block, 0, size - 4 - 4 * n_restarts)
+    n_restarts = int.from_bytes(take_bytes(block, size - 4, 4), "little")
+    entries = take_bytes(block, 0, size - 4 - 4 * n_restarts)
     position, key = 0, b""
     while position < len(entries):
         n_shared, position = read_varint(entries, position)
@@ -707,8 +707,8 @@ def read_block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
         n_value, position = read_varint(entries, position)
         if n_shared + n_rest > 1000:  # a few bytes could otherwise describe endless keys
             raise ValueError(f"a key in the block at byte {start} has more than 1000 bytes")
-        key = take(key, 0, n_shared) + take(entries, position, n_rest)
-        yield key, take(entries, position + n_rest, n_value)
+        key = take_bytes(key, 0, n_shared) + take_bytes(entries, position, n_rest)
+        yield key, take_bytes(entries, position + n_rest, n_value)
         position += n_rest + n_value
 
 
@@ -727,7 +727,7 @@ def read_table(table: bytes) -> dict[bytes, bytes]:
     Source: doc/table_format.md in https://github.com/google/leveldb, which TensorFlow took over
         in tensorflow/core/lib/io/table.
     """
-    footer = take(table, len(table) - 48, 48)
+    footer = take_bytes(table, len(table) - 48, 48)
     if footer[40:] != 0xDB4775248B80FB57.to_bytes(8, "little"):
         raise ValueError("its last 8 bytes are not those of a sorted-string table")
     _, position = read_varint(footer, 0)  # the first handle is that of a block without use
@@ -886,7 +886,7 @@ def read_config(path: Path) -> GPTConfig:
     return config
 
 
-Tokenizer = tiktoken.Encoding | BPETokenizer
+AnyTokenizer = tiktoken.Encoding | BPETokenizer
 """GPT-2's tokenizer in its fast form, or one of our own."""
 
 VOCABULARY_SHA256 = {
@@ -949,7 +949,7 @@ def read_vocabulary(folder: Path) -> tuple[bytes, bytes]:
     return vocabulary, merges
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
+def read_tokenizer(folder: Path) -> AnyTokenizer:
     """Read the tokenizer of a model's folder.
 
     Args:
@@ -972,7 +972,7 @@ def read_tokenizer(folder: Path) -> Tokenizer:
         return BPETokenizer.load(draft)
 
 
-def check_vocabulary(tokenizer: Tokenizer, config: GPTConfig) -> None:
+def check_vocabulary(tokenizer: AnyTokenizer, config: GPTConfig) -> None:
     """Refuse a tokenizer that was not made for the model.
 
     Args:
@@ -1087,7 +1087,7 @@ def find_release(name: str) -> Path:
 
 def load_gpt2(
     name_or_folder: str | Path = "gpt2", dtype: torch.dtype = torch.float32
-) -> tuple[GPT, Tokenizer]:
+) -> tuple[GPT, AnyTokenizer]:
     """Load GPT-2, or any model in its form, with its tokenizer.
 
     Args:
@@ -1129,10 +1129,10 @@ def load_gpt2(
     check_head(head, tensors["wte.weight"])
     tokenizer = read_tokenizer(folder)
     check_vocabulary(tokenizer, config)
-    return build(config, tensors, dtype), tokenizer
+    return build_model(config, tensors, dtype), tokenizer
 
 
-def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> int | None:
+def write_tokenizer(folder: Path, tokenizer: AnyTokenizer) -> int | None:
     """Write a tokenizer as GPT-2's two files, and what transformers wants to know beside them.
 
     Args:
@@ -1187,7 +1187,7 @@ def write_config(path: Path, config: GPTConfig, dtype: torch.dtype, end: int | N
 
 
 def save_gpt2(
-    model: GPT, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype = torch.float32
+    model: GPT, tokenizer: AnyTokenizer, folder: str | Path, dtype: torch.dtype = torch.float32
 ) -> None:
     """Write a model and its tokenizer in GPT-2's form, which transformers and others open.
 
@@ -1275,7 +1275,7 @@ class Difference:
 
 
 @torch.no_grad()
-def compare(model: GPT, reference: GPT | Activations, tokens: Tensor) -> list[Difference]:
+def compare_stages(model: GPT, reference: GPT | Activations, tokens: Tensor) -> list[Difference]:
     """Measure at every stage how far a model is from one that is known to be right.
 
     Args:
@@ -1300,8 +1300,9 @@ def compare(model: GPT, reference: GPT | Activations, tokens: Tensor) -> list[Di
                 f"{stage} has shape {tuple(mine.shape)} and {tuple(right[stage].shape)} in the "
                 "reference; compare models of one size on the same tokens"
             )
-        gap = (mine.double() - right[stage].double()).abs()
-        error = float(gap.norm() / right[stage].double().norm().clamp(min=1e-30))
+        theirs = right[stage].cpu().double()
+        gap = (mine.cpu().double() - theirs).abs()
+        error = float(gap.norm() / theirs.norm().clamp(min=1e-30))
         place = np.unravel_index(int(gap.argmax()), gap.shape)
         differences.append(Difference(stage, error, float(gap.max()), tuple(map(int, place))))
     if not differences:
@@ -1318,7 +1319,7 @@ def first_divergence(
 
     Args:
         model: The model to test.
-        reference: A model of ours, or recorded activations; see `compare`.
+        reference: A model of ours, or recorded activations; see `compare_stages`.
         tokens: Token ids, shape (B, T); a few dozen varied ones show most mistakes.
         tolerance: The largest `Difference.error` that passes as rounding; in float32 two right
             programs differ by about 1e-6.
@@ -1336,7 +1337,7 @@ def first_divergence(
         >>> first_divergence(wrong, right, torch.tensor([[1, 2, 3]])).stage
         'blocks.1.ln_2'
     """
-    differences = compare(model, reference, tokens)
+    differences = compare_stages(model, reference, tokens)
     return next((d for d in differences if not d.error <= tolerance), None)
 
 

@@ -46,7 +46,7 @@ from gptlib.weights import (
     StoredTensor,
     activations,
     check_extents,
-    compare,
+    compare_stages,
     crc32c,
     first_divergence,
     head_scores,
@@ -990,7 +990,7 @@ def golden_model() -> GPT:
 def test_the_golden_model_equals_transformers_at_every_stage(reference: dict[str, Tensor]) -> None:
     model = golden_model()
     tokens = reference["tokens"]
-    differences = compare(model, reference, tokens)
+    differences = compare_stages(model, reference, tokens)
     assert [d.stage for d in differences] == list(activations(model, tokens))
     assert len(differences) == 3 * 5 + 3
     assert all(d.error < 1e-6 for d in differences)
@@ -1123,8 +1123,8 @@ def test_stages_that_cannot_be_compared_are_refused(reference: dict[str, Tensor]
     with pytest.raises(ValueError, match=r"embed has shape \(2, 5, 16\) and \(2, 14, 16\)"):
         first_divergence(model, reference, tokens[:, :5])
     with pytest.raises(ValueError, match=r"no stage of this model, only \['h.0'\]"):
-        compare(model, {"h.0": torch.ones(1)}, tokens)
-    some = compare(model, {"blocks.1": reference["blocks.1"]}, tokens)
+        compare_stages(model, {"h.0": torch.ones(1)}, tokens)
+    some = compare_stages(model, {"blocks.1": reference["blocks.1"]}, tokens)
     assert [d.stage for d in some] == ["blocks.1"]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptlib.weights import crc32c, mask
+from gptlib.weights import crc32c, mask_checksum
 
 CODES = {"float32": 1, "float64": 2, "int32": 3, "float16": 19}
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")
@@ -55,7 +55,7 @@ def block(pairs: Iterable[Pair], restart: int = 16, kind: int = 0) -> bytes:
 
 def sign(content: bytes) -> bytes:
     """Add the checksum that a block ends with."""
-    return content + mask(crc32c(content)).to_bytes(4, "little")
+    return content + mask_checksum(crc32c(content)).to_bytes(4, "little")
 
 
 def table(pairs: Iterable[Pair], block_size: int = 4096, kind: int = 0) -> bytes:
@@ -90,7 +90,7 @@ def entry(
     """Describe a tensor as `BundleEntryProto`."""
     content = array.tobytes()
     shape = message([(2, message([(1, size)])) for size in array.shape])
-    checksum = mask(crc32c(content))
+    checksum = mask_checksum(crc32c(content))
     code = CODES[array.dtype.name]
     fields: list[tuple[int, int | bytes]] = [(1, code), (2, shape), (3, shard), (4, start)]
     return message([*fields, (5, len(content)), (6, checksum), *extra])
