@@ -129,10 +129,13 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     if p == 1:
         return logits
     probabilities = logits.softmax(dim=-1)
-    ordered = probabilities.sort(dim=-1, descending=True).values
-    before = ordered.cumsum(dim=-1) - ordered  # what the likelier tokens sum to, (..., V)
-    n_kept = (before < p).sum(dim=-1, keepdim=True)  # (..., 1)
-    last = ordered.gather(-1, n_kept - 1)
+    n = min(1000, logits.size(-1))  # nearly always enough, and ten times as fast as sorting all
+    ordered = probabilities.topk(n, dim=-1).values  # (..., n)
+    if bool((ordered.sum(dim=-1) < p).any()):
+        ordered = probabilities.sort(dim=-1, descending=True).values  # (..., V)
+    before = ordered.cumsum(dim=-1) - ordered  # what the likelier tokens sum to
+    n_cut = (before >= p).sum(dim=-1, keepdim=True)  # (..., 1)
+    last = ordered.gather(-1, ordered.size(-1) - 1 - n_cut)
     return logits.masked_fill(probabilities < last, -math.inf)
 
 

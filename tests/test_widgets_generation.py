@@ -8,7 +8,8 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from gptlib.extras.widgets.generation import SamplingPlayground, Writer, percent, spell
+from gptlib.extras.widgets.generation import SamplingPlayground
+from gptlib.extras.widgets.generation_writer import Writer, percent, spell
 from gptlib.generation import Sampling, beam_search, generate_text
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
@@ -470,11 +471,11 @@ def test_characters_cut_between_tokens_are_shown_whole_in_the_text(model: GPT) -
         torch.Generator().manual_seed(0),
     ).eval()
     playground = SamplingPlayground(small, bytes_only, "so", n_tokens=0)
-    for token in bytes_only.encode("é\n "):
+    for token in bytes_only.encode("é\n \x01"):
         playground.choose(token)
     shown = [(token[0], token[1]) for token in playground.panels[0]["tokens"]]
-    assert shown == [("⋯", "<C3>"), ("é", "<A9>"), ("⏎\n", "⏎"), (" ", "·")]
-    assert playground.text == "é\n "
+    assert shown == [("⋯", "<C3>"), ("é", "<A9>"), ("⏎\n", "⏎"), (" ", "·"), ("␁", "<01>")]
+    assert playground.text == "é\n \x01"
 
 
 def test_every_token_says_its_probability_and_entropy_in_words(

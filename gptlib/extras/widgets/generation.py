@@ -1,17 +1,13 @@
 """The widget of chapter 6: a playground that shows how a distribution becomes text.
 
-`generation.js` draws in the browser what is computed here by `gptlib.generation`'s own functions;
-everything said in words is made here, and so is the static picture.
+`generation.js` draws in the browser what `generation_writer.py` computes with `gptlib.generation`'s
+own functions; the static picture is drawn by `generation_picture.py`.
 """
 
-import codecs
-import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,55 +16,30 @@ import ipywidgets as widgets
 import torch
 import traitlets
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from gptlib.extras.plots import COLORS, style
-from gptlib.extras.widgets.attention import visible
-from gptlib.generation import (
-    Beam,
-    KeyValueCache,
-    Sampling,
-    Tokenizer,
-    beam_search,
-    count_tokens,
-    decode,
-    draw,
-    end_of_text,
-    extend,
-    generate_text,
-    prefill,
-    stages,
-    window_start,
+from gptlib.extras.plots import style
+from gptlib.extras.widgets.generation_picture import SHADES, draw_panel
+from gptlib.extras.widgets.generation_writer import (
+    Writer,
+    Written,
+    count_in_words,
+    describe_stages,
+    entropy_in_words,
+    new_tokens,
+    percent,
+    pieces,
+    shown_text,
+    spell,
 )
+from gptlib.generation import Sampling, Tokenizer, end_of_text, generate_text
 from gptlib.gpt2 import GPT
-from gptlib.training import perplexity
 
 HERE = Path(__file__).parent
-N_ALTERNATIVES = 12
-"""Tokens that get a bar of their own."""
 SECONDS_PER_DRAWING = 0.08
 """While it writes, the browser is told no more often, however fast the model is."""
-SHADES = [
-    (0.5, "≥ 50 %", "#f7fbff", "#111"),
-    (0.2, "20–50 %", "#c6dbef", "#111"),
-    (0.05, "5–20 %", "#7fb8dc", "#111"),
-    (0.01, "1–5 %", "#2171b5", "#fff"),
-    (0.0, "< 1 %", "#08306b", "#fff"),
-]
-"""Least probability, its name, background and ink: one hue, the darker the less expected."""
-
 DEFAULT = Sampling(temperature=0.8, top_k=10, top_p=0.9)
 """Settings at the start: each changes something among the tokens that have a bar."""
-NAMES = {
-    "logits": "model",
-    "penalties": "penalties",
-    "temperature": "÷ T",
-    "top-k": "top-k",
-    "top-p": "top-p",
-    "min-p": "min-p",
-}
 
 
 class SamplingView(anywidget.AnyWidget):
@@ -179,141 +150,6 @@ class Settings(widgets.VBox):
         self.n_beams.disabled = strategy != "beam search"
 
 
-@dataclass(frozen=True)
-class Written:
-    """One token of the text, and what was known when it was written."""
-
-    token: int
-    """Its id."""
-    probability: float
-    """What the model gave it, before penalties and filters."""
-    kept: float
-    """What the filters made of that; 0 if they had cut it."""
-    entropy: float
-    """Entropy of the model's distribution, in nats."""
-    kept_entropy: float
-    """Entropy after the filters, in nats."""
-    how: str
-    """"drawn", "the best", "by hand" or "by beam search"."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """A beam search that grows by a token a step."""
-
-    root: int
-    """Tokens written before it began."""
-    depth: int
-    """Tokens that it has added."""
-    beams: tuple[Beam, ...]
-    """What it holds, best first."""
-
-
-class Writer:
-    """Write one text a token at a time, and look at the distribution at any of its places.
-
-    Args:
-        model: In evaluation mode.
-        prompt: Token ids to start from.
-    """
-
-    def __init__(self, model: GPT, prompt: Sequence[int]) -> None:
-        self.model = model
-        self.prompt = tuple(prompt)
-        self.written: tuple[Written, ...] = ()
-        self.search: Search | None = None
-        weight = model.ln_f.weight
-        self._cache = KeyValueCache(
-            model.config, 1, model.config.context_length, weight.device, weight.dtype
-        )
-        self._start, self._read = 0, tuple[int, ...]()
-        self._logits = torch.empty(0)
-
-    @property
-    def tokens(self) -> list[int]:
-        """Prompt and text."""
-        return [*self.prompt, *(written.token for written in self.written)]
-
-    def logits(self, place: int) -> Tensor:
-        """Return what the model says after the prompt and `place` tokens, shape (V,).
-
-        What the cache holds already is not computed again: most often one token is new.
-        """
-        tokens = self.tokens[: len(self.prompt) + place]
-        start = window_start(len(tokens), self.model.config.context_length)
-        window = tuple(tokens[start:])
-        if (start, window) != (self._start, self._read):
-            pairs = zip(window[:-1], self._read, strict=False) if start == self._start else ()
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-            self._read = ()  # in case of an error
-            self._logits = self._read_on(window, same).float().cpu()
-            if not self._logits.isfinite().all():
-                raise FloatingPointError(
-                    f"the logits after {len(tokens)} tokens are not all finite numbers; check the "
-                    "weights for nan, or use float32"
-                )
-            self._start, self._read = start, window
-        return self._logits
-
-    @torch.no_grad()
-    def _read_on(self, window: Sequence[int], same: int) -> Tensor:
-        """Read what follows the first `same` tokens of a window, which the cache holds."""
-        cache = self._cache
-        if same == 0:
-            return prefill(self.model, [window], cache)[0]  # (V,)
-        cache.length = same
-        new = torch.tensor(window[same:], device=cache.starts.device)  # (T,)
-        if len(new) == 1:
-            return decode(self.model, new, cache)[0]
-        return extend(self.model, new[None], cache)[0, -1]
-
-    def stages(self, place: int, sampling: Sampling) -> dict[str, Tensor]:
-        """Return the logits after the prompt and `place` tokens, filter by filter, each (V,)."""
-        logits = self.logits(place)
-        new = [written.token for written in self.written[:place]]
-        seen_counts, new_counts = count_tokens([[*self.prompt, *new], new], len(logits))
-        return stages(logits, sampling, seen_counts, new_counts)
-
-    def step(self, sampling: Sampling, uniform: float) -> None:
-        """Write the token that a uniform number in 0..1 picks from the filtered distribution."""
-        last = [*self.stages(len(self.written), sampling).values()][-1]
-        token = int(draw(last[None], torch.tensor([uniform]))[0])
-        self.write(token, sampling, "the best" if sampling.temperature == 0 else "drawn")
-
-    def write(self, token: int, sampling: Sampling, how: str) -> None:
-        """Add a token, with what model and filters thought of it."""
-        every = [*self.stages(len(self.written), sampling).values()]
-        model, kept = (logits.double().softmax(-1) for logits in (every[0], every[-1]))
-        chances = float(model[token]), float(kept[token])
-        self.written += (Written(token, *chances, entropy(model), entropy(kept), how),)
-
-    def cut(self, place: int) -> None:
-        """Keep the first `place` tokens of the text."""
-        self.written, self.search = self.written[:place], None
-
-    def grow_beams(self, n_beams: int, end: int | None) -> None:
-        """Lengthen the beam search by a token, and take its best beam as the text."""
-        search = self.search
-        if search is None or len(search.beams) != n_beams:
-            search = Search(len(self.written), 0, ())
-        prompt = self.tokens[: len(self.prompt) + search.root]
-        depth = search.depth + 1
-        beams = beam_search(self.model, prompt, n_beams, depth, end_token=end)
-        search = Search(search.root, depth, tuple(beams))
-        self.take(search, 0)
-        self.search = search
-
-    def take(self, search: Search, number: int) -> None:
-        """Make one beam of a search the text; what it shares with the text before is kept."""
-        new = search.beams[number].tokens
-        old = [written.token for written in self.written[search.root :]]
-        pairs = zip(new, old, strict=False)
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        self.cut(search.root + same)
-        for token in new[same:]:
-            self.write(token, Sampling(), "by beam search")
-
-
 class SamplingPlayground(widgets.VBox):
     """Write token by token, and see what each setting does to the bars of the next one.
 
@@ -411,7 +247,7 @@ class SamplingPlayground(widgets.VBox):
     @property
     def texts(self) -> list[str]:
         """What each column has written after the prompt."""
-        return ["".join(_pieces(self.tokenizer, _ids(writer))) for writer in self._active]
+        return ["".join(pieces(self.tokenizer, new_tokens(writer))) for writer in self._active]
 
     @property
     def summary(self) -> str:
@@ -494,7 +330,7 @@ class SamplingPlayground(widgets.VBox):
         for part, panel in zip(
             figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
         ):
-            _draw_panel(part, panel, self._prompt_used)
+            draw_panel(part, panel, self._prompt_used)
         return figure
 
     def _make_controls(
@@ -841,11 +677,11 @@ class SamplingPlayground(widgets.VBox):
         place = n if place is None else min(place, n)
         steps = writer.stages(place, sampling)
         present = writer.written[place].token if place < n else None
-        bars = _bars(steps, sampling, present, self._spell)
-        pieces = _pieces(self.tokenizer, _ids(writer))
+        bars = describe_stages(steps, sampling, present, self._spell)
+        texts = pieces(self.tokenizer, new_tokens(writer))
         tokens = [
-            [_shown(piece), self._spell(w.token), round(w.probability, 4), self._about(w), hand]
-            for piece, w in zip(pieces, writer.written, strict=False)
+            [shown_text(piece), self._spell(w.token), round(w.probability, 4), self._about(w), hand]
+            for piece, w in zip(texts, writer.written, strict=False)
             for hand in [w.how == "by hand"]
         ]
         entropies = [[round(w.entropy, 3), round(w.kept_entropy, 3)] for w in writer.written]
@@ -853,7 +689,7 @@ class SamplingPlayground(widgets.VBox):
             entropies.append([round(value, 3) for value in bars["entropies"]])
         search = writer.search if settings.strategy.value == "beam search" else None
         beams = [
-            [_shown("".join(_pieces(self.tokenizer, beam.tokens))), round(beam.score, 3)]
+            [shown_text("".join(pieces(self.tokenizer, beam.tokens))), round(beam.score, 3)]
             for beam in (search.beams if search else ())
         ]
         heading = f"The next token, number {n + 1}"
@@ -870,8 +706,8 @@ class SamplingPlayground(widgets.VBox):
             "rows": bars["rows"],
             "beams": beams,
             "entropy": entropies,
-            "entropySaid": _entropy_in_words(entropies),
-            "count": _count_in_words(writer.written),
+            "entropySaid": entropy_in_words(entropies),
+            "count": count_in_words(writer.written),
             "next": self._next_in_words(bars, place == n),
         }
 
@@ -905,208 +741,3 @@ class SamplingPlayground(widgets.VBox):
             f"{self._quoted(written.token)}: {self._chance(written)}; entropy "
             f"{written.entropy:.2f} nats; {written.how}"
         )
-
-
-def percent(p: float) -> str:
-    """Spell a probability as the browser does: "12 %", "1.2 %", "<0.1 %"."""
-    if p >= 0.0995:
-        return f"{100 * p:.0f} %"
-    return f"{100 * p:.1f} %" if p >= 0.001 else "<0.1 %" if p else "0 %"
-
-
-def entropy(probabilities: Tensor) -> float:
-    """Return the entropy of a distribution (V,) in nats."""
-    return float(torch.special.entr(probabilities).sum())
-
-
-def _count_in_words(written: Sequence[Written]) -> str:
-    n = len(written)
-    if n == 0:
-        return "No tokens yet."
-    losses = [-math.log(max(one.probability, 1e-30)) for one in written]
-    return f"{n} token{'' if n == 1 else 's'}, perplexity {perplexity(sum(losses) / n):,.1f}."
-
-
-def spell(token: bytes) -> str:
-    """Spell a token so that spaces, line ends and parts of characters can be seen."""
-    try:
-        return visible(token.decode())
-    except UnicodeDecodeError:
-        return f"<{token.hex(' ').upper()}>"
-
-
-def _ids(writer: Writer) -> list[int]:
-    return [written.token for written in writer.written]
-
-
-def _pieces(tokenizer: Tokenizer, tokens: Collection[int]) -> list[str]:
-    """Return the text that each token adds; a character belongs to the token that ends it."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    pieces = [decoder.decode(tokenizer.decode_bytes([token])) for token in tokens]
-    return [*pieces, decoder.decode(b"", True)]
-
-
-def _shown(piece: str) -> str:
-    """Mark line ends, and what has no character yet, in a piece of text."""
-    return piece.replace("\r", "␍").replace("\n", "⏎\n") or "⋯"
-
-
-def _bars(
-    steps: dict[str, Tensor],
-    sampling: Sampling,
-    present: int | None,
-    spell: Callable[[int], str],
-) -> dict[str, Any]:
-    """Collect the stages, and the likeliest tokens with logit and probability after each."""
-    every = [logits.double() for logits in steps.values()]
-    chances = [logits.softmax(-1) for logits in every]
-    order = every[0].sort(descending=True, stable=True).indices.tolist()[:N_ALTERNATIVES]
-    wanted = [int(chances[-1].argmax()), *([] if present is None else [present])]
-    missing = [token for token in dict.fromkeys(wanted) if token not in order]
-    shown = order[: len(order) - len(missing)] + missing
-    shown.sort(key=lambda token: -float(every[0][token]))
-    rows = []
-    for token in shown:
-        values = [
-            (round(float(x[token]), 2) if x[token].isfinite() else None, round(float(p[token]), 5))
-            for x, p in zip(every, chances, strict=True)
-        ]
-        first, (logit, last) = values[0][1], values[-1]
-        after = "cut by the filters" if logit is None else f"{percent(last)} after the filters"
-        rows.append(
-            {
-                "token": token,
-                "label": spell(token),
-                "values": values,
-                "written": token == present,
-                "said": f"{spell(token)}: {percent(first)} by the model, {after}; choose it",
-            }
-        )
-    described = []
-    for name, logits, p in zip(steps, every, chances, strict=True):
-        left = int(logits.isfinite().sum())
-        active, note = _note(name, sampling)
-        described.append(
-            {
-                "name": NAMES.get(name, name),
-                "note": note,
-                "cuts": active and left < len(logits),
-                "active": active,
-                "numbers": name in ("logits", "penalties", "temperature"),
-                "left": left,
-                "others": left - sum(bool(logits[token].isfinite()) for token in shown),
-                "rest": round(max(0.0, 1 - float(p[shown].sum())), 5),
-            }
-        )
-    entropies = [entropy(chances[0]), entropy(chances[-1])]
-    return {"stages": described, "rows": rows, "entropies": entropies}
-
-
-def _note(name: str, sampling: Sampling) -> tuple[bool, str]:
-    """Say whether a stage changes anything, and with what."""
-    penalties = (
-        sampling.repetition_penalty,
-        sampling.frequency_penalty,
-        sampling.presence_penalty,
-    )
-    greedy = sampling.temperature == 0
-    notes = {
-        "logits": (True, "softmax of logits"),
-        "penalties": (penalties != (1, 0, 0), " / ".join(f"{value:g}" for value in penalties)),
-        "temperature": (sampling.temperature != 1, f"T = {sampling.temperature:g}"),
-        "top-k": (sampling.top_k is not None and not greedy, f"k = {sampling.top_k}"),
-        "top-p": (sampling.top_p < 1 and not greedy, f"p = {sampling.top_p:g}"),
-        "min-p": (sampling.min_p > 0 and not greedy, f"p = {sampling.min_p:g}"),
-    }
-    active, note = notes.get(name, (True, ""))
-    return active, note if active else "off"
-
-
-def _entropy_in_words(entropies: list[list[float]]) -> str:
-    model = [pair[0] for pair in entropies]
-    return (
-        f"Entropy along the text, in nats, by number of tokens written: the model's from "
-        f"{min(model):.2f} to {max(model):.2f}, now {model[-1]:.2f}; after the filters now "
-        f"{entropies[-1][1]:.2f}."
-    )
-
-
-def _draw_panel(part: Any, panel: dict[str, Any], prompt: str) -> None:
-    """Draw a column of the playground into a part of a figure."""
-    if panel["title"]:
-        part.suptitle(panel["title"], fontsize=11)
-    top, middle, bottom = part.subfigures(3, 1, height_ratios=[3.1, 1.4, 1.7])
-    numbers = [number for number, stage in enumerate(panel["stages"]) if stage["active"]]
-    axes = top.subplots(1, max(3, len(numbers)), sharey=True, squeeze=False)[0]
-    for ax in axes[len(numbers) :]:
-        ax.axis("off")
-    before = numbers[0]
-    for ax, number in zip(axes, numbers, strict=False):
-        _draw_stage(ax, panel, before, number)
-        before = number
-    _draw_text(middle.subplots(), prompt, panel)
-    _draw_entropy(bottom.subplots(), panel)
-
-
-def _draw_stage(ax: Axes, panel: dict[str, Any], before: int, number: int) -> None:
-    rows, stage = panel["rows"], panel["stages"][number]
-    most = max(value[1] for row in rows for value in row["values"])
-    for y, row in enumerate(rows):
-        (old_logit, old), (logit, p) = row["values"][before], row["values"][number]
-        ax.barh(y, min(old, p), color=COLORS[0])
-        if logit is None:
-            if old_logit is not None:
-                ax.barh(y, old, facecolor="w", edgecolor=COLORS[1], hatch="////")
-                ax.text(old + 0.03 * most, y, "cut", color=COLORS[1], va="center", fontsize=9)
-            continue
-        if p > old:
-            ax.barh(y, p - old, left=old, color=COLORS[5])
-        elif p < old:
-            ax.barh(y, old - p, left=p, facecolor="none", edgecolor="#555", linestyle="--")
-        ax.text(max(p, old) + 0.03 * most, y, percent(p), va="center", fontsize=9)
-    ax.set(xlim=(0, 1.45 * most), ylim=(len(rows) - 0.4, -0.6), xlabel="probability")
-    ax.set_yticks(range(len(rows)), labels=[row["label"] for row in rows])
-    left = f": {stage['left']:,} left" if stage["cuts"] else ""
-    ax.set_title(f"{stage['name']}\n{stage['note']}{left}", fontsize=9.5)
-    ax.tick_params(axis="y", length=0)
-
-
-def _draw_text(ax: Axes, prompt: str, panel: dict[str, Any]) -> None:
-    """Write the end of the text in its colours, in lines of a font with letters of one width."""
-    width, most = 122, 6
-    runs = [(prompt, "none", "#555")]
-    for shown, _, p, *_ in panel["tokens"]:
-        _, _, background, ink = next(shade for shade in SHADES if p >= shade[0])
-        runs.append((shown, background, ink))
-    placed, line, column = [], 0, 0
-    for shown, background, ink in runs:
-        for number, piece in enumerate(_chunks(shown, width)):
-            if number or column + len(piece) > width:
-                line, column = line + 1, 0
-            placed.append((line, column, piece, background, ink))
-            column += len(piece)
-    for at, column, piece, background, ink in placed:
-        y = at - max(0, line + 1 - most)
-        box = {"facecolor": background, "edgecolor": "none", "pad": 0.6}
-        words: dict[str, Any] = {"family": "DejaVu Sans Mono", "fontsize": 8.4, "va": "top"}
-        if y >= 0 and piece:
-            ax.text(column / width, 0.97 - y / most, piece, color=ink, bbox=box, **words)
-    ax.axis("off")
-    ax.set(xlim=(0, 1), ylim=(0, 1))
-    part = "The end of the text" if line >= most else "The text"
-    ax.set_title(f"{part}; the darker, the less probable by the model", fontsize=9.5)
-
-
-def _chunks(text: str, width: int) -> Iterable[str]:
-    for line in text.split("\n"):
-        for start in range(0, max(1, len(line)), width):
-            yield line[start : start + width]
-
-
-def _draw_entropy(ax: Axes, panel: dict[str, Any]) -> None:
-    names = ["the model's", "after the filters"]
-    for number, (name, look) in enumerate(zip(names, ["-", "--"], strict=True)):
-        values = [pair[number] for pair in panel["entropy"]]
-        ax.plot(values, "o" + look, markersize=3, color=COLORS[number], label=name)
-    ax.set(xlabel="tokens written", ylabel="entropy (nats)", ylim=(0, None))
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)

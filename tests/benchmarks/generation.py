@@ -1,0 +1,298 @@
+"""Race generation against transformers' `generate` with its cache, and against the memory.
+
+    python tests/benchmarks/generation.py
+
+GPT-2's 124M shape with random weights, the same in all contestants; a prompt of 32 tokens and 128
+greedy ones, for 1 text and for 8 at once. Writing a token reads every weight once, so the speed of
+the memory is the limit; it is measured in the same run, with several ways to read a buffer much
+larger than the caches, of which the fastest counts, in each round anew. The contestants take turns
+round by round; medians are compared, and the process's CPU time stands beside the wall clock.
+"Of the limit" is about the steps after the first, which reads the prompt; where a contestant shows
+no steps, it is about the whole. What int8 weights
+cost in bits per byte is measured on War and Peace with chapter 5's model.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from gptlib.embeddings import split_tokens
+from gptlib.extras.datasets import war_and_peace
+from gptlib.extras.quantize import QuantizedGPT, quantize
+from gptlib.generation import (
+    Sampling,
+    decode,
+    generate_batch,
+    make_cache,
+    onednn_linear,
+    prefill,
+    use_onednn,
+)
+from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig
+from gptlib.tokenizer import BPETokenizer
+from gptlib.training import bits_per_byte, evaluate, load_checkpoint
+
+N_PROMPT, N_NEW = 32, 128
+GREEDY = Sampling(temperature=0)
+THEIR_NAMES = {
+    "embed.token_embedding": "transformer.wte",
+    "embed.position_embedding": "transformer.wpe",
+    "blocks": "transformer.h",
+    "ln_f": "transformer.ln_f",
+    "qkv": "c_attn",
+    "expand": "c_fc",
+    "proj": "c_proj",
+}
+
+
+def their_twin(model: GPT) -> GPT2LMHeadModel:
+    """Give transformers' model the weights of ours; its Conv1D keeps a matrix as (in, out)."""
+    theirs = GPT2LMHeadModel(GPT2Config(bos_token_id=None, eos_token_id=None)).eval()
+    parameters = dict(theirs.named_parameters())
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            is_matrix = value.dim() == 2 and "embed" not in name
+            for ours, their in THEIR_NAMES.items():
+                name = name.replace(ours, their)
+            parameters[name].copy_(value.T if is_matrix else value)
+    return theirs
+
+
+def their_tokens(model: GPT2LMHeadModel, prompts: Tensor) -> list[list[int]]:
+    """Let transformers write, with its cache."""
+    output = model.generate(
+        prompts,
+        attention_mask=torch.ones_like(prompts),
+        max_new_tokens=N_NEW,
+        do_sample=False,
+        pad_token_id=0,
+        use_cache=True,
+    )
+    tokens: list[list[int]] = output[:, N_PROMPT:].tolist()
+    return tokens
+
+
+def our_tokens(model: GPT, prompts: Tensor, clock: list[float] | None = None) -> list[list[int]]:
+    """Let ours write, and note the time after each step."""
+    steps = []
+    for step in generate_batch(model, prompts.tolist(), N_NEW, GREEDY):
+        steps.append(step)
+        if clock is not None:
+            clock.append(time.perf_counter())
+    return [[step[row] or 0 for step in steps] for row in range(len(prompts))]
+
+
+def weight_bytes(model: GPT) -> int:
+    """Count the bytes of weights that one step reads: all but the embedding tables' other rows."""
+    norms_and_biases = sum(p.nbytes for p in model.parameters() if p.dim() == 1)
+    matrices = 12 * model.config.n_layer * model.config.n_embd**2
+    matrices += model.config.vocab_size * model.config.n_embd
+    if isinstance(model, QuantizedGPT):  # a byte per weight; per row of a matrix scale and bias
+        rows = 9 * model.config.n_layer * model.config.n_embd
+        return matrices + norms_and_biases + 8 * rows + 8 * model.config.vocab_size
+    return 4 * matrices + norms_and_biases
+
+
+def ways_to_read(threads: int) -> dict[str, Callable[[], object]]:
+    """Make ways to read 1 GiB: matrix-vector products of several shapes, and reductions."""
+    buffer = torch.randn(2**20).repeat(2**8)  # 1 GiB; no cache holds a notable part of it
+    ways: dict[str, Callable[[], object]] = {
+        "maximum": buffer.amax,
+        "dot product": lambda: torch.dot(buffer[: 2**27], buffer[2**27 :]),
+    }
+    for width in (1024, 16_384):
+        matrix, x = buffer.view(-1, width), torch.randn(1, width)
+        ways[f"F.linear, width {width}"] = partial(F.linear, x, matrix)
+        ways[f"F.linear in {threads} bands, width {width}"] = partial(
+            torch.bmm, x.expand(threads, 1, width), matrix.view(threads, -1, width).mT
+        )
+        if torch.backends.mkldnn.is_available():
+            ways[f"oneDNN, width {width}"] = partial(onednn_linear, x, matrix)
+    return ways
+
+
+def bandwidth(ways: dict[str, Callable[[], object]], tries: int = 3) -> dict[str, float]:
+    """Measure what each way reads, in bytes per second, best of several tries."""
+    speeds = {}
+    for name, read in ways.items():
+        times = []
+        for _ in range(tries):
+            start = time.perf_counter()
+            read()
+            times.append(time.perf_counter() - start)
+        speeds[name] = 2**30 / min(times)
+    return speeds
+
+
+def largest_error(read: Callable[[Tensor], Tensor], reference: GPT, tokens: Tensor) -> float:
+    """Compare logits, step by step, with those of the uncached float32 model.
+
+    Returns:
+        The largest difference, as a share of the standard deviation of the reference's logits.
+    """
+    with torch.no_grad():
+        expected = reference(tokens)[:, N_PROMPT - 1 : -1]  # (B, N_NEW, V)
+    return float((read(tokens) - expected).abs().max() / expected.std())
+
+
+def cached_logits(model: GPT) -> Callable[[Tensor], Tensor]:
+    """Make a function that reads a text token by token through our cache."""
+
+    def read(tokens: Tensor) -> Tensor:
+        twin, prompts = use_onednn(model), tokens[:, :N_PROMPT].tolist()
+        cache = make_cache(twin, prompts, N_NEW)
+        logits = [prefill(twin, prompts, cache)]
+        logits += [decode(twin, column, cache) for column in tokens[:, N_PROMPT:-1].T]
+        return torch.stack(logits, dim=1)  # (B, N_NEW, V)
+
+    return read
+
+
+def their_cached_logits(model: GPT2LMHeadModel) -> Callable[[Tensor], Tensor]:
+    """Make a function that reads a text token by token through transformers' cache."""
+
+    @torch.no_grad()
+    def read(tokens: Tensor) -> Tensor:
+        output = model(tokens[:, :N_PROMPT], use_cache=True)
+        logits = [output.logits[:, -1]]
+        for column in tokens[:, N_PROMPT:-1].T:
+            cache = output.past_key_values
+            output = model(column[:, None], past_key_values=cache, use_cache=True)
+            logits.append(output.logits[:, -1])
+        return torch.stack(logits, dim=1)
+
+    return read
+
+
+@dataclass
+class Contestant:
+    """One way to write, and what was measured of it, one entry per round."""
+
+    name: str
+    batch: int
+    write: Callable[[Tensor, list[float]], object]
+    read: Callable[[Tensor], Tensor]
+    bytes_per_step: int
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    step: list[float] = field(default_factory=list)
+
+    def run(self, prompts: Tensor, keep: bool) -> None:
+        """Write once; keep wall, CPU and (where there are steps) decode seconds per step."""
+        clock: list[float] = []
+        wall, cpu = time.perf_counter(), time.process_time()
+        self.write(prompts, clock)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        if keep:
+            self.wall.append(wall / N_NEW)
+            self.cpu.append(cpu / N_NEW)
+            steps = [after - before for before, after in pairwise(clock)]
+            self.step.append(median(steps) if steps else wall / N_NEW)
+
+
+def print_table(
+    contestants: Sequence[Contestant], errors: dict[str, float], limits: Sequence[float]
+) -> None:
+    """Print a row per contestant; ratios and shares are medians of the rounds' own."""
+    heads = ["batch", "what", "tokens/s", "ms/step", "CPU ms/step", "times transformers"]
+    heads += ["later steps, ms", "MB read", "of the limit", "largest error"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
+    for one in contestants:
+        theirs = next(o for o in contestants if o.batch == one.batch)
+        ratio = median(t / m for t, m in zip(theirs.wall, one.wall, strict=True))
+        pairs = zip(one.step, limits, strict=True)
+        share = median(one.bytes_per_step / step / limit for step, limit in pairs)
+        wall, cpu, step = median(one.wall), median(one.cpu), median(one.step)
+        print(
+            f"| {one.batch} | {one.name} | {one.batch / wall:.1f} | {1e3 * wall:.2f} | "
+            f"{1e3 * cpu:.1f} | {ratio:.2f} | {1e3 * step:.2f} | {one.bytes_per_step / 1e6:.0f} | "
+            f"{share:.2f} | {errors[one.name]:.1e} |"
+        )
+
+
+def cost_of_int8(checkpoint: Path, tokenizer: Path, n_tokens: int) -> str:
+    """Measure a trained model on the end of War and Peace, in float32 and with int8 weights."""
+    if not checkpoint.exists():
+        return f"{checkpoint.name} is not there: train chapter 5's model to see what int8 costs"
+    kept, vocabulary = load_checkpoint(checkpoint), BPETokenizer.load(tokenizer)
+    model = GPT(GPTConfig(**kept["model_config"])).eval()
+    model.load_state_dict(kept["model"])
+    _, validation = split_tokens(torch.tensor(vocabulary.encode(war_and_peace())))
+    text = validation[: n_tokens + 1]
+    n_bytes = len(vocabulary.decode_bytes(text[1:].tolist()))
+    float32, int8 = (
+        bits_per_byte(evaluate(one, text), len(text) - 1, n_bytes)
+        for one in (model, quantize(model))
+    )
+    return (
+        f"War and Peace, {len(text) - 1} validation tokens, chapter 5's model of "
+        f"{model.config.n_layer} layers of {model.config.n_embd}: float32 {float32:.4f} bits per "
+        f"byte, int8 {int8:.4f}, {int8 - float32:+.4f}"
+    )
+
+
+def main() -> None:
+    """Measure the memory, check the logits, run the race, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--checkpoint", type=Path, default=Path("runs/war-and-peace.pt"))
+    parser.add_argument("--tokenizer", type=Path, default=Path("runs/war-and-peace-tokenizer"))
+    parser.add_argument("--n-tokens", type=int, default=50_000, help="of War and Peace")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"{arguments.threads} threads; prompt {N_PROMPT}, {N_NEW} new tokens, greedy"
+    )
+    model = GPT(GPT2_SMALL, torch.Generator().manual_seed(0)).eval()
+    theirs, small = their_twin(model), quantize(model)
+    tokens = torch.randint(50_257, (8, N_PROMPT), generator=torch.Generator().manual_seed(1))
+    prompts = {1: tokens[:1], 8: tokens}
+    full, quarter = weight_bytes(model), weight_bytes(small)
+    contestants = []
+    for batch in (1, 8):
+        contestants += [
+            Contestant(
+                "transformers",
+                batch,
+                lambda tokens, _: their_tokens(theirs, tokens),
+                their_cached_logits(theirs),
+                full,
+            ),
+            Contestant("gptlib", batch, partial(our_tokens, model), cached_logits(model), full),
+            Contestant(
+                "gptlib, int8", batch, partial(our_tokens, small), cached_logits(small), quarter
+            ),
+        ]
+    text = torch.cat((tokens, torch.tensor(our_tokens(model, tokens))), dim=1)  # (8, 160)
+    errors = {one.name: largest_error(one.read, model, text) for one in contestants[:3]}
+    same = our_tokens(model, tokens) == their_tokens(theirs, tokens)
+    print(f"gptlib and transformers write the same tokens: {same}")
+    ways, speeds = ways_to_read(arguments.threads), []
+    for number in range(arguments.rounds + 1):
+        for one in contestants:
+            one.run(prompts[one.batch], keep=number > 0)  # the first round warms up
+        if number:
+            speeds.append(bandwidth(ways))
+    for name in ways:
+        print(f"read 1 GiB by {name}: {median(speed[name] for speed in speeds) / 1e9:.1f} GB/s")
+    limits = [max(speed.values()) for speed in speeds]
+    print(f"limit, the highest of each round: {median(limits) / 1e9:.1f} GB/s\n")
+    print_table(contestants, errors, limits)
+    print(cost_of_int8(arguments.checkpoint, arguments.tokenizer, arguments.n_tokens))
+
+
+if __name__ == "__main__":
+    main()
