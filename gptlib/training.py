@@ -2,8 +2,8 @@
 
 The definitions stand in teaching order: what a loss means (`perplexity`, `bits_per_byte`,
 `evaluate`), the plan (`TrainingConfig`, `learning_rate_at`), one step (`make_optimizer`,
-`accumulate_gradients`, `take_step`), what is kept (`TrainingState`, `save_checkpoint`,
-`load_checkpoint`, `restore`) and the run (`Report`, `train`).
+`next_token_loss`, `accumulate_gradients`, `take_step`), what is kept (`TrainingState`,
+`save_checkpoint`, `load_checkpoint`, `restore`) and the run (`Report`, `train`).
 
 Example:
     >>> from gptlib.gpt2 import GPT, GPTConfig
@@ -265,13 +265,58 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     )
 
 
+LOSS_CHUNKS = nn.LinearCrossEntropyOptions(batch_chunk_size=256, chunking_method=None)
+
+
+def next_token_loss(
+    model: GPT, inputs: Tensor, targets: Tensor, precision: Precision = "float32"
+) -> Tensor:
+    """Measure how well a model predicts, without holding the logits of all positions at once.
+
+    The last product and the cross-entropy are taken together, for 256 positions at a time, forward
+    and backward, so B·T × V logits and their gradient never lie in memory whole. In bfloat16
+    PyTorch's chunks would round the loss itself, so there the logits are held whole.
+
+    Args:
+        model: The model.
+        inputs: Token ids, shape (B, T).
+        targets: The tokens that follow, shape (B, T).
+        precision: "bfloat16" runs matrix products in half the bits; weights stay float32.
+
+    Returns:
+        The mean cross-entropy over B·T positions, in nats per token; a scalar with a gradient.
+
+    Source:
+        Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", for the
+        idea; `torch.nn.functional.linear_cross_entropy` for the kernel.
+
+    Example:
+        >>> from gptlib.gpt2 import GPT, GPTConfig
+        >>> sizes = GPTConfig(vocab_size=10, context_length=4, n_layer=1, n_head=1, n_embd=4)
+        >>> tokens = torch.tensor([[1, 2, 3, 4]])
+        >>> abs(next_token_loss(GPT(sizes), tokens[:, :-1], tokens[:, 1:]) - math.log(10)) < 0.1
+        tensor(True)
+    """
+    low = precision == "bfloat16"
+    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
+        x = model.embed(inputs)  # (B, T, C)
+        for block in model.blocks:
+            x = block(x)
+        return F.linear_cross_entropy(
+            model.ln_f(x).flatten(0, 1),  # (B·T, C)
+            model.embed.token_embedding.weight,  # (V, C)
+            targets.flatten(),
+            options=None if low else LOSS_CHUNKS,
+        )
+
+
 def accumulate_gradients(
-    model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]], precision: Precision = "float32"
+    model: GPT, batches: Sequence[tuple[Tensor, Tensor]], precision: Precision = "float32"
 ) -> Tensor:
     """Add to the gradients what several batches say, as if they were one big batch.
 
     Args:
-        model: Tokens to logits.
+        model: The model; its gradients are added to.
         batches: Pairs of inputs and targets, each of shape (B, T), on the model's device; all of
             one size, so that the mean of their losses is the loss of the big batch.
         precision: "bfloat16" runs matrix products in half the bits; weights stay float32.
@@ -280,15 +325,14 @@ def accumulate_gradients(
         The mean loss, in nats per token, on the device (nothing waits for it).
 
     Example:
-        >>> model = nn.Embedding(5, 5)  # a bigram model: each token has its row of logits
+        >>> from gptlib.gpt2 import GPT, GPTConfig
+        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
         >>> accumulate_gradients(model, [(torch.tensor([[1]]), torch.tensor([[2]]))]).shape
         torch.Size([])
     """
     total = torch.zeros((), device=batches[0][0].device)
     for inputs, targets in batches:
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(inputs)  # (B, T, V)
-            loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten()) / len(batches)
+        loss = next_token_loss(model, inputs, targets, precision) / len(batches)
         loss.backward()
         total += loss.detach()
     return total

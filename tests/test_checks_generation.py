@@ -54,6 +54,31 @@ def raises_late(logits: Tensor, tokens: list[int], n: int) -> Tensor:
     return repeats(right_tail)(logits, tokens, n)
 
 
+def stops_early(logits: Tensor, tokens: list[int], n: int) -> Tensor:
+    new, last = logits.clone(), right_tail(tokens, n)
+    for i in range(len(tokens) - 2 * n + 2):
+        if tokens[i : i + n - 1] == last:
+            new[tokens[i + n - 1]] = -INF
+    return new
+
+
+def stops_at_once(logits: Tensor, tokens: list[int], n: int) -> Tensor:
+    new, last = logits.clone(), right_tail(tokens, n)
+    for i in range(len(tokens) - n + 1):
+        if tokens[i : i + n - 1] == last:
+            new[tokens[i + n - 1]] = -INF
+            break
+    return new
+
+
+def typical_in_place(logits: Tensor, p: float) -> Tensor:
+    return logits.copy_(typical()(logits, p))
+
+
+def speculate_with_u(token: int, p: Tensor, q: Tensor, u: float, v: float) -> int:
+    return speculate()(token, p, q, u, u)
+
+
 def shifts(logits: Tensor, tokens: list[int], n: int) -> Tensor:
     return repeats(right_tail)(logits, tokens, n) + 1
 
@@ -103,6 +128,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (cache(layers=False), "You counted one block"),
         (cache(heads="all"), "keys and values for all heads"),
         (cache(d="C"), "all C channels"),
+        (cache(scale=2), "not how many heads share one"),
         (cache(scale=0.1), "That is one token"),
         (cache(d="1"), "D channels per head"),
         (lambda *a: 7, "Not yet: it takes 3840 bytes, you say 7"),
@@ -115,9 +141,15 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (in_place, "changed the logits that were passed in"),
         (raises_late, "With n = 2.*KeyError"),
         (shifts, "the other logits must stay"),
-        (repeats(right_tail, value=0.0), "not to -inf"),
+        (repeats(right_tail, value=0.0), "to 0 and not to -inf"),
+        (repeats(right_tail, value=-1e9), r"to -1e\+09 and not to -inf"),
+        (stops_early, "may overlap the end"),
+        (stops_at_once, "stopped at the first place"),
         (repeats(lambda t, n: t[-(n - 1) :] if len(t) >= n - 1 else [-1]), "Right until n = 1"),
-        (lambda x, t, n: x.index_fill(0, torch.tensor(t, dtype=int), -INF), "every token seen"),
+        (
+            lambda x, t, n: x.index_fill(0, torch.LongTensor(t), -INF),
+            "every token seen",
+        ),
         (repeats(lambda t, n: t[-n:] if len(t) >= n else [-1]), "compare the last n - 1 = 2"),
         (repeats(lambda t, n: t[max(0, len(t) - n + 1) :], every=False), "Correct"),
         (lambda x, t, n: x.index_fill(0, torch.tensor([0]), -INF), r"\[3, 5\] must be cut; you"),
@@ -128,6 +160,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda *a: NotImplemented, "Not done yet"),
         (lambda *a: 0.5, "Not yet: you return float"),
         (lambda x, p: x.softmax(-1), "must not change"),
+        (typical_in_place, "changed the logits that were passed in"),
         (typical(lambda s, h: s), "That is top-p"),
         (typical(down=True), "farthest from the entropy"),
         (typical(lambda s, h: h - s), "with its sign"),
@@ -145,6 +178,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda token, *a: token, "You accept every draft"),
         (speculate(left=lambda p, q: p), "you draw from p; that counts"),
         (speculate(left=lambda p, q: q), "you draw from q again"),
+        (speculate_with_u, "with u; after a rejection"),
         (speculate(accept=lambda p, q: p), "You accept with probability p"),
         (speculate(accept=lambda p, q: q / p), "upside down"),
         (speculate(left=lambda p, q: (p - q).abs()), r"by \|p - q\|"),

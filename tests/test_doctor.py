@@ -214,7 +214,7 @@ def test_data_at_hand_is_ok(
     monkeypatch.setattr(datasets, "state", lambda name: state)
     said = [finding.what for finding in of("data") if finding.status == "ok"]
     assert f"SMSSpamCollection {what}, sha256 right" in said
-    assert len(said) == 5
+    assert len(said) == len(doctor.BUNDLED) + len(datasets.DATA_SETS)
 
 
 def test_a_missing_file_of_the_course_is_a_problem(

@@ -31,6 +31,7 @@ from gptlib.training import (
     learning_rate_at,
     load_checkpoint,
     make_optimizer,
+    next_token_loss,
     perplexity,
     restore,
     save_checkpoint,
@@ -195,6 +196,28 @@ def test_the_fused_optimizer_equals_the_plain_one() -> None:
             optimizer.zero_grad()
     for a, b in zip(fused.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n_windows", [1, 7, 100])  # fewer positions than a chunk, and more
+def test_the_loss_in_chunks_equals_that_of_whole_logits(n_windows: int) -> None:
+    chunked, whole = new_model(), new_model()
+    inputs, targets = random_batch(text(), n_windows, 8, torch.Generator().manual_seed(3))
+    loss = next_token_loss(chunked, inputs, targets)
+    loss.backward()
+    expected = F.cross_entropy(whole(inputs).flatten(0, 1), targets.flatten())
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    for a, b in zip(chunked.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_the_loss_in_bfloat16_is_near_and_not_rounded_itself() -> None:
+    model = new_model()
+    inputs, targets = random_batch(text(), 4, 8, torch.Generator().manual_seed(3))
+    exact = next_token_loss(model, inputs, targets)
+    low = next_token_loss(model, inputs, targets, "bfloat16")
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, exact, atol=0.01, rtol=0)
 
 
 def test_accumulated_gradients_equal_those_of_one_big_batch() -> None:

@@ -32,6 +32,9 @@ def cache_bytes(answer: Answer) -> None:
         ),
         "That is the cache with keys and values for all heads; here groups of heads share "
         "them, and one head has C / n_head channels.": right * 4,
+        "n_key_heads is how many sets of keys and values are kept, not how many heads share one.": (
+            right * 2
+        ),
         "You gave each head all C channels; one head has C / n_head, config.head_size.": right * 8,
         "That is one token; multiply by n_tokens.": right / 10,
         "You counted each channel of a head once too often or too rarely: D channels per head.": (
@@ -55,12 +58,15 @@ def cache_bytes(answer: Answer) -> None:
 def block_repeats(answer: Answer) -> None:
     """Check `block_repeats(logits, tokens, n)`, exercise 2."""
     logits = torch.tensor([0.5, 1.0, -1.0, 2.0, 0.0, 1.5])
-    text = [0, 1, 2, 3, 4, 1, 2, 5, 0, 1, 2]
+    text = [4, 1, 2, 3, 0, 1, 2, 5, 0, 1, 2]
     cases = [
         (3, text, {3, 5}),
         (2, text, {3, 5}),
-        (4, text, {3}),
+        (4, text, {5}),
         (4, [0, 3, 1, 2, 4, 3, 1, 2], {4}),
+        (2, [5, 5], {5}),
+        (3, [1, 2, 1, 2], {1}),
+        (3, [5, 5, 5], {5}),
         (1, [1, 2, 2], {1, 2}),
         (3, [4, 4], set()),
         (3, [4], set()),
@@ -95,9 +101,10 @@ def _repeat_mistake(
 ) -> str:
     changed = {i for i in range(6) if got[i] != logits[i]}
     if changed == banned and not cut:
+        value = got[min(banned)].item()
         return (
-            "You lowered the right tokens, but not to -inf; a logit of 0 is still a chance, and "
-            "may be a raise."
+            f"You changed the right tokens, but to {value:g} and not to -inf; only -inf gives "
+            "them a probability of exactly 0."
         )
     if n == 1 and tokens:
         return (
@@ -108,6 +115,17 @@ def _repeat_mistake(
         return "You cut every token seen; cut only those that would repeat a whole run of n tokens."
     if len(tokens) < n:
         return f"A text of {len(tokens)} tokens holds no run of {n}; leave the logits as they are."
+    tail = tokens[len(tokens) - n + 1 :]
+    followers = [
+        tokens[i + n - 1] for i in range(len(tokens) - n + 1) if tokens[i : i + n - 1] == tail
+    ]
+    if len(banned) > 1 and cut == {followers[0]}:
+        return "You stopped at the first place where the run begins; go through the whole text."
+    if followers and not cut and 2 * n > len(tokens):
+        return (
+            f"You stopped too early: in {tokens} a run of n = {n} may overlap the end of the "
+            "text; look at each of the len(tokens) - n + 1 places."
+        )
     starts = range(len(tokens) - n)
     longer = {tokens[i + n] for i in starts if tokens[i : i + n] == tokens[-n:]}
     if longer and cut == longer and n > 1:
@@ -150,12 +168,16 @@ def keep_typical(answer: Answer) -> None:
     sets = []
     logits = probabilities.log() + 3.0
     for p in shares:
-        got, problem = _call(answer, logits.clone(), p)
+        given = logits.clone()
+        got, problem = _call(answer, given, p)
         if problem:
             print(problem)
             return
         if not isinstance(got, Tensor) or got.shape != logits.shape:
             print(f"Not yet: {_what(got)}; return logits of shape (V,), -inf for what is cut.")
+            return
+        if not torch.equal(given, logits):
+            print("You changed the logits that were passed in; work on a copy (logits.clone()).")
             return
         sets.append({i for i in range(7) if got[i] != -math.inf})
         stays = sorted(sets[-1])
@@ -215,6 +237,11 @@ def accept_or_replace(answer: Answer) -> None:
         return torch.diag(accept) + (1 - accept)[:, None] * replace
 
     ratio = (p / q).clamp(max=1)
+    u = (torch.arange(20) + 0.5) / 20
+    again = (u[:, None] >= residual.cumsum(0)).sum(dim=-1).clamp(max=3)  # drawn with u itself
+    reused = torch.stack(
+        [again.where(u >= ratio[i], i).bincount(minlength=4) / 20 for i in range(4)]
+    )
     differs = (p - q).abs() / (p - q).abs().sum()
     mistakes = {
         "You accept every draft: the text is the small model's, not the large one's.": (
@@ -231,12 +258,14 @@ def accept_or_replace(answer: Answer) -> None:
         "Your ratio is upside down: accept with probability p / q, at most 1.": (
             rule((q / p).clamp(max=1), residual.expand(4, 4))
         ),
+        "You draw the other token with u; after a rejection u is large and no longer uniform. "
+        "Use v.": reused,
         "You replace by |p - q|; tokens that the drafts bring too often must not come back. "
         "Use max(0, p - q).": rule(ratio, differs.expand(4, 4)),
         "You accept when you should reject: accept if u is below p / q.": (
             rule(1 - ratio, residual.expand(4, 4))
         ),
-        "After a rejection you keep the likeliest token of p; draw from max(0, p - q).": (
+        "After a rejection you always take the likeliest token; draw from max(0, p - q).": (
             rule(ratio, torch.eye(4)[0].expand(4, 4))
         ),
     }
