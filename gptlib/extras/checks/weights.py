@@ -1,0 +1,247 @@
+"""Checks of the exercises of chapter 7: each says what is right, or which step is off."""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.weights import Difference
+
+Answer = Callable[..., Any]
+
+CAUSES = (
+    "a bias is missing",
+    "the positions are shifted by one",
+    "the causal mask is missing",
+    "a residual connection is missing",
+    "the heads are in another order",
+    "the last norm is missing",
+    "a square matrix is not turned",
+)
+"""What exercise 3 offers to choose from."""
+
+
+def write_varint(answer: Answer) -> None:
+    """Check `write_varint(number)`, exercise 1."""
+    numbers = (5, 300, 127, 128, 0, 16_383, 16_384, 2_097_152, 2**64 - 1)
+    for number in numbers:
+        got, problem = _call(answer, number)
+        if problem:
+            print(problem)
+            return
+        if not isinstance(got, bytes | bytearray):
+            print(f"Not yet: {_what(got)}; return bytes, such as bytes(list_of_numbers).")
+            return
+        right = _varint(number)
+        if got != right:
+            shown = got.hex(" ") if got else "nothing"
+            named = _varint_mistake(number, bytes(got))
+            print(named or f"Not yet: {number} is {right.hex(' ')}; you write {shown}.")
+            return
+    print(f"Correct: {len(numbers)} numbers from 0 to 2⁶⁴ - 1, each in as few bytes as it needs.")
+
+
+def _varint(number: int) -> bytes:
+    out = []
+    while number >= 128:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*out, number])
+
+
+def _varint_mistake(number: int, got: bytes) -> str | None:
+    """Name a known mistake by what it makes of a number."""
+    groups = [byte & 127 for byte in _varint(number)]
+    last = len(groups) - 1
+    mistakes = {
+        "You write the highest 7 bits first; the lowest come first.": [
+            group | 128 * (i < last) for i, group in enumerate(reversed(groups))
+        ],
+        "The highest bit is set in every byte that another one FOLLOWS, and not in the last.": [
+            group | 128 * (i == last) for i, group in enumerate(groups)
+        ],
+        "You never set the highest bit, so no reader knows that another byte follows.": groups,
+        "You set the highest bit in the last byte, too; a reader would go on reading.": [
+            group | 128 for group in groups
+        ],
+    }
+    if got == b"" and number == 0:
+        return "0 takes one byte, too: the byte 0."
+    if number == 128 and got in (b"\x80", b"\x00"):
+        return "128 needs two bytes: 7 bits hold numbers up to 127."
+    if number > 255 and got == number.to_bytes((number.bit_length() + 7) // 8, "little"):
+        return "You take 8 bits a byte; only 7 belong to the number."
+    if number < 128:  # one byte can't show in which order there would be more
+        mistakes = dict(list(mistakes.items())[-1:])
+    return next((text for text, wrong in mistakes.items() if list(got) == wrong), None)
+
+
+def untangle(answer: Answer) -> None:
+    """Check `untangle(weight, n_head)`, exercise 2."""
+    for n_head, size in ((2, 4), (3, 2), (1, 5)):
+        channels = n_head * size
+        weight = torch.arange(3.0 * channels * channels).view(3 * channels, channels)
+        for theirs in (weight, weight[:, 0]):
+            got, problem = _call(answer, theirs.clone(), n_head)
+            if problem:
+                of_bias = theirs.dim() == 1 and n_head == 2
+                print(f"Right for the matrix, but with a bias: {problem}" if of_bias else problem)
+                return
+            complaint = _untangle_mistake(got, theirs, n_head, size)
+            if complaint:
+                print(complaint)
+                return
+    print(
+        "Correct: all queries, then all keys, then all values; matrices and biases, 1 to 3 heads."
+    )
+
+
+def _untangle_mistake(got: Any, theirs: Tensor, n_head: int, size: int) -> str | None:
+    if not isinstance(got, Tensor) or got.shape != theirs.shape:
+        return f"Not yet: {_what(got)}; the shape must stay {tuple(theirs.shape)}."
+    right = theirs.unflatten(0, (n_head, 3, size)).transpose(0, 1).flatten(0, 2)
+    if torch.equal(got, right):
+        return None
+    mistakes = {
+        "Not yet: the rows stand where they stood.": theirs,
+        "That goes the other way, from our order to theirs: it is the heads that come first in "
+        "their rows.": theirs.unflatten(0, (3, n_head, size)).transpose(0, 1).flatten(0, 2),
+        "You took query, key and value row by row; within a head they come one after the other, "
+        f"{size} rows each.": (theirs.unflatten(0, (n_head, size, 3)).movedim(2, 0).flatten(0, 2)),
+        "You exchanged the rows within each head; the axes to exchange are those of the heads and "
+        "of query, key, value.": (
+            theirs.unflatten(0, (n_head, 3, size)).transpose(1, 2).flatten(0, 2)
+        ),
+    }
+    named = next((text for text, wrong in mistakes.items() if torch.equal(got, wrong)), None)
+    return named or f"Not yet: with {n_head} heads of {size} rows, some rows are in a wrong place."
+
+
+def suspects(model: GPT) -> list[GPT]:
+    """Copy a model three times and plant a mistake in each copy, exercise 3.
+
+    Args:
+        model: A trained model of at least three blocks.
+
+    Returns:
+        The copies.
+    """
+    one, two, three = (deepcopy(model) for _ in range(3))
+    one.blocks[model.config.n_layer // 3].mlp.proj.bias.data.zero_()
+    table = two.embed.position_embedding.weight
+    table.data = table.data.roll(1, 0)
+    block = three.blocks[model.config.n_layer // 2]
+
+    def forward(x: Tensor) -> Tensor:
+        x = block.attn(block.ln_1(x))
+        return x + block.mlp(block.ln_2(x))
+
+    block.forward = forward  # type: ignore[method-assign]
+    return [one, two, three]
+
+
+def three_mistakes(found: Sequence[Any], model: GPT) -> None:
+    """Check the three pairs of stage and cause, exercise 3."""
+    third, half = model.config.n_layer // 3, model.config.n_layer // 2
+    right = [
+        (f"blocks.{third}.mlp", CAUSES[0]),
+        ("embed", CAUSES[1]),
+        (f"blocks.{half}.ln_2", CAUSES[3]),
+    ]
+    hints = (
+        "the difference is the same vector at every position; what adds the same everywhere?",
+        "compare its embedding at position t with the right one at its neighbours.",
+        "the norm itself is right, so look at what went into it: the stream after attention.",
+    )
+    if not isinstance(found, list | tuple) or len(found) != 3:
+        print("Not yet: `found` must be a list of three pairs, one for each suspect.")
+        return
+    if all(pair is ... or pair is None for pair in found):
+        print("Not done yet: put a pair (stage, cause) in place of each `...`.")
+        return
+    for number, (pair, (stage, cause)) in enumerate(zip(found, right, strict=True)):
+        name = f"suspects[{number}]"
+        if pair is ... or pair is None:
+            print(f"{name}: not done yet.")
+        elif not isinstance(pair, list | tuple) or len(pair) != 2:
+            print(f"{name}: give a pair of stage and cause, not {_what(pair)[11:]}.")
+        elif isinstance(pair[0], Difference):
+            print(f"{name}: give the stage's name, the `.stage` of what first_divergence returns.")
+        elif pair[0] != stage:
+            print(
+                f"{name}: not {pair[0]!r}; first_divergence({name}, model, page) names the stage."
+            )
+        elif pair[1] not in CAUSES:
+            print(f"{name}: the stage is right. Choose the cause among those printed above.")
+        elif pair[1] != cause:
+            print(f"{name}: the stage is right, the cause another: {hints[number]}")
+        else:
+            print(f"Correct, {name}: at {stage}, {cause}.")
+
+
+def wrong_blocks(answer: Answer) -> None:
+    """Check `wrong_blocks(model, reference, tokens)`, exercise 4."""
+    config = GPTConfig(vocab_size=50, context_length=16, n_layer=5, n_head=2, n_embd=16)
+    generator = torch.Generator().manual_seed(0)
+    reference = GPT(config, generator).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    tokens = torch.randint(config.vocab_size, (2, 12), generator=generator)
+    for planted in ([1, 3], [0, 4], []):
+        model = deepcopy(reference)
+        for layer in planted:
+            model.blocks[layer].mlp.proj.bias.data.zero_()
+        got, problem = _call(answer, model, reference, tokens)
+        if problem:
+            print(problem)
+            return
+        if not isinstance(got, list | tuple | set):
+            print(f"Not yet: {_what(got)}; return a list of block numbers.")
+            return
+        if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in got):
+            print("Not yet: the list must hold the numbers of blocks, such as [1, 3].")
+            return
+        if sorted(got) != planted:
+            print(_blocks_mistake(sorted(got), planted))
+            return
+    print("Correct: two wrong blocks of five, the first and the last block, and none at all.")
+
+
+def _blocks_mistake(got: list[int], planted: list[int]) -> str:
+    if not planted:
+        return f"Two equal models have no wrong block; you name {got}."
+    if got == planted[:1]:
+        return f"You stop at the first one, {got}; go on to the end."
+    if got == list(range(planted[0], 5)):
+        return (
+            "You compare what comes out when each model runs on its own, and behind the first "
+            "mistake everything differs. Give both blocks the same input."
+        )
+    if got == [layer + 1 for layer in planted]:
+        return "Count the blocks from 0."
+    if got == [layer for layer in planted if layer] and planted[0] == 0:
+        return 'You leave out block 0; what goes into it is "embed".'
+    return f"Not yet: the wrong blocks are {planted}; you name {got}."
+
+
+def _call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
+    """Return the answer's result, and a sentence if there is none."""
+    try:
+        result = answer(*arguments)
+    except NotImplementedError:
+        return None, "Not done yet: replace the `...` with your code."
+    except Exception as error:
+        return None, f"Not yet: your code raised {type(error).__name__}: {error}"
+    if result is None or result is Ellipsis or result is NotImplemented:
+        return None, "Not done yet: the function returns nothing so far."
+    return result, ""
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"you return a tensor of shape {tuple(value.shape)}"
+    return f"you return {type(value).__name__}"

@@ -1,0 +1,94 @@
+"""Fetch GPT-2 as OpenAI published it in 2019, a TensorFlow checkpoint, on request.
+
+`load_gpt2(download_openai("124M", "gpt-2-124M"))` then reads it with `gptlib.weights`.
+"""
+
+import http.client
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from tqdm import tqdm
+
+__all__ = ["OPENAI_FILES", "download_openai"]
+
+ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/models"
+"""Where OpenAI keeps the release."""
+
+OPENAI_FILES = (
+    "hparams.json",
+    "encoder.json",
+    "vocab.bpe",
+    "model.ckpt.index",
+    "model.ckpt.data-00000-of-00001",
+)
+"""What of the release `load_gpt2` needs."""
+
+
+def fetch(address: str, path: Path) -> None:
+    """Fetch a file with a progress bar; one that broke off goes on where it was.
+
+    Args:
+        address: Where it is.
+        path: Where to put it; it stands there under this name only when it is whole.
+
+    Raises:
+        ConnectionError: If it can't be fetched, or broke off.
+        OSError: If it can't be written.
+    """
+    try:
+        continue_fetch(address, path)
+    except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
+        raise ConnectionError(
+            f"{path.name} could not be fetched ({error}). Connect to the internet and run this "
+            f"again; or save {address} as {path}"
+        ) from error
+
+
+def continue_fetch(address: str, path: Path) -> None:
+    """Fetch what is missing of a file, or all of it, see `fetch`."""
+    part = path.with_name(path.name + ".part")
+    start = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={start}-"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        start = start if answer.status == 206 else 0  # 206: the server sends the rest only
+        size = start + int(answer.headers["Content-Length"])
+        with (
+            open(part, "ab" if start else "wb") as file,
+            tqdm(desc=path.name, initial=start, total=size, unit="B", unit_scale=True) as bar,
+        ):
+            while content := answer.read(1 << 20):
+                bar.update(file.write(content))
+    if part.stat().st_size != size:
+        raise ConnectionError(
+            f"{path.name} broke off after {part.stat().st_size} of {size} bytes; run this again, "
+            "and it goes on from there"
+        )
+    part.replace(path)
+
+
+def download_openai(size: str, folder: str | Path) -> Path:
+    """Fetch GPT-2 as OpenAI published it in 2019: a TensorFlow checkpoint.
+
+    The weights' own checksums are compared when `load_gpt2` reads them.
+
+    Args:
+        size: "124M", "355M", "774M" or "1558M"; about 4 bytes are fetched for each parameter.
+        folder: Where to put the files; it is made if it is not there. Files in it are kept.
+
+    Returns:
+        The folder, for `load_gpt2`.
+
+    Raises:
+        ValueError: If there is no such size.
+        ConnectionError: If a file can't be fetched; the message says which to put where.
+        OSError: If the folder can't be written.
+    """
+    if size not in ("124M", "355M", "774M", "1558M"):
+        raise ValueError(f"size is {size!r}; choose '124M', '355M', '774M' or '1558M'")
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in OPENAI_FILES:
+        if not (folder / file).is_file():
+            fetch(f"{ADDRESS}/{size}/{file}", folder / file)
+    return folder
