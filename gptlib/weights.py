@@ -38,6 +38,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gptlib.generation import Tokenizer
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import (
     END_OF_TEXT,
@@ -886,9 +887,6 @@ def read_config(path: Path) -> GPTConfig:
     return config
 
 
-AnyTokenizer = tiktoken.Encoding | BPETokenizer
-"""GPT-2's tokenizer in its fast form, or one of our own."""
-
 VOCABULARY_SHA256 = {
     "vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     "merges.txt": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
@@ -949,7 +947,7 @@ def read_vocabulary(folder: Path) -> tuple[bytes, bytes]:
     return vocabulary, merges
 
 
-def read_tokenizer(folder: Path) -> AnyTokenizer:
+def read_tokenizer(folder: Path) -> Tokenizer:
     """Read the tokenizer of a model's folder.
 
     Args:
@@ -972,7 +970,7 @@ def read_tokenizer(folder: Path) -> AnyTokenizer:
         return BPETokenizer.load(draft)
 
 
-def check_vocabulary(tokenizer: AnyTokenizer, config: GPTConfig) -> None:
+def check_vocabulary(tokenizer: Tokenizer, config: GPTConfig) -> None:
     """Refuse a tokenizer that was not made for the model.
 
     Args:
@@ -1087,7 +1085,7 @@ def find_release(name: str) -> Path:
 
 def load_gpt2(
     name_or_folder: str | Path = "gpt2", dtype: torch.dtype = torch.float32
-) -> tuple[GPT, AnyTokenizer]:
+) -> tuple[GPT, Tokenizer]:
     """Load GPT-2, or any model in its form, with its tokenizer.
 
     Args:
@@ -1132,7 +1130,7 @@ def load_gpt2(
     return build_model(config, tensors, dtype), tokenizer
 
 
-def write_tokenizer(folder: Path, tokenizer: AnyTokenizer) -> int | None:
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> int | None:
     """Write a tokenizer as GPT-2's two files, and what transformers wants to know beside them.
 
     Args:
@@ -1187,7 +1185,7 @@ def write_config(path: Path, config: GPTConfig, dtype: torch.dtype, end: int | N
 
 
 def save_gpt2(
-    model: GPT, tokenizer: AnyTokenizer, folder: str | Path, dtype: torch.dtype = torch.float32
+    model: GPT, tokenizer: Tokenizer, folder: str | Path, dtype: torch.dtype = torch.float32
 ) -> None:
     """Write a model and its tokenizer in GPT-2's form, which transformers and others open.
 

@@ -22,11 +22,12 @@ from gptlib import generation
 from gptlib.extras import cli, doctor
 from gptlib.extras.cli import main
 from gptlib.extras.doctor import Finding
-from gptlib.extras.models import load_model, save_model
+from gptlib.extras.models import load_model
 from gptlib.extras.options import read_options
-from gptlib.generation import Sampling, beam_search, generate_text
+from gptlib.generation import Sampling, Tokenizer, beam_search, end_of_text, generate_text
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
+from gptlib.weights import save_gpt2
 
 PATIENCE = 300.0
 """How long to wait for another process, in seconds; a busy machine starts PyTorch slowly."""
@@ -99,7 +100,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = BPETokenizer.train("the prince said that the princess had said so " * 3, 270)
     config = GPTConfig(vocab_size=270, context_length=16, n_layer=1, n_head=2, n_embd=16)
-    save_model(GPT(config, torch.Generator().manual_seed(0)), tokenizer, place)
+    save_gpt2(GPT(config, torch.Generator().manual_seed(0)), tokenizer, place)
     return place
 
 
@@ -194,10 +195,10 @@ def test_beams_write_what_the_library_finds(
     words = ("generate", "--model", folder, "--prompt", "the", "--beams", 3)
     text = written(capsys, *words, "--max-new-tokens", 6, "--length-penalty", 0.5)
     model, tokenizer = load_model(folder)
-    [end] = tokenizer.special_tokens.values()
+    [end] = end_of_text(tokenizer)
     prompt = tokenizer.encode("the")
     best = beam_search(model, prompt, 3, 6, length_penalty=0.5, end_token=end)[0]
-    assert text == f"the{tokenizer.decode(t for t in best.tokens if t != end)}\n"
+    assert text == f"the{tokenizer.decode([t for t in best.tokens if t != end])}\n"
     new = text.removeprefix("the").rstrip("\n")
     stop = new[len(new) // 2 :]
     assert written(
@@ -309,7 +310,7 @@ for words in (["--help"], ["generate", "--help"], ["chat", "--help"], ["chat", "
         (["--device", "gpu"], "'gpu' is no device; write cpu, cuda, cuda:N with a card's"),
         (["--device", "cuda:99"], "--device is 'cuda:99', but PyTorch sees"),
         (["--model", "nowhere"], "there is no folder 'nowhere'; name one that holds a model"),
-        (["--model", "."], r"has no vocab.json; a model's folder holds vocab.json, merges"),
+        (["--model", "."], "has no config.json; a model's folder holds config.json, model"),
         (["--tempratur", "1"], "there is no option --tempratur; did you mean --temperature?"),
         (["--temp", "1"], "there is no option --temp; did you mean --temperature?"),
         (["--temperature"], "argument --temperature: expected one argument"),
@@ -368,7 +369,7 @@ def test_without_a_prompt_at_a_terminal_it_is_asked_for(
 def test_logits_that_are_no_numbers_end_in_one_line(
     capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(place: Path) -> tuple[GPT, BPETokenizer]:
+    def broken(place: Path) -> tuple[GPT, Tokenizer]:
         model, tokenizer = load_model(place)
         torch.nn.init.constant_(model.ln_f.weight, float("nan"))
         return model, tokenizer

@@ -14,13 +14,9 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from gptlib.extras.options import Options, number, read_options, whole
-
-if TYPE_CHECKING:
-    from gptlib.gpt2 import GPT
-    from gptlib.tokenizer import BPETokenizer
 
 __all__ = ["main"]
 
@@ -202,10 +198,11 @@ def _add_beam_options(group: argparse._ArgumentGroup) -> None:
 def _add_model_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model",
-        type=_folder,
+        type=_model,
         metavar="DIR",
-        help="folder of a model, or of chapter 5's runs (default: the folder that the environment "
-        "variable GPTLIB_MODEL names, else the model that comes with the course)",
+        help="folder of a model, or of chapter 5's runs, or gpt2, gpt2-medium, gpt2-large, gpt2-xl "
+        "(default: what the environment variable GPTLIB_MODEL names, else the model that comes "
+        "with the course)",
     )
     group.add_argument(
         "--device",
@@ -240,11 +237,13 @@ def _add_length_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _folder(text: str) -> Path:
+def _model(text: str) -> str | Path:
+    if re.fullmatch("gpt2(-medium|-large|-xl)?", text):
+        return text
     folder = Path(text).expanduser()
     if not folder.is_dir():
         raise argparse.ArgumentTypeError(
-            f"there is no folder {text!r}; name one that holds a model, or leave it out"
+            f"there is no folder {text!r}; name one that holds a model, or gpt2, or leave it out"
         )
     return folder
 
@@ -273,15 +272,16 @@ class _Writer:
         import torch
 
         from gptlib.extras.device import best_device, chosen_device
-        from gptlib.extras.models import load_model, model_folder
+        from gptlib.extras.models import default_model, load_model
         from gptlib.generation import Sampling
 
         self.arguments, self.sampling = arguments, Sampling(**sampling)
         name = arguments.device
         device = chosen_device(name, "--device") if name else best_device()
-        self.folder = Path(arguments.model or model_folder())
-        loaded: tuple[GPT, BPETokenizer] = load_model(self.folder)
-        self.model, self.tokenizer = loaded[0].to(device), loaded[1]
+        wanted = arguments.model or default_model()
+        self.name = Path(wanted).name
+        model, self.tokenizer = load_model(wanted)
+        self.model = model.to(device)
         self.context_length = self.model.config.context_length
         self.generator = torch.Generator()  # on the CPU: the same text on every device
         if arguments.seed is None:
@@ -306,17 +306,17 @@ class _Writer:
 
     def search(self, prompt: str) -> Iterator[str]:
         """Find the text that beam search thinks best, in one piece."""
-        from gptlib.generation import beam_search
+        from gptlib.generation import beam_search, end_of_text
         from gptlib.tokenizer import END_OF_TEXT
 
         penalty = self.arguments.length_penalty
         beams = beam_search(
             self.model,
-            self.tokenizer.encode(prompt),
+            self.tokenizer.encode_ordinary(prompt),
             self.arguments.beams,
             self.arguments.max_new_tokens,
             length_penalty=1.0 if penalty is None else penalty,
-            end_token=self.tokenizer.special_tokens.get(END_OF_TEXT),
+            end_token=next(iter(end_of_text(self.tokenizer)), None),
         )
         text = self.tokenizer.decode(beams[0].tokens).removesuffix(END_OF_TEXT)
         end = min([len(text), *(text.find(stop) for stop in self.arguments.stop if stop in text)])
@@ -324,10 +324,10 @@ class _Writer:
 
     def last_part(self, text: str) -> str:
         """Cut a text from the front until the model's context holds it."""
-        tokens = self.tokenizer.encode(text)
+        tokens = self.tokenizer.encode_ordinary(text)
         while len(tokens) > self.context_length:
             text = self.tokenizer.decode(tokens[-self.context_length :]).lstrip("\ufffd")
-            tokens = self.tokenizer.encode(text)  # cut elsewhere, it may have more tokens
+            tokens = self.tokenizer.encode_ordinary(text)  # cut elsewhere, it may have more tokens
         return text
 
 
@@ -413,7 +413,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     with suppress(ImportError):
         import readline  # noqa: F401  (arrow keys and earlier lines, where Python has it)
     print(
-        f"{writer.folder.name} is a language model: it goes on from all that you and it wrote, "
+        f"{writer.name} is a language model: it goes on from all that you and it wrote, "
         f"as far as its {writer.context_length} tokens reach.\nEnter alone: go on. /clear: "
         f"forget. Ctrl-C: stop the text. {_END_KEYS}: end.",
         file=sys.stderr,
