@@ -6,10 +6,13 @@ A data set is looked for in this order, and the first one with the right sha256 
    `gptlib`; the environment variable `GPTLIB_DATA` names another one;
 2. the mirror: `GPTLIB_DATA_MIRROR`, a folder or an address that holds the same files;
 3. the addresses in the record of the data set, one after the other;
-4. for War and Peace, a short stand-in that travels with the course; using it is announced.
+4. for War and Peace and for the spam messages, a short stand-in of our own that travels with
+   the course; using it is announced.
 
 What is found in 2 or 3 is copied to 1, so this happens once. A file reaches its name only
 when it is complete and checked; whatever goes wrong, no part of a file stays behind.
+
+`instructions` reads a set of our own, which travels with the course and needs none of this.
 """
 
 import errno
@@ -42,12 +45,16 @@ __all__ = [
     "bundled",
     "data_folder",
     "fetch",
+    "instructions",
     "is_real",
     "sms_spam",
     "source",
     "state",
     "war_and_peace",
 ]
+
+INSTRUCTIONS = "instructions.json"
+"""File of our own instruction set, in `data/` and in the installed package."""
 
 CONNECT_SECONDS = 5.0
 """How long to wait for a connection to one host, in seconds."""
@@ -122,6 +129,7 @@ DATA_SETS: dict[str, DataSet] = {
                 "#SMSSpamCollection",
             ),
             licence="CC BY 4.0",
+            stand_in="stand-in-sms-spam.tsv",
         ),
         DataSet(
             name="alpaca",
@@ -150,29 +158,26 @@ def war_and_peace() -> str:
         ValueError: if a file with other contents stands in the book's place.
         FileNotFoundError: if not even the stand-in is there.
     """
-    record = DATA_SETS["war-and-peace"]
-    path, reasons = _find(record)
-    if path is not None:
-        return _clean_book(path.read_text(encoding="utf-8-sig"))
-    stand_in = bundled(str(record.stand_in))
-    if stand_in is None:
-        raise FileNotFoundError(_how_to_get(record, reasons))
-    print(_announcement(record, stand_in, reasons))
-    return stand_in.read_text(encoding="utf-8-sig").strip() + "\n"
+    path, real = _find_or_stand_in(DATA_SETS["war-and-peace"])
+    text = path.read_text(encoding="utf-8-sig")
+    return _clean_book(text) if real else text.strip() + "\n"
 
 
 def sms_spam() -> list[tuple[str, str]]:
     """Read the SMS Spam Collection.
 
+    Without the collection, a few hundred messages of our own are returned and announced.
+
     Returns:
-        5,574 pairs (label, message); the label is "ham" or "spam".
+        Pairs (label, message), 5,574 of them in the collection; the label is "ham" or "spam".
 
     Raises:
         ValueError: if a file with other contents stands in its place.
-        FileNotFoundError: if it is not there and cannot be fetched.
+        FileNotFoundError: if not even the stand-in is there.
     """
-    text = fetch("sms-spam").read_text(encoding="utf-8")
-    pairs = (line.split("\t", 1) for line in text.split("\n") if line)
+    path, _ = _find_or_stand_in(DATA_SETS["sms-spam"])
+    lines = path.read_text(encoding="utf-8").split("\n")
+    pairs = (line.split("\t", 1) for line in lines if line)
     return [(label, message) for label, message in pairs]
 
 
@@ -187,6 +192,26 @@ def alpaca() -> list[dict[str, str]]:
         FileNotFoundError: if it is not there and cannot be fetched.
     """
     records: list[dict[str, str]] = json.loads(fetch("alpaca").read_text(encoding="utf-8"))
+    return records
+
+
+def instructions() -> list[dict[str, str]]:
+    """Read the instructions written for this course.
+
+    Returns:
+        Records with the keys "instruction", "input" (may be empty), "output" and "task": the
+        name of a template, whose answers can be computed, or "free" for a record of its own.
+
+    Raises:
+        FileNotFoundError: if the file, which travels with the course, is missing.
+    """
+    path = bundled(INSTRUCTIONS)
+    if path is None:
+        raise FileNotFoundError(
+            f"{INSTRUCTIONS}, which travels with the course, is missing; restore it: "
+            "git checkout data, or reinstall gptlib"
+        )
+    records: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
     return records
 
 
@@ -348,6 +373,18 @@ def _find(record: DataSet) -> tuple[Path | None, list[str]]:
         if _from_address(record, address, place, reasons):
             return place, []
     return None, list(dict.fromkeys(reasons))
+
+
+def _find_or_stand_in(record: DataSet) -> tuple[Path, bool]:
+    """Get the real file and True, or announce its stand-in and get that and False."""
+    path, reasons = _find(record)
+    if path is not None:
+        return path, True
+    stand_in = bundled(str(record.stand_in))
+    if stand_in is None:
+        raise FileNotFoundError(_how_to_get(record, reasons))
+    print(_announcement(record, stand_in, reasons))
+    return stand_in, False
 
 
 def _mirror() -> str:
@@ -515,7 +552,7 @@ def _how_to_get(record: DataSet, reasons: list[str]) -> str:
 def _announcement(record: DataSet, stand_in: Path, reasons: list[str]) -> str:
     """What is said when the stand-in is used."""
     head = (
-        f"STAND-IN IN USE: {record.file} cannot be had, so a short text written for this\n"
+        f"STAND-IN IN USE: {record.file} cannot be had, so a small file written for this\n"
         f"course takes its place ({stand_in.name}, {stand_in.stat().st_size / 1e3:.0f} kB).\n"
         "Everything runs, but numbers and samples differ from those that the course shows."
     )

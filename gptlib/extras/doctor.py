@@ -22,6 +22,8 @@ MEMORY_BYTES = 2_000_000_000
 BUNDLED = {
     "gpt2.tiktoken": "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
     "stand-in-war-and-peace.txt": "",
+    "stand-in-sms-spam.tsv": "",
+    "instructions.json": "",
     "models/war-and-peace/model.safetensors": (
         "d80f0a8c5a9dfd146ac8a7ffbbb1eb9214f6c3d86a40bdab9396ffe70d2bcc86"
     ),
