@@ -302,6 +302,38 @@ def test_without_network_the_stand_in_is_used_and_announced(
     assert capsys.readouterr().out == ""
 
 
+def test_without_network_the_messages_written_for_the_course_are_used_and_announced(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = replace(DATA_SETS["sms-spam"], addresses=("http://127.0.0.1:9/spam",))
+    monkeypatch.setitem(DATA_SETS, "sms-spam", record)
+    messages = datasets.sms_spam()
+    assert {label for label, _ in messages} == {"ham", "spam"}
+    assert len(messages) >= 300
+    said = capsys.readouterr().out
+    assert said.startswith("STAND-IN IN USE: SMSSpamCollection cannot be had")
+    assert "(stand-in-sms-spam.tsv, " in said
+    assert str(folder / "SMSSpamCollection") in said
+    assert not datasets.is_real("sms-spam")
+    assert datasets.source("sms-spam").endswith("for this course (stand-in-sms-spam.tsv)")
+    assert nothing_left(folder)
+
+
+def test_the_instructions_of_the_course_need_no_network_and_no_folder(folder: Path) -> None:
+    records = datasets.instructions()
+    assert len(records) >= 600
+    assert {tuple(record) for record in records} == {("instruction", "input", "output", "task")}
+    assert nothing_left(folder)
+
+
+def test_without_their_file_the_instructions_say_how_to_restore_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "_COURSE", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"instructions.json.* is missing; restore it: git"):
+        datasets.instructions()
+
+
 def test_the_course_s_own_stand_in_is_there_and_long_enough() -> None:
     path = datasets.bundled("stand-in-war-and-peace.txt")
     assert path is not None
@@ -311,17 +343,17 @@ def test_the_course_s_own_stand_in_is_there_and_long_enough() -> None:
 def test_without_network_and_stand_in_the_error_says_which_file_to_put_where(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = replace(DATA_SETS["sms-spam"], addresses=("http://127.0.0.1:9/spam",))
-    monkeypatch.setitem(DATA_SETS, "sms-spam", record)
+    record = replace(DATA_SETS["alpaca"], addresses=("http://127.0.0.1:9/alpaca",))
+    monkeypatch.setitem(DATA_SETS, "alpaca", record)
     with pytest.raises(FileNotFoundError) as caught:
-        datasets.sms_spam()
+        datasets.alpaca()
     said = str(caught.value)
-    assert said.startswith("SMSSpamCollection (the SMS Spam Collection of the UCI repository, 0.5")
+    assert said.startswith("alpaca-gpt4-1k.json (999 records of Alpaca GPT-4, 0.9 MB) is not here")
     assert "127.0.0.1:9: no connection" in said
-    assert f"put it here: {folder / 'SMSSpamCollection'}" in said
-    assert "set GPTLIB_DATA_MIRROR to a folder or address that holds SMSSpamCollection" in said
-    assert datasets.source("sms-spam").startswith("nothing")
-    assert not datasets.is_real("sms-spam")
+    assert f"put it here: {folder / 'alpaca-gpt4-1k.json'}" in said
+    assert "set GPTLIB_DATA_MIRROR to a folder or address that holds alpaca-gpt4-1k.json" in said
+    assert datasets.source("alpaca").startswith("nothing")
+    assert not datasets.is_real("alpaca")
     assert nothing_left(folder)
 
 
@@ -629,7 +661,15 @@ def test_the_data_page_says_the_same_as_the_records() -> None:
             assert f"`{address.split('#')[0]}`" in page
 
 
-@pytest.mark.parametrize("file", ["gpt2.tiktoken", "stand-in-war-and-peace.txt"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "gpt2.tiktoken",
+        "stand-in-war-and-peace.txt",
+        "stand-in-sms-spam.tsv",
+        "instructions.json",
+    ],
+)
 def test_the_data_page_describes_the_files_of_the_repository(file: str) -> None:
     path = Path(__file__).resolve().parents[1] / "data" / file
     page = path.with_name("README.md").read_text(encoding="utf-8")
