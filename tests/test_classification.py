@@ -1,0 +1,565 @@
+"""Chapter 8: records, measures, naive Bayes, the classifier, learning, files."""
+
+import json
+import math
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from gptlib.classification import (
+    Confusion,
+    FineTuning,
+    NaiveBayes,
+    Record,
+    TextClassifier,
+    check_records,
+    confusion,
+    count_frozen,
+    encode_texts,
+    fit,
+    freeze,
+    leave_one_out,
+    length_batches,
+    load_classifier,
+    normalize,
+    pad_batch,
+    pick_last,
+    predict,
+    predict_probabilities,
+    prepare,
+    read_records,
+    remove_duplicates,
+    save_classifier,
+    score,
+    split_records,
+    text_vectors,
+    threshold_curve,
+)
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.tokenizer import BPETokenizer
+from gptlib.weights import load_gpt2
+
+SIZES = GPTConfig(vocab_size=257, context_length=32, n_layer=3, n_head=2, n_embd=16)
+BYTES = BPETokenizer([])
+
+
+def classifier(**changes: Any) -> TextClassifier:
+    model = GPT(SIZES, torch.Generator().manual_seed(0)).eval()
+    given: dict[str, Any] = {"labels": ["ham", "spam"], "max_tokens": 32} | changes
+    return TextClassifier(model, BYTES, **given, generator=torch.Generator().manual_seed(1)).eval()
+
+
+def messages(n: int, seed: int = 0) -> list[Record]:
+    draw = random.Random(seed)
+    ham = [("ham", f"see you at {draw.randrange(10**6)}") for _ in range(n)]
+    return ham + [("spam", f"win {draw.randrange(10**6)} pounds") for _ in range(n // 2)]
+
+
+# Records
+
+
+def test_every_line_of_a_file_is_accounted_for() -> None:
+    lines = ["ham\tHi\n", "\n", "no tab\n", "ham\t\r\n", "spma\tWin\n", "spam\ta\tb\r\n", "\t \n"]
+    records, broken = read_records(lines, ["ham", "spam"], skip_broken=True)
+    assert records == [("ham", "Hi"), ("spam", "a\tb")]
+    assert broken == {
+        3: "no tab between label and text",
+        4: "the text is empty",
+        5: "the label 'spma' is none of ham, spam",
+    }
+
+
+def test_broken_lines_are_refused_by_number_unless_they_may_be_skipped() -> None:
+    with pytest.raises(ValueError, match=r"2 broken lines \(line 2: no tab .*; line 3: the text"):
+        read_records(["ham\tHi", "x", "ham\t"])
+    with pytest.raises(ValueError, match="no line holds a record"):
+        read_records(["", "  \n"])
+    with pytest.raises(ValueError, match="no line holds a record"):
+        read_records(["x"], skip_broken=True)
+
+
+def test_many_broken_lines_make_no_endless_message() -> None:
+    with pytest.raises(ValueError, match="5000 broken lines") as caught:
+        read_records(["x"] * 5000)
+    assert len(str(caught.value)) < 400
+
+
+def test_an_unknown_label_is_fine_if_none_are_given() -> None:
+    assert read_records(["a\tx", "b\ty"])[0] == [("a", "x"), ("b", "y")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Win £100!", "win  £999"),
+        ("STRASSE", "straße"),
+        ("ﬁne", "FINE"),
+        ("call 0800", "CALL: 0808."),
+        ("five ５", "five 7"),
+    ],
+)
+def test_texts_that_differ_in_case_marks_or_digits_are_the_same(one: str, other: str) -> None:
+    assert normalize(one) == normalize(other)
+    assert remove_duplicates([("a", one), ("a", other)]) == [("a", one)]
+
+
+def test_texts_without_words_are_not_all_the_same() -> None:
+    records = [("ham", ":-)"), ("ham", ":-("), ("ham", " :-) ")]
+    assert remove_duplicates(records) == [("ham", ":-)"), ("ham", ":-(")]
+
+
+def test_one_text_under_two_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="stands there as 'ham' and as 'spam'"):
+        remove_duplicates([("ham", "Call 12"), ("spam", "call 99!")])
+
+
+def test_a_split_is_whole_stratified_seeded_and_shuffled() -> None:
+    records = messages(200)
+    parts = split_records(records, seed=3)
+    assert sorted(record for part in parts for record in part) == sorted(records)
+    assert [Counter(label for label, _ in part) for part in parts] == [
+        {"ham": 140, "spam": 70},
+        {"ham": 20, "spam": 10},
+        {"ham": 40, "spam": 20},
+    ]
+    assert parts == split_records(records, seed=3)
+    assert parts[2] != split_records(records, seed=4)[2]
+    assert len({label for label, _ in parts[0][:20]}) == 2
+
+
+def test_a_split_that_can_not_be_made_is_refused() -> None:
+    for shares in ((0, 0.2), (0.1, 1.0), (0.5, 0.5), (math.nan, 0.2)):
+        with pytest.raises(ValueError, match="choose two shares above 0"):
+            split_records(messages(50), *shares)
+    with pytest.raises(ValueError, match="10 records of class 'ham' are too few"):
+        split_records(messages(10), validation=0.04)
+    with pytest.raises(ValueError, match="at least two classes are needed"):
+        split_records([("ham", str(i)) for i in range(20)])
+
+
+def test_records_that_teach_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 records with 0 classes"):
+        check_records([])
+    with pytest.raises(ValueError, match=r"1 classes \['ham'\]"):
+        check_records([("ham", "a"), ("ham", "b")])
+    with pytest.raises(ValueError, match=r"record 1 \('spam'\) has an empty text"):
+        check_records([("ham", "a"), ("spam", " \n")])
+    with pytest.raises(ValueError, match="record 1 has the label 'eggs', never seen before"):
+        check_records([("ham", "a"), ("eggs", "b")], ["ham", "spam"])
+
+
+# Measures
+
+
+def test_the_measures_are_those_of_a_textbook() -> None:
+    # Manning, Raghavan and Schütze, exercise 8.1: 8 relevant found, 10 not relevant, 12 missed.
+    found = Confusion(8, 10, 12, 9_970)
+    assert round(found.precision, 2) == 0.44
+    assert found.recall == 0.4
+    assert round(found.f1, 3) == round(2 * 0.4444 * 0.4 / 0.8444, 3)
+    assert found.accuracy == 9_978 / 10_000
+
+
+def test_a_share_of_nothing_is_nothing() -> None:
+    silent = confusion([True, False], [False, False])
+    assert (silent.precision, silent.recall, silent.f1, silent.accuracy) == (0, 0, 0, 0.5)
+    empty = confusion([], [])
+    assert (empty.accuracy, empty.f1) == (0, 0)
+
+
+def test_answers_and_truths_must_be_as_many() -> None:
+    with pytest.raises(ValueError, match="2 truths and 1 answers"):
+        confusion([True, False], [True])
+    with pytest.raises(ValueError, match="1 truths and 2 probabilities"):
+        threshold_curve([True], [0.5, 0.2])
+
+
+def test_each_point_of_the_curve_is_what_counting_gives() -> None:
+    draw = random.Random(0)
+    truth = [draw.random() < 0.3 for _ in range(200)]
+    probabilities = [round(draw.random(), 2) for _ in range(200)]  # with ties
+    curve = threshold_curve(truth, probabilities)
+    assert [threshold for threshold, _ in curve] == sorted(set(probabilities), reverse=True)
+    for threshold, point in curve:
+        assert point == confusion(truth, [p >= threshold for p in probabilities])
+    recalls = [point.recall for _, point in curve]
+    assert recalls == sorted(recalls)
+    assert recalls[-1] == 1
+    assert threshold_curve([], []) == []
+
+
+# Naive Bayes
+
+
+def test_naive_bayes_gives_the_figures_of_the_textbook() -> None:
+    # Manning, Raghavan and Schütze, example 13.1: about China or not.
+    records = [
+        ("yes", "Chinese Beijing Chinese"),
+        ("yes", "Chinese Chinese Shanghai"),
+        ("yes", "Chinese Macao"),
+        ("no", "Tokyo Japan Chinese"),
+    ]
+    bayes = NaiveBayes(records)
+    p = bayes.predict_probabilities(["Chinese Chinese Chinese Tokyo Japan"])[0]
+    yes, no = 3 / 4 * (3 / 7) ** 3 / 14 / 14, 1 / 4 * (2 / 9) ** 3 * 2 / 9 * 2 / 9
+    assert p.tolist() == pytest.approx([no / (yes + no), yes / (yes + no)])
+
+
+def test_unknown_words_leave_the_share_of_the_classes() -> None:
+    bayes = NaiveBayes(messages(20))
+    for text in ("zebra", "", "?!"):
+        assert bayes.predict_probabilities([text])[0].tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert bayes.predict_probabilities([]).shape == (0, 2)
+
+
+def test_a_long_text_does_not_underflow() -> None:
+    p = NaiveBayes(messages(20)).predict_probabilities(["win pounds " * 5000])[0]
+    assert p[1] == 1
+
+
+def test_naive_bayes_refuses_what_it_can_not_count_in() -> None:
+    with pytest.raises(ValueError, match="at least two classes"):
+        NaiveBayes([("ham", "a")])
+    with pytest.raises(ValueError, match="smoothing is 0; it must be above 0"):
+        NaiveBayes(messages(4), smoothing=0)
+
+
+# The classifier
+
+
+def test_padding_changes_nothing() -> None:
+    c = classifier()
+    rows, _ = encode_texts(c, ["a", "a longer text", "middling"])
+    tokens, last = pad_batch(rows)
+    together = c(tokens, last)
+    alone = torch.cat([c(row[None], torch.tensor([len(row) - 1])) for row in rows])
+    assert torch.allclose(together, alone, atol=1e-6)
+    tokens[0, 1:] = 77  # whatever stands behind the end
+    assert torch.allclose(c(tokens, last), together, atol=1e-6)
+
+
+def test_the_first_token_and_the_last_place_are_wrong() -> None:
+    c = classifier()
+    one, other = (encode_texts(c, [text])[0][0] for text in ("win now", "win a lot"))
+    x, last = pad_batch([one, other])
+    states = c.walk(x)
+    assert torch.allclose(states[0, 0], states[1, 0], atol=1e-6)  # both begin with w
+    alone = c.walk(one[None])[0, -1]
+    assert not torch.allclose(states[0, -1], alone, atol=1e-3)
+    assert torch.allclose(pick_last(states, last)[0], alone, atol=1e-6)
+
+
+def test_a_long_text_is_cut_only_with_leave_and_counted() -> None:
+    rows, n_cut = encode_texts(classifier(max_tokens=5), ["12345", "123456", "ab"])
+    assert [len(row) for row in rows] == [5, 5, 2]
+    assert n_cut == 1
+    strict = classifier(max_tokens=None)
+    assert len(encode_texts(strict, ["x" * 32])[0][0]) == 32
+    with pytest.raises(ValueError, match=r"text 1 has 40 tokens, .* last 8 \('89012345'\.\.\.\)"):
+        predict(strict, ["fine", "1234567890" * 3 + "1289012345"])
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t"])
+def test_an_empty_message_is_refused_by_number(text: str) -> None:
+    with pytest.raises(ValueError, match="text 1 of 2 is empty"):
+        predict(classifier(), ["Hi", text])
+
+
+def test_no_texts_have_no_answers() -> None:
+    assert predict(classifier(), []) == []
+    assert predict_probabilities(classifier(), []).shape == (0, 2)
+    assert text_vectors(classifier(), []).shape == (0, 16)
+
+
+def test_a_classifier_that_can_not_be_is_refused() -> None:
+    for labels in ([], ["ham"], ["ham", "ham"], ["a", "b", "a"]):
+        with pytest.raises(ValueError, match="give at least two, each once"):
+            classifier(labels=labels)
+    for limit in (0, -1, 33):
+        with pytest.raises(ValueError, match=f"max_tokens is {limit}; choose from 1 to 32"):
+            classifier(max_tokens=limit)
+    with pytest.raises(ValueError, match="the tokenizer has 257 tokens and the model 99"):
+        TextClassifier(GPT(GPTConfig(99, 8, 1, 1, 4)), BYTES, ["a", "b"])
+
+
+def test_answers_do_not_depend_on_company_or_order() -> None:
+    c = classifier()
+    texts = [f"{'x' * (i * 7 % 20)} message {i}" for i in range(70)]
+    together = predict_probabilities(c, texts)
+    assert torch.allclose(together.sum(-1), torch.ones(70))
+    assert torch.allclose(together.flip(0), predict_probabilities(c, texts[::-1]), atol=1e-6)
+    assert torch.allclose(together[5:6], predict_probabilities(c, texts[5:6]), atol=1e-6)
+    assert predict(c, texts) == [c.labels[i] for i in together.argmax(-1)]
+
+
+def test_three_classes_work_as_two_do() -> None:
+    records = [
+        (label, f"{text} {i}")
+        for i in range(20)
+        for label, text in (("a", "aaa"), ("b", "bb bb"), ("c", "cc"))
+    ]
+    c = classifier(labels=["c", "a", "b"])
+    plan = FineTuning(n_epochs=8, batch_size=4, learning_rate=5e-3, frozen="nothing")
+    list(fit(c, records, records, plan))
+    assert predict(c, ["aaa 99", "bb bb 7", "cc 55"]) == ["a", "b", "c"]
+    assert NaiveBayes(records).predict_probabilities(["bb 0"]).argmax() == 1
+
+
+# Freezing and learning
+
+
+def test_only_what_is_not_frozen_learns() -> None:
+    for frozen, changed in {
+        "all": {"head"},
+        "all but the last block": {"head", "blocks.2", "ln_f"},
+        "nothing": {"head", "blocks.0", "blocks.1", "blocks.2", "ln_f", "embed"},
+    }.items():
+        c = classifier()
+        before = {name: p.detach().clone() for name, p in c.named_parameters()}
+        records = messages(12)
+        list(fit(c, records, records, FineTuning(n_epochs=1, frozen=frozen)))  # type: ignore[arg-type]
+        moved = {
+            name.removeprefix("model.")
+            for name, p in c.named_parameters()
+            if not torch.equal(p, before[name])
+        }
+        for part in ("head", "blocks.0", "blocks.1", "blocks.2", "ln_f", "embed"):
+            assert any(name.startswith(part) for name in moved) == (part in changed), (frozen, part)
+
+
+def test_what_learns_is_counted() -> None:
+    c = classifier()
+    head = 2 * 16 + 2
+    block = sum(p.numel() for p in c.model.blocks[0].parameters())
+    assert freeze(c, "all") == head
+    assert count_frozen(c) == 4
+    assert freeze(c, "all but the last block") == head + block + 32
+    assert count_frozen(c) == 3
+    assert freeze(c, "nothing") == sum(p.numel() for p in c.parameters())
+    assert count_frozen(c) == 0
+    with pytest.raises(ValueError, match="frozen is 'most'; choose one of 'all', 'all but"):
+        freeze(c, "most")  # type: ignore[arg-type]
+
+
+def test_reading_ahead_gives_what_reading_at_once_gives() -> None:
+    c = classifier()
+    texts = [text for _, text in messages(40)]
+    for stop in (0, 2, 4):
+        states, targets, n_cut = prepare(c, messages(40), stop)
+        assert n_cut == 0
+        assert targets.tolist() == [0] * 40 + [1] * 20
+        probabilities = score(c, states, stop).softmax(-1)
+        assert torch.allclose(probabilities, predict_probabilities(c, texts), atol=1e-6)
+
+
+def test_every_text_is_in_one_batch_and_lengths_are_alike() -> None:
+    draw = random.Random(0)
+    lengths = [draw.randrange(1, 90) for _ in range(103)]
+    for generator in (None, torch.Generator().manual_seed(0)):
+        batches = length_batches(lengths, 8, generator)
+        assert sorted(i for batch in batches for i in batch) == list(range(103))
+        assert sum(max(lengths[i] for i in b) * len(b) for b in batches) < 1.15 * sum(lengths)
+    other = length_batches(lengths, 8, torch.Generator().manual_seed(1))
+    assert batches != other
+    assert length_batches([], 8) == []
+
+
+def test_a_classifier_learns_and_tells_how() -> None:
+    c, records = classifier(max_tokens=12), messages(60)
+    train, validation, test = split_records(records)
+    plan = FineTuning(n_epochs=6, batch_size=4, learning_rate=3e-3, frozen="nothing")
+    reports = list(fit(c, train, validation, plan))
+    assert [report.epoch for report in reports] == list(range(1, len(reports) + 1))
+    assert reports[-1].validation_loss < 0.2 < reports[0].train_loss
+    assert reports[0].n_cut == sum(len(BYTES.encode(text)) > 12 for _, text in train) > 0
+    assert reports[0].validation_probabilities.shape == (len(validation), 2)
+    assert not c.training
+    answers = predict(c, [text for _, text in test])
+    assert [label for label, _ in test] == answers
+
+
+def test_the_same_seed_learns_the_same_and_another_does_not() -> None:
+    def losses(seed: int, dropout: float = 0.3) -> list[float]:
+        c = classifier()
+        model = GPT(GPTConfig(257, 32, 2, 2, 16, dropout), torch.Generator().manual_seed(0))
+        c = TextClassifier(model, BYTES, ["ham", "spam"], 32, torch.Generator().manual_seed(0))
+        torch.manual_seed(random.randrange(100))  # no matter
+        plan = FineTuning(n_epochs=2, frozen="nothing", seed=seed)
+        return [r.validation_loss for r in fit(c, messages(20), messages(20, seed=1), plan)]
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)
+
+
+def test_learning_leaves_the_random_state_of_others_alone() -> None:
+    c = classifier()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    list(fit(c, messages(6), messages(6), FineTuning(n_epochs=1)))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_learning_stops_early_and_goes_back_to_the_best_epoch() -> None:
+    train = messages(30)
+    wrong = [("spam" if label == "ham" else "ham", text) for label, text in messages(30, seed=1)]
+    c = classifier()
+    plan = FineTuning(n_epochs=20, learning_rate=5e-3, frozen="nothing", patience=3)
+    reports = list(fit(c, train, wrong, plan))
+    best = min(reports, key=lambda report: report.validation_loss)
+    assert len(reports) == best.epoch + 3 < 20
+    assert [r.epoch for r in reports if r.is_best][-1] == best.epoch
+    again = predict_probabilities(c, [text for _, text in wrong])
+    assert torch.allclose(again, best.validation_probabilities, atol=1e-6)
+
+
+def test_closing_a_run_leaves_the_best_epoch_so_far() -> None:
+    c, records = classifier(), messages(30)
+    run = fit(c, records, records, FineTuning(n_epochs=9, frozen="nothing"))
+    first = next(run)
+    run.close()
+    texts = [text for _, text in records]
+    assert torch.allclose(
+        predict_probabilities(c, texts), first.validation_probabilities, atol=1e-6
+    )
+    assert not c.training
+
+
+def test_a_run_refuses_bad_records_before_it_starts() -> None:
+    good, c = messages(6), classifier()
+    before = [p.clone() for p in c.parameters()]
+    for bad, message in (
+        ([("ham", "a"), ("eggs", "b")], "label 'eggs', never seen before; known are 'ham', 'spam'"),
+        ([("ham", "a"), ("ham", "b")], "at least two classes are needed"),
+        ([("ham", ""), ("spam", "b")], "has an empty text"),
+    ):
+        for train, validation in ((bad, good), (good, bad)):
+            with pytest.raises(ValueError, match=message):
+                next(fit(c, train, validation))
+    assert all(torch.equal(p, old) for p, old in zip(c.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_epochs": 0},
+        {"patience": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.inf},
+        {"head_learning_rate": math.nan},
+        {"weight_decay": -0.1},
+    ],
+)
+def test_a_plan_that_can_not_be_run_is_refused(change: dict[str, Any]) -> None:
+    ((name, value),) = change.items()
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; it must be"):
+        FineTuning(**change)
+
+
+# Files
+
+
+def test_a_saved_classifier_comes_back_the_same(tmp_path: Path) -> None:
+    c = classifier(labels=["nein", "ja ☺"], max_tokens=9)
+    texts = ["win", "a longer message that is cut", "☺"]
+    save_classifier(c, tmp_path / "new")
+    same = load_classifier(tmp_path / "new")
+    assert (same.labels, same.max_tokens, same.training) == (["nein", "ja ☺"], 9, False)
+    assert torch.equal(predict_probabilities(same, texts), predict_probabilities(c, texts))
+    model, _ = load_gpt2(tmp_path / "new")  # the folder of a model, as chapter 7 writes it
+    assert torch.equal(model.ln_f.weight, c.model.ln_f.weight)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
+        "config.json",
+        "head.safetensors",
+        "merges.txt",
+        "model.safetensors",
+        "tokenizer_config.json",
+        "vocab.json",
+    ]
+    save_classifier(classifier(), tmp_path / "new")
+    assert load_classifier(tmp_path / "new").labels == ["ham", "spam"]
+
+
+def test_a_head_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    save_classifier(classifier(), tmp_path)
+    path = tmp_path / "head.safetensors"
+    tensors = load_file(path)
+    facts = {"labels": json.dumps(["a", "b", "c"]), "max_tokens": "null"}
+    save_file(tensors, path, metadata=facts)
+    with pytest.raises(ValueError, match="3 labels on a model of width 16 need"):
+        load_classifier(tmp_path)
+    other = {"weight": torch.zeros(3, 8), "bias": torch.zeros(3)}
+    save_file(other, path, metadata=facts)
+    with pytest.raises(ValueError, match="put a model and its own head together"):
+        load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        None,
+        {"labels": '["a", "b"]'},
+        {"labels": '["a", ', "max_tokens": "null"},
+        {"labels": "3", "max_tokens": "null"},
+        {"labels": '["a", "a"]', "max_tokens": "null"},
+        {"labels": '["a", "b"]', "max_tokens": '"x"'},
+        {"labels": '["a", "b"]', "max_tokens": "999"},
+    ],
+)
+def test_a_head_without_sound_facts_is_refused(tmp_path: Path, facts: dict[str, str]) -> None:
+    save_classifier(classifier(), tmp_path)
+    path = tmp_path / "head.safetensors"
+    save_file(load_file(path), path, metadata=facts)
+    with pytest.raises(ValueError, match=r"head\.safetensors is damaged"):
+        load_classifier(tmp_path)
+
+
+def test_a_damaged_or_missing_head_is_told_from_a_model(tmp_path: Path) -> None:
+    save_classifier(classifier(), tmp_path)
+    path = tmp_path / "head.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"head\.safetensors is damaged"):
+        load_classifier(tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"has no head\.safetensors; it holds a model"):
+        load_classifier(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        load_classifier(tmp_path / "nowhere")
+
+
+# A look inside
+
+
+def test_leaving_a_token_out_is_reading_the_text_without_it() -> None:
+    c = classifier()
+    parts = leave_one_out(c, "win!", "spam")
+    assert [piece for piece, _ in parts] == ["w", "i", "n", "!"]
+    p = predict_probabilities(c, ["win!", "in!", "wn!", "wi!", "win"])[:, 1]
+    assert [change for _, change in parts] == pytest.approx((p[0] - p[1:]).tolist(), abs=1e-6)
+    opposite = [change for _, change in leave_one_out(c, "win!", "ham")]
+    assert opposite == pytest.approx([-change for _, change in parts], abs=1e-6)
+
+
+def test_a_single_token_has_no_without() -> None:
+    assert leave_one_out(classifier(), "x", "ham") == [("x", 0.0)]
+    with pytest.raises(ValueError, match="'eggs' is none of the labels ham, spam"):
+        leave_one_out(classifier(), "x", "eggs")
+    with pytest.raises(ValueError, match="is empty"):
+        leave_one_out(classifier(), " ", "ham")
+
+
+def test_the_nearest_text_is_the_text_itself() -> None:
+    c = classifier()
+    texts = [text for _, text in messages(30)]
+    vectors = text_vectors(c, texts)
+    assert torch.allclose(vectors.norm(dim=-1), torch.ones(45))
+    assert (vectors @ vectors.T).argmax(-1).tolist() == list(range(45))
+    head = F.cosine_similarity(vectors[:1], vectors[1:2])
+    assert float(vectors[0] @ vectors[1]) == pytest.approx(head.item(), abs=1e-6)
