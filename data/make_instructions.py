@@ -27,7 +27,7 @@ WORDS = """
     prince prisoner rain ring river road roof room rose sea servant shoulder sister sky sleigh
     snow soldier song spring stone storm street summer sun supper sword table tea tree uncle
     village voice wall water wind window wine winter wolf woman wood yard
-""".split()
+"""
 
 OPPOSITES = """
     old young, big small, hot cold, happy sad, good bad, day night, open closed, first last,
@@ -64,12 +64,12 @@ PLURALS = """
 NAMES = """
     Anna Mary Pierre Andrew Nicholas Alexander Michael Julie Peter Simon Helen Sophie Paul
     Catherine Thomas Daniel Lise Vera Boris Ivan
-""".split()
+"""
 
 CITIES = """
     Moscow Petersburg Vienna Paris London Berlin Warsaw Rome Kiev Smolensk Tula Riga Odessa
     Prague Madrid Venice
-""".split()
+"""
 
 WHO = """
     {name} wrote a letter to the old prince.
@@ -197,52 +197,58 @@ def lines(table: str) -> list[str]:
     return [line.strip() for line in table.strip().splitlines()]
 
 
+def words(table: str) -> list[str]:
+    """Read a table of words."""
+    return table.split()
+
+
 def some_words(rng: random.Random, least: int = 3, most: int = 3) -> list[str]:
     """Draw different words."""
-    return rng.sample(WORDS, rng.randint(least, most))
+    return rng.sample(words(WORDS), rng.randint(least, most))
 
 
 def first_word(rng: random.Random) -> Iterator[Example]:
     """Examples of: the first of three to five words."""
     while True:
-        words = some_words(rng, 3, 5)
-        yield {}, " ".join(words), words[0]
+        drawn = some_words(rng, 3, 5)
+        yield {}, " ".join(drawn), drawn[0]
 
 
 def last_word(rng: random.Random) -> Iterator[Example]:
     """Examples of: the last of three to five words."""
     while True:
-        words = some_words(rng, 3, 5)
-        yield {}, " ".join(words), words[-1]
+        drawn = some_words(rng, 3, 5)
+        yield {}, " ".join(drawn), drawn[-1]
 
 
 def longest_word(rng: random.Random) -> Iterator[Example]:
     """Examples of: the longest of three words, by two letters at least."""
     while True:
-        words = some_words(rng)
-        short, long = sorted(words, key=len)[1:]
+        drawn = some_words(rng)
+        short, long = sorted(drawn, key=len)[1:]
         if len(long) >= len(short) + 2:
-            yield {}, " ".join(words), long
+            yield {}, " ".join(drawn), long
 
 
 def sort_words(rng: random.Random) -> Iterator[Example]:
     """Examples of: three words by their first letters, which differ."""
     while True:
-        words = some_words(rng)
-        if len({word[0] for word in words}) == 3:
-            yield {}, " ".join(words), " ".join(sorted(words))
+        drawn = some_words(rng)
+        if len({word[0] for word in drawn}) == 3:
+            yield {}, " ".join(drawn), " ".join(sorted(drawn))
 
 
 def reverse_words(rng: random.Random) -> Iterator[Example]:
     """Examples of: three words from the last to the first."""
     while True:
-        words = some_words(rng)
-        yield {}, " ".join(words), " ".join(words[::-1])
+        drawn = some_words(rng)
+        yield {}, " ".join(drawn), " ".join(drawn[::-1])
 
 
 def upper_case(rng: random.Random) -> Iterator[Example]:
     """Examples of: a word in capitals."""
-    for word in rng.sample(WORDS, len(WORDS)):
+    vocabulary = words(WORDS)
+    for word in rng.sample(vocabulary, len(vocabulary)):
         yield {}, word, word.upper()
 
 
@@ -250,7 +256,7 @@ def count_words(rng: random.Random) -> Iterator[Example]:
     """Examples of: how many words, one to six, each number equally often."""
     while True:
         for number, name in enumerate(["one", "two", "three", "four", "five", "six"], start=1):
-            yield {}, " ".join(rng.sample(WORDS, number)), name
+            yield {}, " ".join(rng.sample(words(WORDS), number)), name
 
 
 def add(rng: random.Random) -> Iterator[Example]:
@@ -298,25 +304,25 @@ def plural(rng: random.Random) -> Iterator[Example]:
 def find_name(rng: random.Random) -> Iterator[Example]:
     """Examples of: the person in a sentence."""
     while True:
-        name = rng.choice(NAMES)
+        name = rng.choice(words(NAMES))
         yield {}, rng.choice(lines(WHO)).format(name=name), name
 
 
 def find_city(rng: random.Random) -> Iterator[Example]:
     """Examples of: the city in a sentence."""
     while True:
-        city = rng.choice(CITIES)
+        city = rng.choice(words(CITIES))
         yield {}, rng.choice(lines(WHERE)).format(city=city), city
 
 
 def contains(rng: random.Random) -> Iterator[Example]:
     """Examples of: is a word in the sentence, half of them yes."""
     spoken = [sentence.lower().rstrip(".").split() for sentence in lines(SENTENCES)]
-    asked = [rng.choice([word for word in words[1:] if len(word) > 3]) for words in spoken]
+    asked = [rng.choice([word for word in said[1:] if len(word) > 3]) for said in spoken]
     for sentence, word in zip(lines(SENTENCES), asked, strict=True):
         yield {"word": word}, sentence, "yes"
-    for sentence, words in zip(lines(SENTENCES), spoken, strict=True):
-        absent = [word for word in asked if word not in words]
+    for sentence, said in zip(lines(SENTENCES), spoken, strict=True):
+        absent = [word for word in asked if word not in said]
         yield {"word": rng.choice(absent)}, sentence, "no"
 
 
@@ -324,12 +330,12 @@ def he_to_she(rng: random.Random) -> Iterator[Example]:
     """Examples of: the same sentence about a woman."""
     change = {"he": "she", "him": "her", "his": "her", "himself": "herself", "man": "woman"}
     for sentence in rng.sample(lines(HE), len(lines(HE))):
-        words = []
+        changed = []
         for word in sentence.split():
             bare = word.rstrip(".,?")
             new = change.get(bare.lower(), bare)
-            words.append((new.capitalize() if bare[0].isupper() else new) + word[len(bare) :])
-        yield {}, sentence, " ".join(words)
+            changed.append((new.capitalize() if bare[0].isupper() else new) + word[len(bare) :])
+        yield {}, sentence, " ".join(changed)
 
 
 TASKS: dict[str, tuple[Callable[[random.Random], Iterator[Example]], list[str]]] = {
