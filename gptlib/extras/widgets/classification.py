@@ -1,0 +1,228 @@
+"""The widget of chapter 8: which token makes a text what the classifier says it is."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from gptlib.classification import (
+    Record,
+    TextClassifier,
+    encode_texts,
+    leave_one_out,
+    text_vectors,
+)
+from gptlib.extras.plots import COLORS, png, style
+
+FOR, AGAINST = COLORS[1], COLORS[0]
+"""Vermilion speaks for the label, blue against it: told apart by all readers."""
+
+
+class MessageLens(widgets.VBox):
+    """Type or pick a message; see what each token does, and which messages are like it.
+
+    Controls: `pick` (the examples), `message` (any text), `label` (whose probability is shown).
+    Results: `result`, a dictionary with "probability", "label" (the most probable one), "tokens"
+    (pairs of piece and what leaving it out takes away), "prefixes" (the probability after each
+    token), "nearest" (triples of cosine, label and text) and "cut" (tokens not read); empty while
+    there is a problem, which `problem` then names. `readout` says it in words.
+
+    Args:
+        classifier: In evaluation mode afterwards.
+        examples: Messages to pick from, at least one.
+        known: Records to look for the nearest ones in; they are read once, now.
+        label: The label whose probability is shown; the classifier's last one by default.
+
+    Raises:
+        ValueError: If there is no example, the label is unknown, or a message can't be read.
+
+    Example:
+        >>> from gptlib.gpt2 import GPT, GPTConfig
+        >>> from gptlib.tokenizer import BPETokenizer
+        >>> config = GPTConfig(vocab_size=257, context_length=16, n_layer=1, n_head=1, n_embd=8)
+        >>> classifier = TextClassifier(GPT(config), BPETokenizer([]), ["ham", "spam"], 16)
+        >>> lens = MessageLens(classifier, ["win"], [("ham", "see you"), ("spam", "win")])
+        >>> [piece for piece, _ in lens.result["tokens"]], lens.result["nearest"][0][1:]
+        (['w', 'i', 'n'], ('spam', 'win'))
+    """
+
+    def __init__(
+        self,
+        classifier: TextClassifier,
+        examples: Sequence[str],
+        known: Sequence[Record] = (),
+        label: str | None = None,
+    ) -> None:
+        if not examples:
+            raise ValueError("there is no example; give at least one message to begin with")
+        self.classifier, self.known = classifier, list(known)
+        self._vectors = text_vectors(classifier, [text for _, text in self.known])
+        self.result: dict[str, Any] = {}
+        self.problem = ""
+        wide = widgets.Layout(width="96%")
+        words = {"description_width": "110px"}
+        options = [(_short(text, 70), text) for text in examples]
+        self.pick = widgets.Dropdown(
+            options=options, value=examples[0], description="Pick", layout=wide, style=words
+        )
+        self.message = widgets.Textarea(
+            examples[0],
+            description="or type",
+            continuous_update=False,
+            rows=3,
+            layout=wide,
+            style=words,
+        )
+        self.label = widgets.Dropdown(
+            options=classifier.labels,
+            value=classifier.labels[-1] if label is None else _checked(label, classifier),
+            description="Probability of",
+            style=words,
+        )
+        self.readout = widgets.HTML()
+        self.colored = widgets.HTML()
+        self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
+        self.nearest = widgets.HTML()
+        parts = [self.pick, self.message, self.label, self.readout, self.colored]
+        super().__init__([*parts, self.image, self.nearest])
+        self._judge()
+        if self.problem:
+            raise ValueError(self.problem)
+        self.pick.observe(self._picked, names="value")
+        self.message.observe(lambda _: self._judge(), names="value")
+        self.label.observe(lambda _: self._judge(), names="value")
+
+    def __repr__(self) -> str:
+        return "MessageLens: type or pick a message, see what each token does to its probability"
+
+    def picture(self) -> Figure:
+        """Draw what each token does, and the probability as it moves with each token."""
+        style()
+        figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
+        tokens, label = self.result.get("tokens", []), self.label.value
+        changes = [change for _, change in tokens]
+        places = range(1, len(tokens) + 1)
+        top.bar(places, changes, color=[FOR if change > 0 else AGAINST for change in changes])
+        top.axhline(0, color="k", linewidth=0.8)
+        top.set(ylabel="lost without it", title=f"What each token does for “{label}”")
+        bottom.plot(places, self.result.get("prefixes", []), "o-", color="k", markersize=3)
+        bottom.axhline(0.5, color="#555", linestyle="--", linewidth=1)
+        bottom.set(ylim=(-0.03, 1.03), ylabel=f"probability of {label}")
+        bottom.set(title="After reading up to here, a text that ends in mid-air")
+        size = 9 if len(tokens) <= 40 else 7
+        shown = [_visible(piece).replace("$", r"\$") for piece, _ in tokens]
+        bottom.set_xticks(places, labels=shown, rotation=90, fontsize=size)
+        return figure
+
+    def _picked(self, change: dict[str, Any]) -> None:
+        self.message.value = change["new"]
+
+    def _judge(self) -> None:
+        text, label = self.message.value, self.label.value
+        try:
+            tokens = leave_one_out(self.classifier, text, label)
+            (row,), _ = encode_texts(self.classifier, [text])
+        except ValueError as error:
+            self.problem, self.result = str(error), {}
+            self.readout.value = f"<p role='alert'>{html.escape(self.problem)}</p>"
+            self.colored.value = self.nearest.value = ""
+            self.image.value = png(self.picture())
+            return
+        prefixes = self._prefixes(row)[:, self.classifier.labels.index(label)].tolist()
+        best = int(self._prefixes(row)[-1].argmax())
+        self.problem = ""
+        self.result = {
+            "probability": prefixes[-1],
+            "label": self.classifier.labels[best],
+            "tokens": tokens,
+            "prefixes": prefixes,
+            "nearest": self._find_nearest(text),
+            "cut": len(self.classifier.tokenizer.encode(text)) - len(row),
+        }
+        self.readout.value = f"<p aria-live='polite'>{html.escape(self.sentence)}</p>"
+        self.colored.value = _paragraph(tokens)
+        self.nearest.value = _table(self.result["nearest"])
+        self.image.value = png(self.picture())
+
+    @torch.no_grad()
+    def _prefixes(self, row: torch.Tensor) -> torch.Tensor:
+        """Probabilities after each token, (T, n_labels): a causal model reads them all at once."""
+        states = self.classifier.model.ln_f(self.classifier.walk(row[None]))[0]  # (T, C)
+        return self.classifier.head(states).softmax(dim=-1).cpu()
+
+    def _find_nearest(self, text: str, n: int = 3) -> list[tuple[float, str, str]]:
+        if not self.known:
+            return []
+        cosines = self._vectors @ text_vectors(self.classifier, [text])[0]
+        values, places = cosines.topk(min(n, len(self.known)))
+        found = [self.known[place] for place in places.tolist()]
+        return [(v, *record) for v, record in zip(values.tolist(), found, strict=True)]
+
+    @property
+    def sentence(self) -> str:
+        """What the picture shows, in words."""
+        if self.problem:
+            return self.problem
+        label = self.label.value
+        words = [
+            f"This reads as {self.result['label']}: the probability of {label} is "
+            f"{self.result['probability']:.3f}."
+        ]
+        order = sorted(self.result["tokens"], key=lambda pair: pair[1])
+        for name, pairs in (("for", order[::-1]), ("against", order)):
+            sign = 1 if name == "for" else -1
+            told = [f"“{_visible(p)}” ({c:+.3f})" for p, c in pairs[:3] if sign * c > 0.0005]
+            if told:
+                words.append(f"Most {name} {label}: {', '.join(told)}.")
+        if self.result["cut"]:
+            words.append(f"The last {self.result['cut']} tokens are not read.")
+        return " ".join(words)
+
+
+def _checked(label: str, classifier: TextClassifier) -> str:
+    if label not in classifier.labels:
+        raise ValueError(f"{label!r} is none of the labels {', '.join(classifier.labels)}")
+    return label
+
+
+def _short(text: str, most: int) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _visible(piece: str) -> str:
+    return piece.strip().replace("\n", "↵") or "␣"
+
+
+def _paragraph(tokens: Sequence[tuple[str, float]]) -> str:
+    """Write the text in colours: the stronger a token, the fuller its colour; its figure in it."""
+    most = max(0.02, *(abs(change) for _, change in tokens))
+    spans = []
+    for piece, change in tokens:
+        color, line = (FOR, "solid") if change > 0 else (AGAINST, "dotted")
+        strength = round(85 * abs(change) / most)  # percent; the ink stays readable
+        shade = f"color-mix(in srgb, {color} {strength // 2}%, transparent)"
+        border = f"border-bottom:3px {line} {color if strength > 5 else 'transparent'}"
+        shown = html.escape(piece).replace("\n", "↵<br>")
+        spans.append(
+            f"<span title='{change:+.3f}' style='background:{shade};{border}'>{shown}</span>"
+        )
+    key = "orange, solid line: speaks for it; blue, dotted line: against it; fuller means more"
+    text = "".join(spans)
+    return f"<div style='line-height:1.9;white-space:pre-wrap'>{text}</div><small>{key}</small>"
+
+
+def _table(nearest: Sequence[tuple[float, str, str]]) -> str:
+    if not nearest:
+        return ""
+    rows = "".join(
+        f"<tr><td>{cosine:.2f}</td><td>{html.escape(label)}</td>"
+        f"<td style='text-align:left'>{html.escape(_short(text, 140))}</td></tr>"
+        for cosine, label, text in nearest
+    )
+    head = "<tr><th scope='col'>cosine</th><th scope='col'>label</th><th scope='col'>text</th></tr>"
+    return f"<table><caption>Nearest known messages</caption>{head}{rows}</table>"

@@ -1,0 +1,150 @@
+"""The widget of chapter 8, without a browser."""
+
+import re
+
+import pytest
+import torch
+from matplotlib import pyplot as plt
+
+from gptlib.classification import TextClassifier, leave_one_out, predict_probabilities
+from gptlib.extras.widgets.classification import MessageLens
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.tokenizer import BPETokenizer
+
+SIZES = GPTConfig(vocab_size=257, context_length=48, n_layer=2, n_head=2, n_embd=16)
+EXAMPLES = ["WIN £9 <now>", "see you at 8"]
+KNOWN = [("ham", "see you at 9"), ("spam", "WIN £5 <now>"), ("ham", "lunch?")]
+
+
+def classifier(max_tokens: int | None = 40) -> TextClassifier:
+    draw = torch.Generator().manual_seed(0)
+    reader = TextClassifier(GPT(SIZES, draw), BPETokenizer([]), ["ham", "spam"], max_tokens, draw)
+    reader.head.weight.data *= 100  # sure of itself, so that tokens matter
+    return reader.eval()
+
+
+def lens(max_tokens: int | None = 40) -> MessageLens:
+    return MessageLens(classifier(max_tokens), EXAMPLES, KNOWN)
+
+
+def test_the_first_example_is_judged_at_once() -> None:
+    shown, reader = lens(), classifier()
+    p = predict_probabilities(reader, EXAMPLES[:1])[0]
+    assert shown.result["probability"] == pytest.approx(p[1].item(), abs=1e-5)
+    assert shown.result["label"] == reader.labels[int(p.argmax())]
+    assert shown.result["tokens"] == leave_one_out(reader, EXAMPLES[0], "spam")
+    assert bytes(shown.image.value).startswith(b"\x89PNG")
+    assert repr(shown) == (
+        "MessageLens: type or pick a message, see what each token does to its probability"
+    )
+    assert plt.get_fignums() == []
+
+
+def test_picking_and_typing_both_judge() -> None:
+    shown = lens()
+    first = shown.result
+    shown.pick.value = EXAMPLES[1]
+    assert shown.message.value == EXAMPLES[1]
+    assert shown.result != first
+    shown.message.value = "lunch?"
+    assert "".join(piece for piece, _ in shown.result["tokens"]) == "lunch?"
+    assert shown.result["nearest"][0][1:] == ("ham", "lunch?")
+    assert shown.result["nearest"][0][0] == pytest.approx(1, abs=1e-5)
+    assert len(shown.result["nearest"]) == 3
+
+
+def test_each_prefix_has_the_probability_of_a_text_that_ends_there() -> None:
+    shown, text = lens(), EXAMPLES[1]
+    shown.pick.value = text
+    prefixes = predict_probabilities(classifier(), [text[: i + 1] for i in range(len(text))])
+    assert shown.result["prefixes"] == pytest.approx(prefixes[:, 1].tolist(), abs=1e-5)
+
+
+def test_the_other_label_turns_every_sign() -> None:
+    shown = lens()
+    before = shown.result
+    shown.label.value = "ham"
+    assert shown.result["probability"] == pytest.approx(1 - before["probability"], abs=1e-5)
+    assert [c for _, c in shown.result["tokens"]] == pytest.approx(
+        [-c for _, c in before["tokens"]], abs=1e-5
+    )
+    assert shown.result["label"] == before["label"]
+
+
+def test_the_words_say_what_the_picture_shows() -> None:
+    shown = lens()
+    p = shown.result["probability"]
+    assert f"the probability of spam is {p:.3f}" in shown.readout.value
+    assert "aria-live" in shown.readout.value
+    strongest = max(shown.result["tokens"], key=lambda pair: pair[1])
+    assert f"({strongest[1]:+.3f})" in shown.sentence
+    assert shown.colored.value.count("<span") == len(shown.result["tokens"])
+    assert "Nearest known messages" in shown.nearest.value
+
+
+def test_a_message_is_shown_as_text_and_never_as_html() -> None:
+    shown = lens()
+    shown.message.value = "<b>$x$ & </b>"
+    for part in (shown.colored.value, shown.nearest.value, shown.readout.value):
+        assert "<b>" not in part
+        assert "<now>" not in part
+    assert "&lt;" in shown.colored.value
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_an_empty_message_is_told_and_the_next_one_judged(text: str) -> None:
+    shown = lens()
+    shown.message.value = "x"
+    shown.message.value = text
+    assert shown.result == {}
+    assert "is empty" in shown.problem
+    assert shown.sentence == shown.problem
+    assert "role='alert'" in shown.readout.value
+    shown.message.value = "back"
+    assert shown.problem == ""
+    assert shown.result
+
+
+def test_a_long_message_is_cut_or_refused_and_says_so() -> None:
+    shown = lens()
+    shown.message.value = "x" * 45
+    assert shown.result["cut"] == 5
+    assert "The last 5 tokens are not read." in shown.sentence
+    strict = lens(None)
+    strict.message.value = "x" * 50
+    assert "more than the context length of 48" in strict.problem
+
+
+def test_pieces_of_a_character_and_lines_do_no_harm() -> None:
+    shown = lens()
+    for text in ("☺", "a\nb", "$", "x", "a\tb", "€ $ _ ^ \\frac"):
+        shown.message.value = text
+        assert shown.problem == ""
+        assert len(shown.result["prefixes"]) == len(text.encode())
+
+
+def test_without_known_messages_there_is_no_table() -> None:
+    shown = MessageLens(classifier(), ["one"], label="ham")
+    assert shown.result["nearest"] == []
+    assert shown.nearest.value == ""
+    assert shown.label.value == "ham"
+
+
+def test_what_can_not_be_shown_is_refused() -> None:
+    with pytest.raises(ValueError, match="there is no example"):
+        MessageLens(classifier(), [])
+    with pytest.raises(ValueError, match="'eggs' is none of the labels ham, spam"):
+        MessageLens(classifier(), ["one"], label="eggs")
+    with pytest.raises(ValueError, match="is empty"):
+        MessageLens(classifier(), [" "])
+
+
+def test_the_picture_has_a_bar_and_a_point_for_each_token() -> None:
+    shown = lens()
+    figure = shown.picture()
+    bars, line = figure.axes
+    assert len(bars.patches) == len(shown.result["tokens"])
+    assert len(line.lines[0].get_xdata()) == len(shown.result["tokens"])
+    labels = [tick.get_text() for tick in line.get_xticklabels()]
+    assert re.sub("␣", " ", "".join(labels)).startswith("WIN ")
+    plt.close(figure)
