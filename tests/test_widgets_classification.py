@@ -144,7 +144,7 @@ def test_the_picture_has_a_bar_and_a_point_for_each_token() -> None:
     figure = shown.picture()
     bars, line = figure.axes
     assert len(bars.patches) == len(shown.result["tokens"])
-    assert len(line.lines[0].get_xdata()) == len(shown.result["tokens"])
+    assert len(line.lines[0].get_path().vertices) == len(shown.result["tokens"])
     labels = [tick.get_text() for tick in line.get_xticklabels()]
     assert re.sub("␣", " ", "".join(labels)).startswith("WIN ")
     plt.close(figure)

@@ -1,0 +1,196 @@
+"""Checks of the exercises of chapter 8: each says what is right, or which step is off."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlib.classification import Confusion, Record, confusion
+from gptlib.extras.checks.answers import Answer, call, close, named, number, what
+
+
+def count_twins(answer: Answer) -> None:
+    """Check `count_twins(train, test)`, exercise 1."""
+    train: list[Record] = [
+        ("spam", "WIN £100 now!"),
+        ("ham", "ok"),
+        ("ham", "See you at 8"),
+        ("spam", "Call 0800 123"),
+    ]
+    test: list[Record] = [
+        ("spam", "win £250 NOW"),
+        ("spam", "Win £999 now"),
+        ("ham", "ok"),
+        ("spam", "See you at 9."),
+        ("ham", "on my way"),
+        ("ham", "lunch?"),
+    ]
+    got, problem = call(answer, list(train), list(test))
+    if problem:
+        print(problem)
+        return
+    value = number(got)
+    if value is None:
+        print(f"Not yet: {what(got)}; return one number, how many test records have a twin.")
+        return
+    mistakes = {
+        "You compared the texts as they are; twins are the same only when normalised.": 1,
+        "You counted each different text once; count every test record that has a twin.": 3,
+        "You counted those without a twin.": len(test) - 4,
+        "You returned a share; return the number of records.": 4 / len(test),
+    }
+    if _without_label(answer) is False:
+        print("Not yet: a twin with another label is a twin too; compare the texts alone.")
+    elif close(value, 4):
+        empty = number(call(answer, [], list(test))[0])
+        print(
+            "Correct: 4 of the 6 test records have a twin."
+            if empty == 0
+            else "Right, except that with no training records there is no twin: return 0."
+        )
+    else:
+        print(named(value, mistakes) or f"Not yet: 4 test records have a twin, you say {value:g}.")
+
+
+def _without_label(answer: Answer) -> bool | None:
+    """Whether a twin with another label counts; None if plain twins are not found either."""
+    plain, _ = call(answer, [("ham", "ok")], [("ham", "OK")])
+    mixed, _ = call(answer, [("ham", "ok")], [("spam", "OK")])
+    return None if number(plain) != 1 else number(mixed) == 1
+
+
+def f_beta(answer: Answer) -> None:
+    """Check `f_beta(found, beta)`, exercise 2."""
+    found = Confusion(6, 2, 4, 88)
+    p, r = found.precision, found.recall
+    got, problem = call(answer, found, 2.0)
+    if problem:
+        print(problem)
+        return
+    value = number(got)
+    if value is None:
+        print(f"Not yet: {what(got)}; return one number.")
+        return
+
+    def formula(weight: float, a: float, b: float) -> float:
+        return (1 + weight) * a * b / (weight * a + b)
+
+    mistakes = {
+        "That is F1; beta changes nothing in your formula.": found.f1,
+        "You left beta as it is; the formula has its square.": formula(2, p, r),
+        "Precision and recall are swapped: beta² multiplies the precision below the line.": (
+            formula(4, r, p)
+        ),
+        "You took a weighted mean; this one is harmonic.": (p + 4 * r) / 5,
+        "You forgot the factor 1 + beta² above the line.": formula(4, p, r) / 5,
+    }
+    if not close(value, formula(4, p, r)):
+        right = formula(4, p, r)
+        print(named(value, mistakes) or f"Not yet: F2 is {right:.4f} here, you say {value:.4f}.")
+        return
+    nothing, problem = call(answer, Confusion(0, 0, 3, 5), 2.0)
+    if problem or number(nothing) != 0:
+        print("Right, except where nothing was found: precision and recall are 0, and so is F.")
+        return
+    print("Correct: beta 2 leans towards recall, beta 1 is F1, and finding nothing gives 0.")
+
+
+def mean_states(answer: Answer) -> None:
+    """Check `mean_states(x, last)`, exercise 3."""
+    x = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))  # (B, T, C)
+    last = torch.tensor([4, 1, 0])
+    got, problem = call(answer, x.clone(), last.clone())
+    if problem:
+        print(problem)
+        return
+    if not isinstance(got, Tensor) or got.shape != (3, 2):
+        print(f"Not yet: {what(got)}; return one state a row, shape (3, 2) here.")
+        return
+    real = (torch.arange(5) <= last[:, None])[..., None]  # (B, T, 1)
+    short = (torch.arange(5) < last[:, None])[..., None]
+    sums = (x * real).sum(dim=1)
+    mistakes = {
+        "You averaged over padding too; only places up to `last` are real.": x.mean(dim=1),
+        "You divided by T; divide each row by its own number of real tokens.": sums / 5,
+        "You added the states up; divide by the number of real tokens.": sums,
+        "You picked the last state; here the mean over all real ones is wanted.": (
+            x[torch.arange(3), last]
+        ),
+        "One token too few: `last` is a place, and the token there is real.": (
+            (x * short).sum(dim=1) / short.sum(dim=1).clamp(min=1)
+        ),
+        "You divided by `last`; a row whose last place is 4 has 5 tokens.": sums / last[:, None],
+        "You divided by at least 1 but by `last`; add 1, places count from 0.": (
+            sums / last.clamp(min=1)[:, None]
+        ),
+    }
+    if torch.allclose(got, sums / (last + 1)[:, None], atol=1e-5):
+        print("Correct: the mean over the real tokens of each row, whatever the padding holds.")
+        return
+    found = [text for text, wrong in mistakes.items() if _same(got, wrong)]
+    print(found[0] if found else "Not yet: row 2 has one real token, so its mean is that state.")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, atol=1e-5, equal_nan=True)
+
+
+def cheapest_threshold(answer: Answer) -> None:
+    """Check `cheapest_threshold(truth, probabilities, alarm_cost, miss_cost)`, exercise 4."""
+    truth = [True, False, True, True, False, True, False, False]
+    probabilities = [0.95, 0.9, 0.8, 0.6, 0.5, 0.4, 0.2, 0.1]
+    results = []
+    for alarm_cost, miss_cost in ((1.0, 10.0), (10.0, 1.0)):
+        got, problem = call(answer, list(truth), list(probabilities), alarm_cost, miss_cost)
+        if problem:
+            print(problem)
+            return
+        if isinstance(got, tuple):
+            print("Not yet: you return a pair; return the threshold alone.")
+            return
+        value = number(got)
+        if value is None:
+            print(f"Not yet: {what(got)}; return one number, a threshold.")
+            return
+        results.append(value)
+    best = [_cheapest(truth, probabilities, *costs) for costs in ((1.0, 10.0), (10.0, 1.0))]
+    costs = [
+        min(_costs(truth, probabilities, *pair).values()) for pair in ((1.0, 10.0), (10.0, 1.0))
+    ]
+    if all(close(a, b) for a, b in zip(results, best, strict=True)):
+        print("Correct: dear misses lower the threshold, dear false alarms raise it.")
+    elif all(close(a, b) for a, b in zip(results, best[::-1], strict=True)):
+        print("The costs are swapped: a false alarm is a false positive, a miss a false negative.")
+    elif all(close(a, b) for a, b in zip(results, costs, strict=True)):
+        print("You return the lowest cost; return the threshold that has it.")
+    elif close(results[0], results[1]):
+        print("Your threshold doesn't depend on the costs; weigh the two kinds of error with them.")
+    elif any(
+        value in (0.1, 0.95) and close(value, worst)
+        for value, worst in zip(results, (0.95, 0.1), strict=True)
+    ):
+        print("That is the dearest threshold; take the smallest cost.")
+    else:
+        print(
+            f"Not yet: with misses ten times as dear the best is {best[0]}, you say "
+            f"{results[0]:g}; with false alarms ten times as dear {best[1]}, you say "
+            f"{results[1]:g}."
+        )
+
+
+def _costs(
+    truth: Sequence[bool], probabilities: Sequence[float], alarm_cost: float, miss_cost: float
+) -> dict[float, float]:
+    costs: dict[float, float] = {}
+    for threshold in probabilities:
+        found: Any = confusion(truth, [p >= threshold for p in probabilities])
+        costs[threshold] = alarm_cost * found.false_positives + miss_cost * found.false_negatives
+    return costs
+
+
+def _cheapest(
+    truth: Sequence[bool], probabilities: Sequence[float], alarm_cost: float, miss_cost: float
+) -> float:
+    costs = _costs(truth, probabilities, alarm_cost, miss_cost)
+    return min(costs, key=lambda threshold: costs[threshold])

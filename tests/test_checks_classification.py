@@ -1,0 +1,138 @@
+"""The checks of chapter 8's exercises: unfinished, each named mistake, correct."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from gptlib.classification import confusion, normalize, pick_last, threshold_curve
+from gptlib.extras.checks import classification as checks
+
+
+def texts(records: Any) -> list[str]:
+    return [normalize(text) for _, text in records]
+
+
+def twins(train: Any, test: Any) -> int:
+    return sum(text in set(texts(train)) for text in texts(test))
+
+
+def labelled_twins(train: Any, test: Any) -> int:
+    known = {(label, normalize(text)) for label, text in train}
+    return sum((label, normalize(text)) in known for label, text in test)
+
+
+def f(weight: Callable[[float], float], swap: bool = False, factor: bool = True) -> Any:
+    def score(found: Any, beta: float) -> float:
+        p, r = found.precision, found.recall
+        if swap:
+            p, r = r, p
+        w = weight(beta)
+        return (1 + w if factor else 1.0) * p * r / (w * p + r) if p + r else 0.0
+
+    return score
+
+
+def mean(x: Any, last: Any) -> Any:
+    real = (torch.arange(x.shape[1]) <= last[:, None])[..., None]
+    return (x * real).sum(1) / real.sum(1)
+
+
+def total(x: Any, last: Any) -> Any:
+    return (x * (torch.arange(x.shape[1]) <= last[:, None])[..., None]).sum(1)
+
+
+def too_few(x: Any, last: Any) -> Any:
+    real = (torch.arange(x.shape[1]) < last[:, None])[..., None]
+    return (x * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def cost(found: Any, alarm: float, miss: float) -> float:
+    return alarm * found.false_positives + miss * found.false_negatives
+
+
+def threshold(truth: Any, p: Any, alarm: float, miss: float) -> float:
+    return min(threshold_curve(truth, p), key=lambda point: cost(point[1], alarm, miss))[0]
+
+
+def lowest_cost(truth: Any, p: Any, alarm: float, miss: float) -> float:
+    return min(cost(found, alarm, miss) for _, found in threshold_curve(truth, p))
+
+
+def dearest(truth: Any, p: Any, alarm: float, miss: float) -> float:
+    return max(threshold_curve(truth, p), key=lambda point: cost(point[1], alarm, miss))[0]
+
+
+def best_f1(truth: Any, p: Any, alarm: float, miss: float) -> float:
+    return max(p, key=lambda t: confusion(truth, [value >= t for value in p]).f1)
+
+
+CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
+    "count_twins": [
+        (lambda a, b: ..., "Not done yet"),
+        (lambda a, b: [], "you return list; return one number"),
+        (lambda a, b: a.no_such_thing, "Not yet: your code raised AttributeError"),
+        (lambda a, b: sum(t in [x for _, x in a] for _, t in b), "as they are"),
+        (lambda a, b: len(set(texts(a)) & set(texts(b))), "each different text once"),
+        (lambda a, b: len(b) - twins(a, b), "those without a twin"),
+        (lambda a, b: twins(a, b) / len(b), "You returned a share"),
+        (labelled_twins, "compare the texts alone"),
+        (lambda a, b: twins(a, b) if a else 9, "with no training records"),
+        (lambda a, b: 77, "Not yet: 4 test records have a twin, you say 77"),
+        (twins, "Correct"),
+    ],
+    "f_beta": [
+        (lambda c, beta: None, "Not done yet"),
+        (lambda c, beta: "x", "you return str"),
+        (lambda c, beta: c.f1, "That is F1"),
+        (f(lambda beta: beta), "beta as it is"),
+        (f(lambda beta: beta**2, swap=True), "swapped"),
+        (lambda c, beta: (c.precision + beta**2 * c.recall) / (1 + beta**2), "weighted mean"),
+        (f(lambda beta: beta**2, factor=False), "forgot the factor"),
+        (lambda c, beta: 0.1234, "Not yet: F2 is 0.6250 here, you say 0.1234"),
+        (
+            lambda c, beta: 5 * c.precision * c.recall / (4 * c.precision + c.recall),
+            "where nothing was found",
+        ),
+        (f(lambda beta: beta**2), "Correct"),
+    ],
+    "mean_states": [
+        (lambda x, last: ..., "Not done yet"),
+        (lambda x, last: x.mean(-1), r"you return a tensor of shape \(3, 5\); return one state"),
+        (lambda x, last: x.mean(1), "over padding too"),
+        (lambda x, last: total(x, last) / x.shape[1], "You divided by T"),
+        (total, "You added the states up"),
+        (pick_last, "You picked the last state"),
+        (too_few, "One token too few"),
+        (lambda x, last: total(x, last) / last[:, None], "You divided by `last`; a row"),
+        (lambda x, last: total(x, last) / last.clamp(min=1)[:, None], "add 1"),
+        (lambda x, last: torch.zeros(3, 2), "Not yet: row 2 has one real token"),
+        (mean, "Correct"),
+    ],
+    "cheapest_threshold": [
+        (lambda *given: ..., "Not done yet"),
+        (lambda *given: [], "you return list; return one number, a threshold"),
+        (lambda *given: (0.5, 1.0), "return the threshold alone"),
+        (lambda t, p, a, m: threshold(t, p, m, a), "The costs are swapped"),
+        (lowest_cost, "You return the lowest cost"),
+        (best_f1, "doesn't depend on the costs"),
+        (dearest, "dearest threshold"),
+        (lambda t, p, a, m: 0.3 + m / 100, "Not yet: with misses ten times as dear"),
+        (threshold, "Correct"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "expected"),
+    [(name, answer, expected) for name, cases in CASES.items() for answer, expected in cases],
+)
+def test_a_check_says_what_is_wrong(
+    name: str, answer: Callable[..., Any], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    getattr(checks, name)(answer)
+    said = capsys.readouterr().out
+    assert re.search(expected, said), said
+    assert len(said.strip().splitlines()) == 1
