@@ -921,13 +921,15 @@ def fit_prompt(
     if not instruction.strip():
         raise ValueError("the instruction is empty; write what to do")
     text = (input if input.strip() else instruction).strip()
-    kept = len(text)
+    body = tokenizer.encode_ordinary(text)
+    kept = len(body)
     while kept > 0:
-        asked = (instruction, text[:kept]) if input.strip() else (text[:kept], "")
+        part = tokenizer.decode_bytes(body[:kept]).decode(errors="ignore")  # no half character
+        asked = (instruction, part) if input.strip() else (part, "")
         tokens = tokenizer.encode_ordinary(form.fill(*asked))
-        if len(tokens) <= room:
-            return tokens, text[kept:]
-        kept -= len(tokens) - room  # a token too many is a character too many, or more
+        if part and len(tokens) <= room:
+            return tokens, text[len(part) :]
+        kept -= max(1, len(tokens) - room)
     raise ValueError(
         f"the form {form.name!r} and the instruction leave no place in {room} tokens for what the "
         "question is about; shorten the instruction, or ask for fewer new tokens"
