@@ -2,10 +2,10 @@
 
 The definitions stand in teaching order. What is asked: `PromptForm`, `ALPACA`, `CHAT`,
 `check_record`. What is learnt: `Example`, `encode_records`, `Batch`, `make_batch`, `pack`,
-`record_mask`, `response_loss`, `evaluate_responses`, `tune`. With few numbers: `LoRAConfig`,
-`LoRALinear`, `add_lora`, `merge_lora`, `save_adapters`, `load_adapters`. How good it is:
-`respond`, `exact_match`, `repetition`. In use: `fit_prompt`, `remember`, `answer`, `save_tuned`,
-`load_form`.
+`record_mask`, `response_loss`. How good it is: `evaluate_responses`, `respond`, `exact_match`,
+`repetition`. Learning: `tune`; with few numbers: `LoRAConfig`, `LoRALinear`, `add_lora`,
+`merge_lora`, `save_adapters`, `load_adapters`. In use: `fit_prompt`, `remember`, `answer`,
+`save_tuned`, `load_form`.
 
 Example:
     >>> from gptlib.gpt2 import GPTConfig
@@ -398,6 +398,92 @@ def evaluate_responses(model: GPT, examples: Sequence[Example], batch_size: int 
     ]
     model.train(was_training)
     return sum(loss.item() for loss, _ in sums) / sum(n for _, n in sums)
+
+
+def respond(
+    model: GPT,
+    tokenizer: Tokenizer,
+    records: Sequence[Record],
+    form: PromptForm,
+    max_new_tokens: int = 40,
+    batch_size: int = 32,
+) -> list[str]:
+    """Answer many questions at once, always with the likeliest token.
+
+    Args:
+        model: The model, in evaluation mode.
+        tokenizer: Its tokenizer.
+        records: Their "instruction" and "input" are asked; an "output" is not looked at.
+        form: The form that the model was tuned with.
+        max_new_tokens: Where an answer is broken off.
+        batch_size: Questions answered together.
+
+    Returns:
+        The answers, without space around them.
+
+    Raises:
+        ValueError: If the model is in training mode, or a prompt is longer than the context.
+    """
+    ends, answers = {end_token(tokenizer)}, list[str]()
+    asked = [form.fill(record["instruction"], record.get("input", "")) for record in records]
+    prompts = [tokenizer.encode_ordinary(text) for text in asked]
+    greedy = Sampling(temperature=0)
+    for i in range(0, len(prompts), batch_size):
+        some = prompts[i : i + batch_size]
+        steps = generate_batch(model, some, max_new_tokens, greedy, end_tokens=ends)
+        for row in zip(*steps, strict=True):
+            text = tokenizer.decode([t for t in row if t is not None and t not in ends])
+            answers.append(text.strip())
+    return answers
+
+
+def exact_match(answers: Sequence[str], records: Sequence[Record]) -> dict[str, tuple[int, int]]:
+    """Count the answers that are right to the letter, task by task.
+
+    Args:
+        answers: One for each record; how words are spaced plays no part.
+        records: With "task" and "output"; those of the task "free" have no one right answer and
+            are left out.
+
+    Returns:
+        For each task how many are right and how many were asked, in the order of their names.
+
+    Raises:
+        ValueError: If there are not as many answers as records.
+
+    Example:
+        >>> records = [{"task": "opposite", "output": word} for word in ("cold", "dark")]
+        >>> exact_match(["cold", "light"], records)
+        {'opposite': (1, 2)}
+    """
+    if len(answers) != len(records):
+        raise ValueError(f"{len(answers)} answers to {len(records)} records; pass one for each")
+    counts: dict[str, tuple[int, int]] = {}
+    for answer, record in zip(answers, records, strict=True):
+        task = record.get("task", "free")
+        if task != "free":
+            right, asked = counts.get(task, (0, 0))
+            counts[task] = right + (answer.split() == record["output"].split()), asked + 1
+    return dict(sorted(counts.items()))
+
+
+def repetition(text: str, n: int = 3) -> float:
+    """Measure how much of a text says again what it said before.
+
+    Args:
+        text: Any text.
+        n: Words that count as one phrase.
+
+    Returns:
+        The share of its phrases of n words that stood in it before; 0 for a shorter text.
+
+    Example:
+        >>> repetition("he went to war and he went to war")
+        0.2857142857142857
+    """
+    words = text.split()
+    phrases = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
 def draw_rows(
@@ -806,92 +892,6 @@ def load_adapters(model: GPT, path: str | Path) -> GPT:
         for name, tensor in tensors.items():
             added[name].copy_(tensor)
     return model
-
-
-def respond(
-    model: GPT,
-    tokenizer: Tokenizer,
-    records: Sequence[Record],
-    form: PromptForm,
-    max_new_tokens: int = 40,
-    batch_size: int = 32,
-) -> list[str]:
-    """Answer many questions at once, always with the likeliest token.
-
-    Args:
-        model: The model, in evaluation mode.
-        tokenizer: Its tokenizer.
-        records: Their "instruction" and "input" are asked; an "output" is not looked at.
-        form: The form that the model was tuned with.
-        max_new_tokens: Where an answer is broken off.
-        batch_size: Questions answered together.
-
-    Returns:
-        The answers, without space around them.
-
-    Raises:
-        ValueError: If the model is in training mode, or a prompt is longer than the context.
-    """
-    ends, answers = {end_token(tokenizer)}, list[str]()
-    asked = [form.fill(record["instruction"], record.get("input", "")) for record in records]
-    prompts = [tokenizer.encode_ordinary(text) for text in asked]
-    greedy = Sampling(temperature=0)
-    for i in range(0, len(prompts), batch_size):
-        some = prompts[i : i + batch_size]
-        steps = generate_batch(model, some, max_new_tokens, greedy, end_tokens=ends)
-        for row in zip(*steps, strict=True):
-            text = tokenizer.decode([t for t in row if t is not None and t not in ends])
-            answers.append(text.strip())
-    return answers
-
-
-def exact_match(answers: Sequence[str], records: Sequence[Record]) -> dict[str, tuple[int, int]]:
-    """Count the answers that are right to the letter, task by task.
-
-    Args:
-        answers: One for each record; how words are spaced plays no part.
-        records: With "task" and "output"; those of the task "free" have no one right answer and
-            are left out.
-
-    Returns:
-        For each task how many are right and how many were asked, in the order of their names.
-
-    Raises:
-        ValueError: If there are not as many answers as records.
-
-    Example:
-        >>> records = [{"task": "opposite", "output": word} for word in ("cold", "dark")]
-        >>> exact_match(["cold", "light"], records)
-        {'opposite': (1, 2)}
-    """
-    if len(answers) != len(records):
-        raise ValueError(f"{len(answers)} answers to {len(records)} records; pass one for each")
-    counts: dict[str, tuple[int, int]] = {}
-    for answer, record in zip(answers, records, strict=True):
-        task = record.get("task", "free")
-        if task != "free":
-            right, asked = counts.get(task, (0, 0))
-            counts[task] = right + (answer.split() == record["output"].split()), asked + 1
-    return dict(sorted(counts.items()))
-
-
-def repetition(text: str, n: int = 3) -> float:
-    """Measure how much of a text says again what it said before.
-
-    Args:
-        text: Any text.
-        n: Words that count as one phrase.
-
-    Returns:
-        The share of its phrases of n words that stood in it before; 0 for a shorter text.
-
-    Example:
-        >>> repetition("he went to war and he went to war")
-        0.2857142857142857
-    """
-    words = text.split()
-    phrases = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return 1 - len(set(phrases)) / len(phrases) if phrases else 0.0
 
 
 def fit_prompt(

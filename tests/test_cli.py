@@ -4,8 +4,10 @@ import argparse
 import inspect
 import io
 import os
+import re
 import runpy
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,9 +27,18 @@ from gptlib.extras.cli import main
 from gptlib.extras.doctor import Finding
 from gptlib.extras.models import load_model
 from gptlib.extras.options import read_options
-from gptlib.generation import Sampling, Tokenizer, beam_search, end_of_text, generate_text
+from gptlib.generation import (
+    Sampling,
+    Tokenizer,
+    beam_search,
+    end_of_text,
+    generate,
+    generate_text,
+)
 from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.instructions import CHAT, encode_records, save_tuned, tune
 from gptlib.tokenizer import BPETokenizer
+from gptlib.training import TrainingConfig
 from gptlib.weights import save_gpt2
 
 PATIENCE = 300.0
@@ -239,7 +251,8 @@ def test_help_shows_every_option_with_its_default(
     for field in fields(Sampling):
         assert f"  --{field.name.replace('_', '-')} " in text
     words = " ".join(text.split())
-    assert words.count("(default: ") == len(fields(Sampling)) + 5 + 2 * (name == "generate")
+    more = {"generate": 7, "chat": 6}
+    assert words.count("(default: ") == len(fields(Sampling)) + more[name]
     assert "divides the logits, 0 or more: below 1 the likely gets likelier" in words
     assert "(default: keeps all)" in words
     assert f"python -m gptlib {name} --" in text.partition("example")[2]
@@ -428,6 +441,79 @@ ENDLESS = ("--temperature", "0", "--max-new-tokens", "1000000", "--min-new-token
 
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C in another way")
+
+
+# chat with a model that was tuned on instructions
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the folder of a model that can say "yes" and "no"; its form asks as chapter 9 does."""
+    place = tmp_path_factory.mktemp("models") / "tuned"
+    tokenizer = BPETokenizer([])
+    config = GPTConfig(vocab_size=257, context_length=64, n_layer=1, n_head=2, n_embd=32)
+    model = GPT(config, torch.Generator().manual_seed(0))
+    records = [{"instruction": "Say it.", "input": word, "output": word} for word in ("yes", "no")]
+    examples = encode_records(records, tokenizer, CHAT, config.context_length)
+    list(tune(model, examples, None, TrainingConfig(n_steps=120, max_learning_rate=1e-2)))
+    save_tuned(model.eval(), tokenizer, CHAT, place)
+    return place
+
+
+def test_chat_with_a_tuned_model_answers_each_line_in_its_form(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe_in(monkeypatch, b"Say it. | yes\n\n  \nSay it.|no\n| yes\nSay it. | yes\n/clear\n")
+    assert main(["chat", "--model", str(tuned), "--max-new-tokens", "8"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "yes\nno\nyes\n"
+    assert "tuned was tuned to answer in the form 'chat'; it sees each question alone" in err
+    assert "(the instruction is empty; write what to do)" in err
+    assert err.endswith("(forgotten)\n")
+
+
+def test_chat_says_what_it_cuts_from_a_question(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe_in(monkeypatch, b"Say it. | " + b"yes " * 30 + b"\n" + b"Say it " * 20 + b"| x\n")
+    assert main(["chat", "--model", str(tuned), "--max-new-tokens", "8"]) == 0
+    err = capsys.readouterr().err
+    assert re.search(r"\(the last \d+ characters of the question had no place and were cut\)", err)
+    assert "leave no place in 56 tokens for what the question is about" in err
+
+
+def test_chat_with_a_tuned_model_can_see_earlier_turns(
+    tuned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[list[int]] = []
+
+    def spy(model: GPT, prompt: list[int], *rest: Any, **named: Any) -> Iterator[int]:
+        seen.append(prompt)
+        return generate(model, prompt, *rest, **named)
+
+    monkeypatch.setattr("gptlib.generation.generate", spy)
+    lines = b"Say it. | no\nSay it. | no\nSay it. | no\n"
+    for words, counts in ([], [0, 0, 0]), (["--remember", "1"], [0, 1, 1]):
+        seen.clear()
+        pipe_in(monkeypatch, lines)
+        written(capsys, "chat", "--model", tuned, "--max-new-tokens", "8", *words)
+        # an end of text stands between them
+        assert [prompt.count(256) for prompt in seen[1:]] == counts
+
+
+def test_remember_is_for_tuned_models(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, "chat", "--model", folder, "--remember", "2")
+    assert "--remember is for a tuned model, and tiny names no form" in said
+    assert "write 0 or more" in refusal(capsys, "chat", "--model", folder, "--remember", "-1")
+
+
+def test_a_damaged_form_is_told_in_one_line(
+    tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "bad"
+    shutil.copytree(tuned, place)
+    (place / "prompt_form.json").write_text("{}")
+    assert "prompt_form.json is damaged" in refusal(capsys, "chat", "--model", place)
 
 
 class Talk:

@@ -14,9 +14,12 @@ import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from gptlib.extras.options import Options, number, read_options, whole
+
+if TYPE_CHECKING:  # PyTorch waits
+    from gptlib.instructions import PromptForm
 
 __all__ = ["main"]
 
@@ -36,18 +39,23 @@ exit status: 0 if the text is complete, 2 if a value can't be used, 130 if Ctrl-
 
 _CHAT = """\
 Write in turns with a language model. It is no assistant: you write the beginning of a text or a
-line of speech, and it goes on from the whole conversation so far, as far as its context reaches."""
+line of speech, and it goes on from the whole conversation so far, as far as its context reaches.
+
+A model that was tuned on instructions (chapter 9) keeps the form of its prompts in its folder. With
+such a model, each line is an instruction, and what stands after " | " is what it is about."""
 
 _CHAT_EPILOG = f"""\
 in the conversation:
   a line of text   begins a new paragraph; the model goes on from its last word
   an empty line    lets the model go on where it stopped
+  do this | text   with a tuned model: an instruction, and what it is about if anything
   /clear           forgets the conversation
   Ctrl-C           stops the text and gives you the turn
   {_END_KEYS:<16} ends the conversation
 
-example:
+examples:
   python -m gptlib chat --temperature 0.8 --top-p 0.95 --max-new-tokens 60 --stop "\\n\\n"
+  python -m gptlib chat --model runs/tuned
 """
 
 
@@ -167,6 +175,8 @@ def _add_writing(
     if is_generate:
         beams = "beam search, instead of choosing token by token"
         _add_beam_options(parser.add_argument_group(beams))
+    else:
+        _add_memory_option(parser.add_argument_group("a tuned model"))
 
 
 def _add_prompt_options(group: argparse._ArgumentGroup) -> None:
@@ -192,6 +202,16 @@ def _add_beam_options(group: argparse._ArgumentGroup) -> None:
         type=number,
         metavar="X",
         help="with --beams: above 1 favours longer texts, below 1 shorter ones (default: 1.0)",
+    )
+
+
+def _add_memory_option(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--remember",
+        type=whole(0),
+        metavar="N",
+        help="let it see its last N questions and answers again, 0 or more (default: 0, as it was "
+        "tuned); it takes the likeliest token each time unless you choose otherwise above",
     )
 
 
@@ -279,7 +299,7 @@ class _Writer:
         name = arguments.device
         device = chosen_device(name, "--device") if name else best_device()
         wanted = arguments.model or default_model()
-        self.name = Path(wanted).name
+        self.name, self.wanted = Path(wanted).name, wanted
         model, self.tokenizer = load_model(wanted)
         self.model = model.to(device)
         self.context_length = self.model.config.context_length
@@ -303,6 +323,22 @@ class _Writer:
             min_new_tokens=self.arguments.min_new_tokens,
             generator=self.generator,
         )
+
+    def reply(self, prompt: Sequence[int]) -> Generator[str, None, None]:
+        """Answer a prompt of tokens, which may hold the ends of earlier answers."""
+        from gptlib.generation import TextStream, end_of_text, generate, stream_text
+
+        ends = end_of_text(self.tokenizer)
+        tokens = generate(
+            self.model,
+            prompt,
+            self.arguments.max_new_tokens,
+            self.sampling,
+            min_new_tokens=self.arguments.min_new_tokens,
+            end_tokens=ends,
+            generator=self.generator,
+        )
+        return stream_text(tokens, TextStream(self.tokenizer, self.arguments.stop), ends)
 
     def search(self, prompt: str) -> Iterator[str]:
         """Find the text that beam search thinks best, in one piece."""
@@ -405,30 +441,105 @@ def _show(pieces: Iterator[str]) -> tuple[str, bool]:
     return text, is_whole
 
 
+class _Text:
+    """A conversation with a model that goes on from a text."""
+
+    def __init__(self, writer: _Writer) -> None:
+        self.writer, self.text = writer, ""
+        writer.write("\n").close()  # what is refused is refused now, not after the first line
+        self.greeting = (
+            f"{writer.name} is a language model: it goes on from all that you and it wrote, "
+            f"as far as its {writer.context_length} tokens reach.\nEnter alone: go on."
+        )
+
+    def clear(self) -> None:
+        self.text = ""
+
+    def take(self, line: str) -> None:
+        self.text += "\n\n" * bool(self.text and line) + line
+        if self.text:
+            self.text += _show(self.writer.write(self.writer.last_part(self.text)))[0]
+
+
+class _Questions:
+    """A conversation with a model that was tuned to answer questions in a form."""
+
+    def __init__(self, writer: _Writer, form: PromptForm) -> None:
+        self.writer, self.form = writer, form
+        self.turns: list[dict[str, str]] = []
+        writer.reply(writer.tokenizer.encode_ordinary("\n")).close()
+        n_seen = writer.arguments.remember or 0
+        self.greeting = (
+            f"{writer.name} was tuned to answer in the form {form.name!r}; it sees each question "
+            + (f"with the last {n_seen} before it" if n_seen else "alone")
+            + ".\nAn instruction, or: an instruction | what it is about."
+        )
+
+    def clear(self) -> None:
+        self.turns.clear()
+
+    def take(self, line: str) -> None:
+        from gptlib.instructions import fit_prompt, remember
+
+        if not line.strip():
+            return
+        instruction, _, about = (part.strip() for part in line.partition("|"))
+        length, arguments = self.writer.context_length, self.writer.arguments
+        room = max(length - arguments.max_new_tokens, length // 2)
+        try:
+            prompt, cut = fit_prompt(instruction, about, self.writer.tokenizer, self.form, room)
+        except ValueError as error:
+            print(f"({error})", file=sys.stderr)
+            return
+        if cut:
+            note = f"(the last {len(cut)} characters of the question had no place and were cut)"
+            print(note, file=sys.stderr)
+        earlier = self.turns[-arguments.remember :] if arguments.remember else []
+        prompt, _ = remember(prompt, earlier, self.writer.tokenizer, self.form, room)
+        text, _ = _show(self.writer.reply(prompt))
+        self.turns.append({"instruction": instruction, "input": about, "output": text.strip()})
+
+
+def _open(arguments: argparse.Namespace) -> _Text | _Questions:
+    """Begin a conversation of the kind that the model is made for."""
+    given = _check(arguments)
+    writer = _Writer(arguments, given)
+    from gptlib.generation import Sampling
+    from gptlib.instructions import load_form
+    from gptlib.weights import RELEASES
+
+    form = None if str(writer.wanted) in RELEASES else load_form(writer.wanted)
+    if form is None:
+        if arguments.remember is not None:
+            raise ValueError(
+                f"--remember is for a tuned model, and {writer.name} names no form of its prompts; "
+                "leave it out"
+            )
+        return _Text(writer)
+    if not given:
+        writer.sampling = Sampling(temperature=0)
+    return _Questions(writer, form)
+
+
 def _chat(arguments: argparse.Namespace) -> int:
-    writer = _Writer(arguments, _check(arguments))
-    writer.write("\n").close()  # what is refused is refused now, not after the first line
+    conversation = _open(arguments)
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")
     with suppress(ImportError):
         import readline  # noqa: F401  (arrow keys and earlier lines, where Python has it)
     print(
-        f"{writer.name} is a language model: it goes on from all that you and it wrote, "
-        f"as far as its {writer.context_length} tokens reach.\nEnter alone: go on. /clear: "
-        f"forget. Ctrl-C: stop the text. {_END_KEYS}: end.",
+        f"{conversation.greeting} /clear: forget. Ctrl-C: stop the text. {_END_KEYS}: end.",
         file=sys.stderr,
     )
-    conversation, at_terminal = "", sys.stdin.isatty()
+    at_terminal = sys.stdin.isatty()
     while True:
         try:
             line = input("> " if at_terminal else "")
             if line.strip() == "/clear":
-                conversation = ""
+                conversation.clear()
                 print("(forgotten)", file=sys.stderr)
-                continue
-            conversation += "\n\n" * bool(conversation and line) + line
-            if conversation:
-                conversation += _show(writer.write(writer.last_part(conversation)))[0]
+            else:
+                conversation.take(line)
         except EOFError:
             print(end="\n" * at_terminal)
             return 0

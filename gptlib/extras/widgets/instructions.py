@@ -1,0 +1,340 @@
+"""Chapter 9: a chat box that streams, and one question put to two models side by side."""
+
+import html
+import textwrap
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
+from itertools import zip_longest
+from typing import Any
+
+import ipywidgets as widgets
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from gptlib.extras.plots import COLORS, style
+from gptlib.generation import Sampling, Tokenizer
+from gptlib.gpt2 import GPT
+from gptlib.instructions import PromptForm, answer, fit_prompt, remember
+
+_SHOWN = 400
+"""Characters of a text that a picture shows."""
+
+
+class _Asker(widgets.VBox):
+    """A question, buttons to send it and to stop, and a thread that writes the answer.
+
+    The thread lets the kernel hear Stop at once, also while a cell works.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, form: PromptForm, max_new_tokens: int) -> None:
+        self.tokenizer, self.form, self.max_new_tokens = tokenizer, form, max_new_tokens
+        self.problem = ""
+        self._halt = threading.Event()
+        self._thread: threading.Thread | None = None
+        wide = widgets.Layout(width="95%")
+        label = {"description_width": "90px"}
+        self.instruction = widgets.Text(description="Instruction", layout=wide, style=label)
+        self.input = widgets.Text(
+            description="Input", placeholder="what it is about; may stay empty", layout=wide,
+            style=label,
+        )  # fmt: skip
+        self.send = widgets.Button(description="Send", icon="paper-plane")
+        self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self.status = widgets.HTML()
+        super().__init__()
+        self.send.on_click(lambda _: self._start())
+        self.stop.on_click(lambda _: self._halt.set())
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def ask(self, instruction: str, input: str = "") -> None:
+        """Write a question into the fields, send it, and wait for the whole answer.
+
+        Args:
+            instruction: What to do.
+            input: What it is about.
+        """
+        self.instruction.value, self.input.value = instruction, input
+        self._start()
+        self.wait()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until the answer is written, or for so many seconds."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _start(self) -> None:
+        if self.busy:
+            return
+        self._halt.clear()
+        try:
+            work = self._prepare(self.instruction.value, self.input.value)
+        except ValueError as error:
+            self.problem = str(error)
+            self._say(f"Not sent: {error}.")
+            return
+        self.problem = ""
+        self.send.disabled, self.stop.disabled = True, False
+        self._say("Writing …")
+        self._thread = threading.Thread(target=self._write, args=(work,), daemon=True)
+        self._thread.start()
+
+    def _write(self, work: Callable[[], str]) -> None:
+        try:
+            said = work()
+        except Exception as error:  # shown where the reader looks, not in the kernel's log
+            self.problem = str(error)
+            said = f"Stopped by an error: {error}"
+        self.send.disabled, self.stop.disabled = False, True
+        self._say(said)
+
+    def _prepare(self, instruction: str, input: str) -> Callable[[], str]:
+        """Check a question; return what writes the answer and says how it went."""
+        raise NotImplementedError
+
+    def _say(self, text: str) -> None:
+        self.status.value = f"<p role='status' aria-live='polite'>{html.escape(text)}</p>"
+
+    def _ending(self, cut: str) -> str:
+        said = "Stopped by you." if self._halt.is_set() else "Done."
+        if cut:
+            said += f" The last {len(cut)} characters of the question had no place and were cut."
+        return said
+
+
+class ChatBox(_Asker):
+    """Talk with a tuned model: its answers appear while they are written, and can be stopped.
+
+    Controls: `instruction`, `input`, `remembered` (earlier turns that the model sees again), the
+    buttons `send`, `stop` and `clear`. In Python, `ask` sends a question and waits. Results:
+    `turns` (a dictionary for each, with "instruction", "input" and "output"), `n_seen` (earlier
+    turns that went with the last question) and `problem` (why a question was not sent).
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Its tokenizer.
+        form: The form that it was tuned with.
+        remembered: Earlier turns that it sees again; a model that was tuned on single questions
+            answers best with 0.
+        max_new_tokens: Where an answer is broken off, below the context length.
+        sampling: The knobs; the likeliest token each time if None.
+
+    Example:
+        >>> from gptlib.gpt2 import GPTConfig
+        >>> from gptlib.instructions import CHAT
+        >>> from gptlib.tokenizer import BPETokenizer
+        >>> config = GPTConfig(vocab_size=257, context_length=64, n_layer=1, n_head=1, n_embd=8)
+        >>> box = ChatBox(GPT(config).eval(), BPETokenizer([]), CHAT, max_new_tokens=5)
+        >>> box.ask("Say yes.")
+        >>> len(box.turns), box.turns[0]["instruction"]
+        (1, 'Say yes.')
+    """
+
+    def __init__(
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        form: PromptForm,
+        remembered: int = 0,
+        max_new_tokens: int = 60,
+        sampling: Sampling | None = None,
+    ) -> None:
+        if not 0 < max_new_tokens < model.config.context_length:
+            raise ValueError(
+                f"max_new_tokens is {max_new_tokens}; choose from 1 to "
+                f"{model.config.context_length - 1}, so that a question fits into the context too"
+            )
+        super().__init__(tokenizer, form, max_new_tokens)
+        self.model, self.sampling = model, sampling
+        self.turns: list[dict[str, str]] = []
+        self.n_seen = 0
+        self.remembered = widgets.BoundedIntText(
+            remembered, 0, 50, description="Earlier turns", style={"description_width": "90px"}
+        )
+        self.clear = widgets.Button(description="Clear", icon="trash")
+        self.clear.on_click(lambda _: self._forget())
+        self.conversation = widgets.HTML()
+        buttons = widgets.HBox([self.send, self.stop, self.clear, self.remembered])
+        buttons.layout.flex_flow = "row wrap"
+        self.children = [self.conversation, self.instruction, self.input, buttons, self.status]
+        self._show()
+        self._say("Write an instruction and press Send.")
+
+    def __repr__(self) -> str:
+        return "ChatBox: write an instruction, see the answer while it is written, stop it"
+
+    def picture(self) -> Figure:
+        """Draw the conversation so far."""
+        texts = [(_question(turn), turn["output"]) for turn in self.turns]
+        return _draw_pairs(texts or [("no question yet", "")], ("you", "the model"))
+
+    def _prepare(self, instruction: str, input: str) -> Callable[[], str]:
+        room = self.model.config.context_length - self.max_new_tokens
+        prompt, cut = fit_prompt(instruction, input, self.tokenizer, self.form, room)
+        earlier = self.turns[len(self.turns) - min(len(self.turns), self.remembered.value) :]
+        tokens, self.n_seen = remember(prompt, earlier, self.tokenizer, self.form, room)
+        pieces = answer(self.model, self.tokenizer, tokens, self.max_new_tokens, self.sampling)
+        turn = {"instruction": instruction.strip(), "input": input.strip(), "output": ""}
+
+        def work() -> str:
+            self.turns.append(turn)
+            for piece in _until(pieces, self._halt):
+                turn["output"] += piece
+                self._show()
+            turn["output"] = turn["output"].strip()
+            self._show()
+            self.instruction.value = self.input.value = ""
+            return self._ending(cut)
+
+        return work
+
+    def _forget(self) -> None:
+        if not self.busy:
+            self.turns.clear()
+            self._show()
+            self._say("Forgotten. Write an instruction and press Send.")
+
+    def _show(self) -> None:
+        rows = [
+            f"<p><b>You:</b> {_as_html(_question(turn))}</p>"
+            f"<p><b>Model:</b> {_as_html(turn['output'])}</p>"
+            for turn in self.turns
+        ]
+        self.conversation.value = f"<div role='log' aria-label='Conversation'>{''.join(rows)}</div>"
+
+
+class SideBySide(_Asker):
+    """Put one question to two models, and watch both answers grow.
+
+    Controls: `instruction`, `input`, the buttons `send` and `stop`. In Python, `ask` sends a
+    question and waits. Results: `texts` (both answers) and `problem`.
+
+    Args:
+        models: Two models by the names to show, in evaluation mode and with one tokenizer.
+        tokenizer: Their tokenizer.
+        form: How both are asked.
+        instruction: The first question, which is answered at once.
+        input: What it is about.
+        max_new_tokens: Where an answer is broken off.
+        sampling: The knobs; the likeliest token each time if None.
+
+    Example:
+        >>> from gptlib.gpt2 import GPTConfig
+        >>> from gptlib.instructions import CHAT
+        >>> from gptlib.tokenizer import BPETokenizer
+        >>> config = GPTConfig(vocab_size=257, context_length=64, n_layer=1, n_head=1, n_embd=8)
+        >>> models = {"base": GPT(config).eval(), "tuned": GPT(config).eval()}
+        >>> pair = SideBySide(models, BPETokenizer([]), CHAT, "Say yes.", max_new_tokens=5)
+        >>> sorted(pair.texts)
+        ['base', 'tuned']
+    """
+
+    def __init__(
+        self,
+        models: dict[str, GPT],
+        tokenizer: Tokenizer,
+        form: PromptForm,
+        instruction: str,
+        input: str = "",
+        max_new_tokens: int = 40,
+        sampling: Sampling | None = None,
+    ) -> None:
+        if len(models) != 2:
+            raise ValueError(f"there are {len(models)} models; pass two, by the names to show")
+        super().__init__(tokenizer, form, max_new_tokens)
+        self.models, self.sampling = models, sampling
+        self.texts = dict.fromkeys(models, "")
+        self._asked = ""
+        self.columns = {
+            name: widgets.HTML(layout=widgets.Layout(width="50%", padding="0 8px"))
+            for name in models
+        }
+        buttons = widgets.HBox([self.send, self.stop])
+        both = widgets.HBox([*self.columns.values()])
+        self.children = [self.instruction, self.input, buttons, both, self.status]
+        self.ask(instruction, input)
+        if self.problem:
+            raise ValueError(self.problem)
+
+    def __repr__(self) -> str:
+        return "SideBySide: put one question to two models, watch both answers"
+
+    def picture(self) -> Figure:
+        """Draw both answers to the last question."""
+        title = f"Asked: {self._asked}"
+        return _draw_pairs([tuple(self.texts.values())], tuple(self.texts), title)
+
+    def _prepare(self, instruction: str, input: str) -> Callable[[], str]:
+        room = min(model.config.context_length for model in self.models.values())
+        prompt, cut = fit_prompt(
+            instruction, input, self.tokenizer, self.form, room - self.max_new_tokens
+        )
+        streams = [
+            answer(model, self.tokenizer, prompt, self.max_new_tokens, self.sampling)
+            for model in self.models.values()
+        ]
+
+        def work() -> str:
+            self._asked = _question({"instruction": instruction, "input": input})
+            self.texts = dict.fromkeys(self.models, "")
+            self._show()
+            for pieces in _until(zip_longest(*streams, fillvalue=""), self._halt):
+                for name, piece in zip(self.models, pieces, strict=True):
+                    self.texts[name] += piece
+                self._show()
+            self.texts = {name: text.strip() for name, text in self.texts.items()}
+            self._show()
+            return self._ending(cut)
+
+        return work
+
+    def _show(self) -> None:
+        for name, text in self.texts.items():
+            self.columns[name].value = (
+                f"<div role='region' aria-label='{html.escape(name, quote=True)}'>"
+                f"<b>{html.escape(name)}</b><p>{_as_html(text)}</p></div>"
+            )
+
+
+def _until(pieces: Any, halt: threading.Event) -> Generator[Any, None, None]:
+    """Hand pieces on until there are none, or somebody wants to stop."""
+    for piece in pieces:
+        yield piece
+        if halt.is_set():
+            break
+    with suppress(AttributeError):
+        pieces.close()
+
+
+def _question(turn: dict[str, str]) -> str:
+    return " | ".join(part.strip() for part in (turn["instruction"], turn["input"]) if part.strip())
+
+
+def _as_html(text: str) -> str:
+    return html.escape(text).replace("\n", "<br>")
+
+
+def _draw_pairs(
+    pairs: Sequence[tuple[str, ...]], heads: tuple[str, ...], title: str = ""
+) -> Figure:
+    """Draw rows of two texts under two headings."""
+    style()
+    rows = [[textwrap.wrap(text[:_SHOWN], 46) or ["(nothing)"] for text in pair] for pair in pairs]
+    heights = [max(map(len, row)) + 0.8 for row in rows]
+    total = sum(heights) + 1.6
+    figure, ax = plt.subplots(figsize=(8.4, 0.35 + 0.21 * total))
+    ax.set(xlim=(0, 2), ylim=(total, 0), title=title)
+    ax.axis("off")
+    for column, (head, color) in enumerate(zip(heads, COLORS, strict=False)):
+        ax.text(column + 0.02, 0.8, head, color=color, weight="bold", va="center")
+    y = 1.6
+    for row, height in zip(rows, heights, strict=True):
+        ax.axhline(y - 0.1, color="0.8", linewidth=0.8)
+        for column, lines in enumerate(row):
+            ax.text(column + 0.02, y + 0.2, "\n".join(lines), va="top", parse_math=False)
+        y += height
+    return figure
