@@ -2,10 +2,10 @@
 
 The definitions stand in teaching order. The data: `read_records`, `remove_duplicates`,
 `split_records`. The measures: `Confusion`, `confusion`, `threshold_curve`. A baseline that
-counts words: `NaiveBayes`. The classifier: `pad_batch`, `pick_last`, `TextClassifier`,
-`freeze`. Learning: `FineTuning`, `length_batches`, `fit`. Use: `predict_probabilities`,
-`predict`, `save_classifier`, `load_classifier`. A look inside: `leave_one_out`,
-`text_vectors`.
+counts words: `NaiveBayes`. The classifier: `pad_batch`, `pick_last`, `average_real`,
+`TextClassifier`, `freeze`. Learning: `FineTuning`, `length_batches`, `fit`. Use:
+`predict_probabilities`, `predict`, `save_classifier`, `load_classifier`. A look inside:
+`leave_one_out`, `text_vectors`.
 
 A record is a pair (label, text). The words "spam" and "ham" stand nowhere in this module: any
 labels will do, two or more.
@@ -413,8 +413,31 @@ def pick_last(x: Tensor, last: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device), last]  # (B, C)
 
 
+def average_real(x: Tensor, last: Tensor) -> Tensor:
+    """Average each row's states over its real tokens; padding has no part in it.
+
+    Args:
+        x: States, shape (B, T, C).
+        last: Places of the last real tokens, shape (B,).
+
+    Returns:
+        One state a row, shape (B, C).
+
+    Example:
+        >>> average_real(torch.arange(12.0).view(2, 3, 2), torch.tensor([2, 0]))
+        tensor([[2., 3.],
+                [6., 7.]])
+    """
+    real = torch.arange(x.shape[1], device=x.device) <= last[:, None]  # (B, T)
+    return (x * real[..., None]).sum(dim=1) / (last + 1)[:, None]  # (B, C)
+
+
+Pooling = Literal["last", "mean"]
+"""How a text's states become one: the last real token's, or the mean over all real tokens."""
+
+
 class TextClassifier(nn.Module):
-    """Sort texts into classes by what a language model knows at their last token.
+    """Sort texts into classes by the states of a language model and one linear layer.
 
     Args:
         model: A causal model; it learns with the head unless it is frozen.
@@ -422,14 +445,15 @@ class TextClassifier(nn.Module):
         labels: The classes, in the order of the head's outputs.
         max_tokens: Only so many first tokens of a text are read, which says that you want the
             rest cut off. None refuses texts that are longer than the context.
+        pooling: Which state the head reads: "last" or "mean".
         generator: The source of the head's starting weights.
 
     Attributes:
-        head: One linear layer from the model's last state to a score for each class.
+        head: One linear layer from a text's state to a score for each class.
 
     Raises:
         ValueError: If labels are fewer than two or the same, `max_tokens` is outside
-            1..context_length, or the tokenizer is another model's.
+            1..context_length, `pooling` is another word, or the tokenizer is another model's.
 
     Source:
         Radford et al. 2018 (GPT-1), section 3.2: a linear layer on the last token's state.
@@ -450,6 +474,7 @@ class TextClassifier(nn.Module):
         tokenizer: Tokenizer,
         labels: Sequence[str],
         max_tokens: int | None = None,
+        pooling: Pooling = "last",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -459,13 +484,14 @@ class TextClassifier(nn.Module):
             raise ValueError(f"labels are {list(labels)}; give at least two, each once")
         if max_tokens is not None and not 1 <= max_tokens <= longest:
             raise ValueError(f"max_tokens is {max_tokens}; choose from 1 to {longest}, the context")
+        if pooling not in ("last", "mean"):
+            raise ValueError(f"pooling is {pooling!r}; choose 'last' or 'mean'")
         self.model, self.tokenizer, self.labels = model, tokenizer, list(labels)
-        self.max_tokens = max_tokens
-        device = model.ln_f.weight.device
-        self.head = nn.Linear(model.config.n_embd, len(labels)).to(device)
+        self.max_tokens, self.pooling = max_tokens, pooling
+        self.head = nn.Linear(model.config.n_embd, len(labels))
+        nn.init.normal_(self.head.weight, std=0.02, generator=generator)
         nn.init.zeros_(self.head.bias)
-        weight = torch.randn(self.head.weight.shape, generator=generator)
-        self.head.weight.data.copy_(0.02 * weight)
+        self.head.to(model.ln_f.weight.device)
 
     def walk(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Pass x through some stages: stage 0 embeds tokens, stage n is block n."""
@@ -473,9 +499,14 @@ class TextClassifier(nn.Module):
             x = stage(x)  # (B, T, C)
         return x
 
+    def pool(self, x: Tensor, last: Tensor) -> Tensor:
+        """Make one state, shape (B, C), of each row of the last block's states (B, T, C)."""
+        pool = pick_last if self.pooling == "last" else average_real
+        return pool(self.model.ln_f(x), last)
+
     def judge(self, x: Tensor, last: Tensor) -> Tensor:
         """Score the classes, shape (B, n_labels), from the last block's states (B, T, C)."""
-        return self.head(self.model.ln_f(pick_last(x, last)))
+        return self.head(self.pool(x, last))
 
     def forward(self, tokens: Tensor, last: Tensor) -> Tensor:
         """Score the classes, shape (B, n_labels), of padded tokens (B, T)."""
@@ -886,10 +917,8 @@ def save_classifier(
     """
     folder = Path(folder).expanduser()
     save_gpt2(classifier.model, classifier.tokenizer, folder, dtype)
-    facts = {
-        "labels": json.dumps(classifier.labels),
-        "max_tokens": json.dumps(classifier.max_tokens),
-    }
+    names = ("labels", "max_tokens", "pooling")
+    facts = {name: json.dumps(getattr(classifier, name)) for name in names}
     head = {name: value.detach().cpu() for name, value in classifier.head.state_dict().items()}
     draft = folder / f".draft-{HEAD_FILE}"
     save_file(head, draft, metadata=facts)
@@ -919,7 +948,8 @@ def load_classifier(folder: str | Path) -> TextClassifier:
             facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             head = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         labels = [str(label) for label in facts["labels"]]
-        classifier = TextClassifier(model, tokenizer, labels, facts["max_tokens"])
+        pooling = facts["pooling"]
+        classifier = TextClassifier(model, tokenizer, labels, facts["max_tokens"], pooling)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); save the classifier anew") from error
     wanted = {name: tuple(value.shape) for name, value in classifier.head.state_dict().items()}
@@ -980,6 +1010,6 @@ def text_vectors(classifier: TextClassifier, texts: Sequence[str]) -> Tensor:
     vectors = torch.zeros(len(rows), classifier.model.config.n_embd)
     for batch in length_batches([len(row) for row in rows], 32):
         tokens, last = pad_batch([rows[i] for i in batch])
-        states = classifier.model.ln_f(pick_last(classifier.walk(tokens), last))  # (B, C)
+        states = classifier.pool(classifier.walk(tokens), last)  # (B, C)
         vectors[batch] = F.normalize(states, dim=-1).cpu()
     return vectors

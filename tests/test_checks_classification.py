@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from gptlib.classification import confusion, normalize, pick_last, threshold_curve
+from gptlib.classification import (
+    average_real,
+    confusion,
+    normalize,
+    pick_last,
+    threshold_curve,
+)
 from gptlib.extras.checks import classification as checks
 
 
@@ -35,18 +41,12 @@ def f(weight: Callable[[float], float], swap: bool = False, factor: bool = True)
     return score
 
 
-def mean(x: Any, last: Any) -> Any:
-    real = (torch.arange(x.shape[1]) <= last[:, None])[..., None]
-    return (x * real).sum(1) / real.sum(1)
+def padding(x: Any, last: Any) -> Any:
+    return (torch.arange(x.shape[1]) > last[:, None])[..., None]
 
 
-def total(x: Any, last: Any) -> Any:
-    return (x * (torch.arange(x.shape[1]) <= last[:, None])[..., None]).sum(1)
-
-
-def too_few(x: Any, last: Any) -> Any:
-    real = (torch.arange(x.shape[1]) < last[:, None])[..., None]
-    return (x * real).sum(1) / real.sum(1).clamp(min=1)
+def greatest(x: Any, last: Any) -> Any:
+    return x.masked_fill(padding(x, last), -torch.inf).amax(1)
 
 
 def cost(found: Any, alarm: float, miss: float) -> float:
@@ -98,18 +98,16 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         ),
         (f(lambda beta: beta**2), "Correct"),
     ],
-    "mean_states": [
+    "max_states": [
         (lambda x, last: ..., "Not done yet"),
         (lambda x, last: x.mean(-1), r"you return a tensor of shape \(3, 5\); return one state"),
-        (lambda x, last: x.mean(1), "over padding too"),
-        (lambda x, last: total(x, last) / x.shape[1], "You divided by T"),
-        (total, "You added the states up"),
+        (lambda x, last: x.amax(1), "You took padding in"),
         (pick_last, "You picked the last state"),
-        (too_few, "One token too few"),
-        (lambda x, last: total(x, last) / last[:, None], "You divided by `last`; a row"),
-        (lambda x, last: total(x, last) / last.clamp(min=1)[:, None], "add 1"),
-        (lambda x, last: torch.zeros(3, 2), "Not yet: row 2 has one real token"),
-        (mean, "Correct"),
+        (average_real, "You took the mean"),
+        (lambda x, last: greatest(x, last - 1), "One token too few"),
+        (lambda x, last: -greatest(-x, last), "the smallest value"),
+        (lambda x, last: torch.zeros(3, 2) + 9, "Not yet: row 2 has one real token"),
+        (greatest, "Correct"),
     ],
     "cheapest_threshold": [
         (lambda *given: ..., "Not done yet"),

@@ -18,6 +18,7 @@ from gptlib.classification import (
     NaiveBayes,
     Record,
     TextClassifier,
+    average_real,
     check_records,
     confusion,
     count_frozen,
@@ -233,8 +234,9 @@ def test_naive_bayes_refuses_what_it_can_not_count_in() -> None:
 # The classifier
 
 
-def test_padding_changes_nothing() -> None:
-    c = classifier()
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_padding_changes_nothing(pooling: str) -> None:
+    c = classifier(pooling=pooling)
     rows, _ = encode_texts(c, ["a", "a longer text", "middling"])
     tokens, last = pad_batch(rows)
     together = c(tokens, last)
@@ -253,6 +255,15 @@ def test_the_first_token_and_the_last_place_are_wrong() -> None:
     alone = c.walk(one[None])[0, -1]
     assert not torch.allclose(states[0, -1], alone, atol=1e-3)
     assert torch.allclose(pick_last(states, last)[0], alone, atol=1e-6)
+
+
+def test_an_average_is_taken_over_real_tokens_alone() -> None:
+    x = torch.randn(3, 7, 4)
+    last = torch.tensor([6, 0, 3])
+    by_hand = torch.stack([x[row, : end + 1].mean(dim=0) for row, end in enumerate(last)])
+    assert torch.allclose(average_real(x, last), by_hand, atol=1e-6)
+    x[1, 1:] = 1e6
+    assert torch.allclose(average_real(x, last), by_hand, atol=1e-6)
 
 
 def test_a_long_text_is_cut_only_with_leave_and_counted() -> None:
@@ -281,6 +292,8 @@ def test_a_classifier_that_can_not_be_is_refused() -> None:
     for labels in ([], ["ham"], ["ham", "ham"], ["a", "b", "a"]):
         with pytest.raises(ValueError, match="give at least two, each once"):
             classifier(labels=labels)
+    with pytest.raises(ValueError, match="pooling is 'first'; choose 'last' or 'mean'"):
+        classifier(pooling="first")
     for limit in (0, -1, 33):
         with pytest.raises(ValueError, match=f"max_tokens is {limit}; choose from 1 to 32"):
             classifier(max_tokens=limit)
@@ -388,7 +401,9 @@ def test_the_same_seed_learns_the_same_and_another_does_not() -> None:
     def losses(seed: int, dropout: float = 0.3) -> list[float]:
         c = classifier()
         model = GPT(GPTConfig(257, 32, 2, 2, 16, dropout), torch.Generator().manual_seed(0))
-        c = TextClassifier(model, BYTES, ["ham", "spam"], 32, torch.Generator().manual_seed(0))
+        c = TextClassifier(
+            model, BYTES, ["ham", "spam"], 32, generator=torch.Generator().manual_seed(0)
+        )
         torch.manual_seed(random.randrange(100))  # no matter
         plan = FineTuning(n_epochs=2, frozen="nothing", seed=seed)
         return [r.validation_loss for r in fit(c, messages(20), messages(20, seed=1), plan)]
@@ -467,11 +482,12 @@ def test_a_plan_that_can_not_be_run_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_a_saved_classifier_comes_back_the_same(tmp_path: Path) -> None:
-    c = classifier(labels=["nein", "ja ☺"], max_tokens=9)
+    c = classifier(labels=["nein", "ja ☺"], max_tokens=9, pooling="mean")
     texts = ["win", "a longer message that is cut", "☺"]
     save_classifier(c, tmp_path / "new")
     same = load_classifier(tmp_path / "new")
-    assert (same.labels, same.max_tokens, same.training) == (["nein", "ja ☺"], 9, False)
+    assert (same.labels, same.max_tokens) == (["nein", "ja ☺"], 9)
+    assert (same.pooling, same.training) == ("mean", False)
     assert torch.equal(predict_probabilities(same, texts), predict_probabilities(c, texts))
     model, _ = load_gpt2(tmp_path / "new")  # the folder of a model, as chapter 7 writes it
     assert torch.equal(model.ln_f.weight, c.model.ln_f.weight)
@@ -491,7 +507,7 @@ def test_a_head_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     save_classifier(classifier(), tmp_path)
     path = tmp_path / "head.safetensors"
     tensors = load_file(path)
-    facts = {"labels": json.dumps(["a", "b", "c"]), "max_tokens": "null"}
+    facts = {"labels": json.dumps(["a", "b", "c"]), "max_tokens": "null", "pooling": '"last"'}
     save_file(tensors, path, metadata=facts)
     with pytest.raises(ValueError, match="3 labels on a model of width 16 need"):
         load_classifier(tmp_path)
@@ -506,11 +522,12 @@ def test_a_head_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     [
         None,
         {"labels": '["a", "b"]'},
-        {"labels": '["a", ', "max_tokens": "null"},
-        {"labels": "3", "max_tokens": "null"},
-        {"labels": '["a", "a"]', "max_tokens": "null"},
-        {"labels": '["a", "b"]', "max_tokens": '"x"'},
-        {"labels": '["a", "b"]', "max_tokens": "999"},
+        {"labels": '["a", "b"]', "max_tokens": "null", "pooling": '"first"'},
+        {"labels": '["a", ', "max_tokens": "null", "pooling": '"last"'},
+        {"labels": "3", "max_tokens": "null", "pooling": '"last"'},
+        {"labels": '["a", "a"]', "max_tokens": "null", "pooling": '"last"'},
+        {"labels": '["a", "b"]', "max_tokens": '"x"', "pooling": '"last"'},
+        {"labels": '["a", "b"]', "max_tokens": "999", "pooling": '"last"'},
     ],
 )
 def test_a_head_without_sound_facts_is_refused(tmp_path: Path, facts: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """The widget of chapter 8, without a browser."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ KNOWN = [("ham", "see you at 9"), ("spam", "WIN £5 <now>"), ("ham", "lunch?")]
 
 def classifier(max_tokens: int | None = 40) -> TextClassifier:
     draw = torch.Generator().manual_seed(0)
-    reader = TextClassifier(GPT(SIZES, draw), BPETokenizer([]), ["ham", "spam"], max_tokens, draw)
+    model = GPT(SIZES, draw)
+    reader = TextClassifier(model, BPETokenizer([]), ["ham", "spam"], max_tokens, generator=draw)
     reader.head.weight.data *= 100  # sure of itself, so that tokens matter
     return reader.eval()
 
@@ -53,10 +55,12 @@ def test_picking_and_typing_both_judge() -> None:
     assert len(shown.result["nearest"]) == 3
 
 
-def test_each_prefix_has_the_probability_of_a_text_that_ends_there() -> None:
-    shown, text = lens(), EXAMPLES[1]
-    shown.pick.value = text
-    prefixes = predict_probabilities(classifier(), [text[: i + 1] for i in range(len(text))])
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_each_prefix_has_the_probability_of_a_text_that_ends_there(pooling: Any) -> None:
+    reader, text = classifier(), EXAMPLES[1]
+    reader.pooling = pooling
+    shown = MessageLens(reader, [text])
+    prefixes = predict_probabilities(reader, [text[: i + 1] for i in range(len(text))])
     assert shown.result["prefixes"] == pytest.approx(prefixes[:, 1].tolist(), abs=1e-5)
 
 
@@ -144,7 +148,8 @@ def test_the_picture_has_a_bar_and_a_point_for_each_token() -> None:
     figure = shown.picture()
     bars, line = figure.axes
     assert len(bars.patches) == len(shown.result["tokens"])
-    assert len(line.lines[0].get_path().vertices) == len(shown.result["tokens"])
+    points: Any = line.lines[0].get_xydata()
+    assert len(points) == len(shown.result["tokens"])
     labels = [tick.get_text() for tick in line.get_xticklabels()]
     assert re.sub("␣", " ", "".join(labels)).startswith("WIN ")
     plt.close(figure)

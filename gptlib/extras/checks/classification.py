@@ -96,10 +96,12 @@ def f_beta(answer: Answer) -> None:
     print("Correct: beta 2 leans towards recall, beta 1 is F1, and finding nothing gives 0.")
 
 
-def mean_states(answer: Answer) -> None:
-    """Check `mean_states(x, last)`, exercise 3."""
-    x = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0))  # (B, T, C)
-    last = torch.tensor([4, 1, 0])
+def max_states(answer: Answer) -> None:
+    """Check `max_states(x, last)`, exercise 3."""
+    x = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0)) - 2.0  # (B, T, C)
+    last = torch.tensor([4, 2, 0])
+    padding = torch.arange(5) > last[:, None]
+    x[padding] = 0.0  # greater than nearly all that is real
     got, problem = call(answer, x.clone(), last.clone())
     if problem:
         print(problem)
@@ -107,33 +109,32 @@ def mean_states(answer: Answer) -> None:
     if not isinstance(got, Tensor) or got.shape != (3, 2):
         print(f"Not yet: {what(got)}; return one state a row, shape (3, 2) here.")
         return
-    real = (torch.arange(5) <= last[:, None])[..., None]  # (B, T, 1)
-    short = (torch.arange(5) < last[:, None])[..., None]
-    sums = (x * real).sum(dim=1)
+    right = x.masked_fill(padding[..., None], -torch.inf).amax(dim=1)
+    one_less = padding | (torch.arange(5) == last[:, None])
     mistakes = {
-        "You averaged over padding too; only places up to `last` are real.": x.mean(dim=1),
-        "You divided by T; divide each row by its own number of real tokens.": sums / 5,
-        "You added the states up; divide by the number of real tokens.": sums,
-        "You picked the last state; here the mean over all real ones is wanted.": (
+        "You took padding in; its zeros beat what is real and below 0.": x.amax(dim=1),
+        "You picked the last state; take the greatest value of each channel over all real ones.": (
             x[torch.arange(3), last]
         ),
-        "One token too few: `last` is a place, and the token there is real.": (
-            (x * short).sum(dim=1) / short.sum(dim=1).clamp(min=1)
+        "You took the mean; take the greatest value.": (
+            (x * ~padding[..., None]).sum(dim=1) / (last + 1)[:, None]
         ),
-        "You divided by `last`; a row whose last place is 4 has 5 tokens.": sums / last[:, None],
-        "You divided by at least 1 but by `last`; add 1, places count from 0.": (
-            sums / last.clamp(min=1)[:, None]
+        "One token too few: `last` is a place, and the token there is real.": (
+            x.masked_fill(one_less[..., None], -torch.inf).amax(dim=1)
+        ),
+        "You took the smallest value; take the greatest.": (
+            x.masked_fill(padding[..., None], torch.inf).amin(dim=1)
         ),
     }
-    if torch.allclose(got, sums / (last + 1)[:, None], atol=1e-5):
-        print("Correct: the mean over the real tokens of each row, whatever the padding holds.")
+    if torch.allclose(got, right, atol=1e-5):
+        print("Correct: the greatest value of each channel, whatever the padding holds.")
         return
     found = [text for text, wrong in mistakes.items() if _same(got, wrong)]
-    print(found[0] if found else "Not yet: row 2 has one real token, so its mean is that state.")
+    print(found[0] if found else "Not yet: row 2 has one real token, so its state is the answer.")
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, atol=1e-5, equal_nan=True)
+    return torch.allclose(one, other, atol=1e-5)
 
 
 def cheapest_threshold(answer: Answer) -> None:

@@ -151,8 +151,9 @@ class MessageLens(widgets.VBox):
     @torch.no_grad()
     def _prefixes(self, row: torch.Tensor) -> torch.Tensor:
         """Probabilities after each token, (T, n_labels): a causal model reads them all at once."""
-        states = self.classifier.model.ln_f(self.classifier.walk(row[None]))[0]  # (T, C)
-        return self.classifier.head(states).softmax(dim=-1).cpu()
+        states = self.classifier.walk(row[None]).expand(len(row), -1, -1)  # (T, T, C)
+        ends = torch.arange(len(row), device=row.device)
+        return self.classifier.judge(states, ends).softmax(dim=-1).cpu()
 
     def _find_nearest(self, text: str, n: int = 3) -> list[tuple[float, str, str]]:
         if not self.known:
