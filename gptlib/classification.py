@@ -45,7 +45,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from gptlib.generation import Tokenizer
-from gptlib.gpt2 import GPT
+from gptlib.gpt2 import GPT, initialize
 from gptlib.training import TrainingConfig, learning_rate_at
 from gptlib.weights import check_vocabulary, load_gpt2, save_gpt2
 
@@ -489,8 +489,7 @@ class TextClassifier(nn.Module):
         self.model, self.tokenizer, self.labels = model, tokenizer, list(labels)
         self.max_tokens, self.pooling = max_tokens, pooling
         self.head = nn.Linear(model.config.n_embd, len(labels))
-        nn.init.normal_(self.head.weight, std=0.02, generator=generator)
-        nn.init.zeros_(self.head.bias)
+        initialize(self.head, 1, generator)  # as a model's own layers: near zero
         self.head.to(model.ln_f.weight.device)
 
     def walk(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
