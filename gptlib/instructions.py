@@ -148,7 +148,7 @@ class Example(NamedTuple):
         return len(self.prompt) + len(self.response) - 1
 
 
-def end_token(tokenizer: Tokenizer) -> int:
+def ending_of(tokenizer: Tokenizer) -> int:
     """Look up the token that ends an answer.
 
     Args:
@@ -190,7 +190,7 @@ def encode_records(
         >>> encode_records([record], BPETokenizer([]), CHAT, context_length=99)[0].response
         [88, 68, 82, 256]
     """
-    examples, end = [], end_token(tokenizer)
+    examples, end = [], ending_of(tokenizer)
     for number, record in enumerate(records):
         check_record(record, number)
         asked = form.fill(record["instruction"], record.get("input", ""))
@@ -424,7 +424,7 @@ def respond(
     Raises:
         ValueError: If the model is in training mode, or a prompt is longer than the context.
     """
-    ends, answers = {end_token(tokenizer)}, list[str]()
+    ends, answers = {ending_of(tokenizer)}, list[str]()
     asked = [form.fill(record["instruction"], record.get("input", "")) for record in records]
     prompts = [tokenizer.encode_ordinary(text) for text in asked]
     greedy = Sampling(temperature=0)
@@ -951,7 +951,7 @@ def remember(
     Returns:
         The tokens, and how many turns are in them.
     """
-    tokens, n_turns, end = prompt, 0, end_token(tokenizer)
+    tokens, n_turns, end = prompt, 0, ending_of(tokenizer)
     for turn in reversed(history):
         text = form.fill(turn["instruction"], turn.get("input", "")) + turn["output"]
         earlier = [*tokenizer.encode_ordinary(text), end]
@@ -986,7 +986,7 @@ def answer(
         ValueError: At the call, for all that `generate` refuses.
     """
     sampling = Sampling(temperature=0) if sampling is None else sampling
-    ends = {end_token(tokenizer)}
+    ends = {ending_of(tokenizer)}
     tokens = generate(model, prompt, max_new_tokens, sampling, end_tokens=ends, generator=generator)
     return stream_text(tokens, TextStream(tokenizer), ends)
 
