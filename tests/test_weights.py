@@ -589,6 +589,9 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ([F32], 8, "its JSON is a list"),
         (b"[" * 50_000, 8, "can't be read"),
         (b"\xff{}", 0, "can't be read"),
+        (b'{"a": %s, "a": %s}' % ((json.dumps(F32).encode(),) * 2), 8, "a name stands twice"),
+        (b'{"a": {"dtype": "F32", "dtype": "F32"}}', 8, "a name stands twice"),
+        ({"a": F32, "__metadata__": 5}, 8, "__metadata__"),
     ],
 )
 def test_a_header_that_lies_is_refused(header: Any, n_bytes: int, said: str, folder: Path) -> None:
@@ -691,6 +694,57 @@ def test_a_disk_that_fills_up_leaves_the_old_model_whole(
     with pytest.raises(OSError, match=r"can't be written .No space left"):
         save_gpt2(tiny(seed=1), TOKENIZER, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def stop_before(
+    stop: int, done: list[str], folder: Path, name: str, real: Callable[..., Any]
+) -> Any:
+    """Let the first `stop` changes of a folder happen, and note them; the next is interrupted."""
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        if Path(arguments[-1]).parent == folder:
+            if len(done) == stop:
+                raise KeyboardInterrupt
+            done.append(name)
+        return real(*arguments, **options)
+
+    return step
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_save_that_is_interrupted_anywhere_leaves_no_mixture_of_two_models(
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, other = tiny(seed=1), tiny(seed=2), BPETokenizer.train(TEXT[::-1], 270)
+    steps = ["unlink"] * 2 + ["replace"] * 5  # every call that changes the folder, in order
+    for stop in range(len(steps) + 1):
+        folder = tmp_path / str(stop)
+        if not first:
+            save_gpt2(old, TOKENIZER, folder)
+        done: list[str] = []
+        interrupt = partial(stop_before, stop, done, folder)
+        with monkeypatch.context() as patch:
+            patch.setattr(weights.os, "replace", interrupt("replace", os.replace))
+            patch.setattr(Path, "unlink", interrupt("unlink", Path.unlink))
+            if stop < len(steps):
+                with pytest.raises(KeyboardInterrupt):
+                    save_gpt2(new, other, folder)
+            else:
+                save_gpt2(new, other, folder)
+        assert done == steps[:stop]
+        if stop == len(steps):
+            assert_same_weights(load_gpt2(folder)[0], new)
+        elif stop == 0 and not first:
+            assert_same_weights(load_gpt2(folder)[0], old)
+        else:
+            with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+                load_gpt2(folder)
+            if (folder / "model.safetensors").exists():  # others may guess the configuration
+                fresh = load_file(folder / "model.safetensors")["ln_f.bias"].equal(new.ln_f.bias)
+                words = BPETokenizer.load(folder).merges
+                assert words == (other if fresh else TOKENIZER).merges
+        save_gpt2(new, other, folder)  # and the next save mends it
+        assert_same_weights(load_gpt2(folder)[0], new)
 
 
 def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,10 +191,9 @@ def wrong_blocks(answer: Answer) -> None:
         for parameter in reference.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     tokens = torch.randint(config.vocab_size, (2, 12), generator=generator)
-    for planted in ([1, 3], [0, 4], []):
+    for planted in ([1, 3], [0, 4], [2], []):
         model = deepcopy(reference)
-        for layer in planted:
-            model.blocks[layer].mlp.proj.bias.data.zero_()
+        _plant(model, planted)
         got, problem = _call(answer, model, reference, tokens)
         if problem:
             print(problem)
@@ -208,12 +207,39 @@ def wrong_blocks(answer: Answer) -> None:
         if sorted(got) != planted:
             print(_blocks_mistake(sorted(got), planted))
             return
-    print("Correct: two wrong blocks of five, the first and the last block, and none at all.")
+    print(
+        "Correct: two wrong blocks of five, the first and the last block, one whose weights are "
+        "right, and none at all; rounding does not count."
+    )
+
+
+def _plant(model: GPT, planted: list[int]) -> None:
+    """Plant mistakes in blocks: in attention, in the MLP, and one that no parameter shows."""
+    for layer, parameter in enumerate(block.attn.proj.weight for block in model.blocks):
+        if layer not in planted:
+            parameter.data *= 1 + 1e-7  # rounding, far below the tolerance
+    if planted == [2]:
+        model.blocks[2].ln_2.eps = 1e-2
+    for layer in planted[:1] if planted != [2] else []:
+        attn = model.blocks[layer].attn
+        attn.qkv.bias.data = attn.qkv.bias.data.roll(1)
+    for layer in planted[1:]:
+        model.blocks[layer].mlp.proj.bias.data.zero_()
 
 
 def _blocks_mistake(got: list[int], planted: list[int]) -> str:
+    if planted == [2] and 2 not in got:
+        return (
+            "Block 2 has the reference's weights and computes something else (its norm has another "
+            "epsilon). Don't compare weights: run the blocks."
+        )
+    if len(got) == 5:
+        return (
+            "You name all blocks. Differences of 1e-7 are rounding; compare what the blocks "
+            "compute, with a relative error above 1e-5."
+        )
     if not planted:
-        return f"Two equal models have no wrong block; you name {got}."
+        return f"Two models equal but for rounding have no wrong block; you name {got}."
     if got == planted[:1]:
         return f"You stop at the first one, {got}; go on to the end."
     if got == list(range(planted[0], 5)):
