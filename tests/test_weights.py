@@ -724,7 +724,7 @@ def test_a_save_that_is_interrupted_anywhere_leaves_no_mixture_of_two_models(
         done: list[str] = []
         interrupt = partial(stop_before, stop, done, folder)
         with monkeypatch.context() as patch:
-            patch.setattr(weights.os, "replace", interrupt("replace", os.replace))
+            patch.setattr("os.replace", interrupt("replace", os.replace))
             patch.setattr(Path, "unlink", interrupt("unlink", Path.unlink))
             if stop < len(steps):
                 with pytest.raises(KeyboardInterrupt):
