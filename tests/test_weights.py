@@ -315,12 +315,25 @@ def test_gpt2s_own_tokenizer_is_written_as_openai_did_and_comes_back_as_tiktoken
     assert isinstance(load_gpt2(tmp_path)[1], tiktoken.Encoding)
 
 
+def notebook_function(name: str) -> Any:
+    """Take a function out of chapter 7, with all that its cell defines."""
+    book = json.loads((ROOT / "notebooks" / "07_weights.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    source = next(source for source in sources if f"\ndef {name}(" in source)
+    names: dict[str, Any] = {**vars(weights), "GPT2LMHeadModel": GPT2LMHeadModel}
+    exec(source.split("\n\n\nassert ")[0], names)
+    return names[name]
+
+
 def test_a_model_of_the_size_of_gpt2_goes_both_ways(tmp_path: Path) -> None:
     ours = GPT(GPT2_SMALL, torch.Generator().manual_seed(0)).eval()
     save_gpt2(ours, gpt2_encoding(), tmp_path / "ours")
     assert (tmp_path / "ours" / "model.safetensors").stat().st_size < 497_800_000
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
     assert_same_logits(ours, theirs, n_tokens=8)
+    proof = notebook_function("prove")(tmp_path / "ours")  # the chapter's recipe, 1,024 tokens
+    assert len(proof) == 63
+    assert max(difference.error for difference in proof) <= 1e-5
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="200MB")
     shutil.copy(tmp_path / "ours" / "vocab.json", tmp_path / "theirs")
     shutil.copy(tmp_path / "ours" / "merges.txt", tmp_path / "theirs")
