@@ -1356,7 +1356,7 @@ def test_without_the_network_the_message_says_what_to_put_where(
     monkeypatch.setattr(weights, "hf_hub_download", unreachable)
     said = (
         r"gpt2 is not on this machine and could not be fetched .LocalEntryNotFoundError.*put "
-        r"config.json, vocab.json, merges.txt, model.safetensors from https://huggingface.co/"
+        r"vocab.json, merges.txt, model.safetensors, config.json from https://huggingface.co/"
         r"openai-community/gpt2/tree/607a30d783dfa663caf39e06633721c8d4cfcd7e into a folder"
     )
     with pytest.raises(ConnectionError, match=said):
