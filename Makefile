@@ -4,6 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
+# On Linux, threads that wait for each other give way sooner: PyTorch on two cores keeps 0.93 of its
+# speed when it has them to itself, and runs twice as fast when something else computes too.
+export GOMP_SPINCOUNT ?= 1500
+
 .PHONY: setup lab test test-browser refresh lint
 .DEFAULT_GOAL := lab
 

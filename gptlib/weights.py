@@ -186,6 +186,13 @@ def damaged(path: Path, reason: str) -> ValueError:
     return ValueError(f"{path} is damaged: {reason}; copy, download or save it again")
 
 
+def unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object's dictionary; refuse a name that stands there twice (ValueError)."""
+    if len(values := dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return values
+
+
 def parse_json(content: bytes, path: Path) -> dict[str, Any]:
     """Read a JSON object, and refuse anything else with the file's name.
 
@@ -200,7 +207,7 @@ def parse_json(content: bytes, path: Path) -> dict[str, Any]:
         ValueError: If it is no JSON, or no object.
     """
     try:
-        values = json.loads(content)
+        values = json.loads(content, object_pairs_hook=unique_names)
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"its {len(content)} bytes of JSON can't be read ({error})") from error
     if not isinstance(values, dict):
@@ -298,7 +305,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         if length > min(size - 8, LARGEST_HEADER):
             raise damaged(path, f"its {size} bytes can't hold the header of {length} it announces")
         entries = parse_json(file.read(length), path)
-    entries.pop("__metadata__", None)
+    if not isinstance(entries.pop("__metadata__", {}), dict):  # texts about the file: unused
+        raise damaged(path, "its __metadata__ is not an object")
     tensors = {n: describe_tensor(n, entry, path, 8 + length) for n, entry in entries.items()}
     described = sum(tensor.n_bytes for tensor in tensors.values())
     if described != size - 8 - length:
@@ -706,7 +714,7 @@ def read_block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
         n_shared, position = read_varint(entries, position)
         n_rest, position = read_varint(entries, position)
         n_value, position = read_varint(entries, position)
-        if n_shared + n_rest > 1000:  # a few bytes could otherwise describe endless keys
+        if n_shared + n_rest > 1000:  # a small file could otherwise describe terabytes of keys
             raise ValueError(f"a key in the block at byte {start} has more than 1000 bytes")
         key = take_bytes(key, 0, n_shared) + take_bytes(entries, position, n_rest)
         yield key, take_bytes(entries, position + n_rest, n_value)
@@ -1009,7 +1017,7 @@ RELEASES: dict[str, tuple[str, dict[str, str]]] = {
 }
 """GPT-2's sizes at huggingface.co/openai-community: the commit, and sha256 where it is known."""
 
-MODEL_FILES = ("config.json", "vocab.json", "merges.txt", "model.safetensors")
+MODEL_FILES = ("vocab.json", "merges.txt", "model.safetensors", "config.json")
 """What a model's folder holds."""
 
 
@@ -1189,7 +1197,8 @@ def save_gpt2(
 ) -> None:
     """Write a model and its tokenizer in GPT-2's form, which transformers and others open.
 
-    The files are written whole in a place of their own and then moved, the weights last.
+    The files are written whole in a place of their own and then moved. config.json and the weights
+    of another model leave first, config.json comes last: no mixture of two models is ever loaded.
 
     Args:
         model: The model, on any device.
@@ -1218,6 +1227,8 @@ def save_gpt2(
             end = write_tokenizer(draft, tokenizer)
             write_config(draft / "config.json", model.config, dtype, end)
             write_safetensors(draft / "model.safetensors", model, dtype)
+            for file in ("config.json", "model.safetensors"):
+                (folder / file).unlink(missing_ok=True)  # from here to the end: no model
             for file in ("tokenizer_config.json", *MODEL_FILES):
                 os.replace(draft / file, folder / file)
     except OSError as error:

@@ -1,5 +1,7 @@
 """The default model is found, chapter 5's runs are read, and a faulty folder is named."""
 
+import json
+import math
 import os
 import pickle
 import shutil
@@ -8,17 +10,20 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from gptlib.embeddings import split_tokens
-from gptlib.extras.datasets import bundled
-from gptlib.extras.models import default_model, load_model
+from gptlib.extras.datasets import bundled, is_real, war_and_peace
+from gptlib.extras.models import SHIPPED, default_model, load_model
+from gptlib.generation import Sampling, generate
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.tokenizer import BPETokenizer
+from gptlib.tokenizer import BPETokenizer, find_data
 from gptlib.training import TrainingConfig, TrainingState, bits_per_byte, evaluate, save_checkpoint
 from gptlib.weights import save_gpt2
 
 WORDS = "the prince said that the princess had said so to the prince " * 3
 TOKENIZER = BPETokenizer.train(WORDS, 270)
+GREEDY = Sampling(temperature=0)
 CONFIG = GPTConfig(vocab_size=270, context_length=16, n_layer=2, n_head=2, n_embd=8)
 
 
@@ -123,6 +128,36 @@ def test_the_shipped_model_knows_the_book_and_is_small(monkeypatch: pytest.Monke
     n_bytes = len(text.encode())
     assert bits_per_byte(loss, len(tokens), n_bytes) < 2.2
     assert loss < untrained - 2
+
+
+def test_transformers_opens_the_shipped_model_and_writes_the_same() -> None:
+    folder = find_data(f"models/{SHIPPED}/config.json").parent
+    ours, tokenizer = load_model(folder)
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
+    their_tokenizer = transformers.GPT2TokenizerFast.from_pretrained(folder)
+    text = "“Well, Prince, so Genoa and Lucca are now just family estates of the Buonapartes."
+    tokens = tokenizer.encode(text)
+    assert their_tokenizer(text)["input_ids"] == tokens
+    prompt = torch.tensor([tokens])
+    with torch.no_grad():
+        assert torch.allclose(ours(prompt), theirs(prompt).logits, atol=1e-4)
+    written = theirs.generate(prompt, max_new_tokens=20, do_sample=False, pad_token_id=0)
+    assert written[0, len(tokens) :].tolist() == list(generate(ours, tokens, 20, GREEDY))
+
+
+def test_the_shipped_model_tells_how_it_was_trained_and_how_well_it_does() -> None:
+    folder = find_data(f"models/{SHIPPED}/config.json").parent
+    record = json.loads((folder / "config.json").read_text())["training"]
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"{record['bits_per_byte']:.3f} bits per byte" in readme
+    assert f"{record['perplexity']:.1f} per token" in readme
+    assert f"{record['steps']:,} steps" in readme
+    assert record["bits_per_byte"] < 1.62
+    if is_real("war-and-peace"):
+        model, tokenizer = load_model(folder)
+        _, text = split_tokens(torch.tensor(tokenizer.encode(war_and_peace())))
+        part = text[: 20 * 256 + 1]
+        assert abs(evaluate(model, part) - math.log(record["perplexity"])) < 0.4
 
 
 # Faulty folders

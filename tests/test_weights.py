@@ -315,12 +315,25 @@ def test_gpt2s_own_tokenizer_is_written_as_openai_did_and_comes_back_as_tiktoken
     assert isinstance(load_gpt2(tmp_path)[1], tiktoken.Encoding)
 
 
+def notebook_function(name: str) -> Any:
+    """Take a function out of chapter 7, with all that its cell defines."""
+    book = json.loads((ROOT / "notebooks" / "07_weights.ipynb").read_text(encoding="utf-8"))
+    sources = ["".join(cell["source"]) for cell in book["cells"] if cell["cell_type"] == "code"]
+    source = next(source for source in sources if f"\ndef {name}(" in source)
+    names: dict[str, Any] = {**vars(weights), "GPT2LMHeadModel": GPT2LMHeadModel}
+    exec(source.split("\n\n\nassert ")[0], names)
+    return names[name]
+
+
 def test_a_model_of_the_size_of_gpt2_goes_both_ways(tmp_path: Path) -> None:
     ours = GPT(GPT2_SMALL, torch.Generator().manual_seed(0)).eval()
     save_gpt2(ours, gpt2_encoding(), tmp_path / "ours")
     assert (tmp_path / "ours" / "model.safetensors").stat().st_size < 497_800_000
     theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "ours").eval()
     assert_same_logits(ours, theirs, n_tokens=8)
+    proof = notebook_function("prove")(tmp_path / "ours")  # the chapter's recipe, 1,024 tokens
+    assert len(proof) == 63
+    assert max(difference.error for difference in proof) <= 1e-5
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="200MB")
     shutil.copy(tmp_path / "ours" / "vocab.json", tmp_path / "theirs")
     shutil.copy(tmp_path / "ours" / "merges.txt", tmp_path / "theirs")
@@ -589,6 +602,9 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ([F32], 8, "its JSON is a list"),
         (b"[" * 50_000, 8, "can't be read"),
         (b"\xff{}", 0, "can't be read"),
+        (b'{"a": %s, "a": %s}' % ((json.dumps(F32).encode(),) * 2), 8, "a name stands twice"),
+        (b'{"a": {"dtype": "F32", "dtype": "F32"}}', 8, "a name stands twice"),
+        ({"a": F32, "__metadata__": 5}, 8, "__metadata__"),
     ],
 )
 def test_a_header_that_lies_is_refused(header: Any, n_bytes: int, said: str, folder: Path) -> None:
@@ -691,6 +707,57 @@ def test_a_disk_that_fills_up_leaves_the_old_model_whole(
     with pytest.raises(OSError, match=r"can't be written .No space left"):
         save_gpt2(tiny(seed=1), TOKENIZER, folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def stop_before(
+    stop: int, done: list[str], folder: Path, name: str, real: Callable[..., Any]
+) -> Any:
+    """Let the first `stop` changes of a folder happen, and note them; the next is interrupted."""
+
+    def step(*arguments: Any, **options: Any) -> Any:
+        if Path(arguments[-1]).parent == folder:
+            if len(done) == stop:
+                raise KeyboardInterrupt
+            done.append(name)
+        return real(*arguments, **options)
+
+    return step
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_save_that_is_interrupted_anywhere_leaves_no_mixture_of_two_models(
+    first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new, other = tiny(seed=1), tiny(seed=2), BPETokenizer.train(TEXT[::-1], 270)
+    steps = ["unlink"] * 2 + ["replace"] * 5  # every call that changes the folder, in order
+    for stop in range(len(steps) + 1):
+        folder = tmp_path / str(stop)
+        if not first:
+            save_gpt2(old, TOKENIZER, folder)
+        done: list[str] = []
+        interrupt = partial(stop_before, stop, done, folder)
+        with monkeypatch.context() as patch:
+            patch.setattr("os.replace", interrupt("replace", os.replace))
+            patch.setattr(Path, "unlink", interrupt("unlink", Path.unlink))
+            if stop < len(steps):
+                with pytest.raises(KeyboardInterrupt):
+                    save_gpt2(new, other, folder)
+            else:
+                save_gpt2(new, other, folder)
+        assert done == steps[:stop]
+        if stop == len(steps):
+            assert_same_weights(load_gpt2(folder)[0], new)
+        elif stop == 0 and not first:
+            assert_same_weights(load_gpt2(folder)[0], old)
+        else:
+            with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+                load_gpt2(folder)
+            if (folder / "model.safetensors").exists():  # others may guess the configuration
+                fresh = load_file(folder / "model.safetensors")["ln_f.bias"].equal(new.ln_f.bias)
+                words = BPETokenizer.load(folder).merges
+                assert words == (other if fresh else TOKENIZER).merges
+        save_gpt2(new, other, folder)  # and the next save mends it
+        assert_same_weights(load_gpt2(folder)[0], new)
 
 
 def test_a_read_only_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1289,7 +1356,7 @@ def test_without_the_network_the_message_says_what_to_put_where(
     monkeypatch.setattr(weights, "hf_hub_download", unreachable)
     said = (
         r"gpt2 is not on this machine and could not be fetched .LocalEntryNotFoundError.*put "
-        r"config.json, vocab.json, merges.txt, model.safetensors from https://huggingface.co/"
+        r"vocab.json, merges.txt, model.safetensors, config.json from https://huggingface.co/"
         r"openai-community/gpt2/tree/607a30d783dfa663caf39e06633721c8d4cfcd7e into a folder"
     )
     with pytest.raises(ConnectionError, match=said):

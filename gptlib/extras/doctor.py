@@ -25,16 +25,19 @@ BUNDLED = {
     "stand-in-sms-spam.tsv": "",
     "instructions.json": "",
     "models/war-and-peace/model.safetensors": (
-        "d80f0a8c5a9dfd146ac8a7ffbbb1eb9214f6c3d86a40bdab9396ffe70d2bcc86"
+        "ed46ab3ab55eb6dabaa9f0f299eef430513ae8a66c70a541da40a79f31cf7023"
     ),
     "models/war-and-peace/config.json": (
-        "c8db0ff974dd034a381719352c90220bde487b8d6469e3d0713535ba86dec680"
+        "adec3e13d94c01bedc8da4246c0f9b6f26e2dfbc5dd1619225896b458d322cf5"
     ),
     "models/war-and-peace/vocab.json": (
         "03bd6d724ce790b04d7ee638a0564c2d45f4471c01344ae51b27c2818e558cb1"
     ),
     "models/war-and-peace/merges.txt": (
         "4b837121b0e5728b3d7f5c3241e86ec298a78b87dfc418edd1d96c68769d5a85"
+    ),
+    "models/war-and-peace/tokenizer_config.json": (
+        "966255f6cb8dbabde75faae38b1b19e54d341132160950e11dda8a307fe14d00"
     ),
 }
 """Files that travel with the course, with the sha256 of those that are not our own prose."""

@@ -81,6 +81,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     home = tmp_path_factory.mktemp("lab")
     folder = home / "notebooks"
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".*", "*.py"))
+    shutil.copytree(ROOT / "tests" / "golden", home / "tests" / "golden")  # chapter 7 reads them
     for path in folder.rglob("*.ipynb"):
         _clear_outputs(path)
     for name, text in SETTINGS.items():

@@ -256,3 +256,8 @@ def test_generation_the_chapter_runs_to_its_end(book: Book) -> None:
     book.open("06_generation.ipynb")
     book.run_all(600)
     expect(book.widget("[aria-live]")).to_contain_text("Next token")
+
+
+def test_weights_the_chapter_runs_to_its_end(book: Book) -> None:
+    book.open("07_weights.ipynb")
+    book.run_all(600)

@@ -1,16 +1,15 @@
 """Checks of the exercises of chapter 7: each says what is right, or which step is off."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gptlib.extras.checks.answers import Answer, call, what
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.weights import Difference
-
-Answer = Callable[..., Any]
 
 CAUSES = (
     "a bias is missing",
@@ -28,12 +27,12 @@ def write_varint(answer: Answer) -> None:
     """Check `write_varint(number)`, exercise 1."""
     numbers = (5, 300, 127, 128, 0, 16_383, 16_384, 2_097_152, 2**64 - 1)
     for number in numbers:
-        got, problem = _call(answer, number)
+        got, problem = call(answer, number)
         if problem:
             print(problem)
             return
         if not isinstance(got, bytes | bytearray):
-            print(f"Not yet: {_what(got)}; return bytes, such as bytes(list_of_numbers).")
+            print(f"Not yet: {what(got)}; return bytes, such as bytes(list_of_numbers).")
             return
         right = _varint(number)
         if got != right:
@@ -85,7 +84,7 @@ def untangle(answer: Answer) -> None:
         channels = n_head * size
         weight = torch.arange(3.0 * channels * channels).view(3 * channels, channels)
         for theirs in (weight, weight[:, 0]):
-            got, problem = _call(answer, theirs.clone(), n_head)
+            got, problem = call(answer, theirs.clone(), n_head)
             if problem:
                 of_bias = theirs.dim() == 1 and n_head == 2
                 print(f"Right for the matrix, but with a bias: {problem}" if of_bias else problem)
@@ -101,7 +100,7 @@ def untangle(answer: Answer) -> None:
 
 def _untangle_mistake(got: Any, theirs: Tensor, n_head: int, size: int) -> str | None:
     if not isinstance(got, Tensor) or got.shape != theirs.shape:
-        return f"Not yet: {_what(got)}; the shape must stay {tuple(theirs.shape)}."
+        return f"Not yet: {what(got)}; the shape must stay {tuple(theirs.shape)}."
     right = theirs.unflatten(0, (n_head, 3, size)).transpose(0, 1).flatten(0, 2)
     if torch.equal(got, right):
         return None
@@ -167,7 +166,7 @@ def three_mistakes(found: Sequence[Any], model: GPT) -> None:
         if pair is ... or pair is None:
             print(f"{name}: not done yet.")
         elif not isinstance(pair, list | tuple) or len(pair) != 2:
-            print(f"{name}: give a pair of stage and cause, not {_what(pair)[11:]}.")
+            print(f"{name}: give a pair of stage and cause, not {what(pair)[11:]}.")
         elif isinstance(pair[0], Difference):
             print(f"{name}: give the stage's name, the `.stage` of what first_divergence returns.")
         elif pair[0] != stage:
@@ -191,16 +190,15 @@ def wrong_blocks(answer: Answer) -> None:
         for parameter in reference.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     tokens = torch.randint(config.vocab_size, (2, 12), generator=generator)
-    for planted in ([1, 3], [0, 4], []):
+    for planted in ([1, 3], [0, 4], [2], []):
         model = deepcopy(reference)
-        for layer in planted:
-            model.blocks[layer].mlp.proj.bias.data.zero_()
-        got, problem = _call(answer, model, reference, tokens)
+        _plant(model, planted)
+        got, problem = call(answer, model, reference, tokens)
         if problem:
             print(problem)
             return
         if not isinstance(got, list | tuple | set):
-            print(f"Not yet: {_what(got)}; return a list of block numbers.")
+            print(f"Not yet: {what(got)}; return a list of block numbers.")
             return
         if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in got):
             print("Not yet: the list must hold the numbers of blocks, such as [1, 3].")
@@ -208,12 +206,39 @@ def wrong_blocks(answer: Answer) -> None:
         if sorted(got) != planted:
             print(_blocks_mistake(sorted(got), planted))
             return
-    print("Correct: two wrong blocks of five, the first and the last block, and none at all.")
+    print(
+        "Correct: two wrong blocks of five, the first and the last block, one whose weights are "
+        "right, and none at all; rounding does not count."
+    )
+
+
+def _plant(model: GPT, planted: list[int]) -> None:
+    """Plant mistakes in blocks: in attention, in the MLP, and one that no parameter shows."""
+    for layer, parameter in enumerate(block.attn.proj.weight for block in model.blocks):
+        if layer not in planted:
+            parameter.data *= 1 + 1e-7  # rounding, far below the tolerance
+    if planted == [2]:
+        model.blocks[2].ln_2.eps = 1e-2
+    for layer in planted[:1] if planted != [2] else []:
+        attn = model.blocks[layer].attn
+        attn.qkv.bias.data = attn.qkv.bias.data.roll(1)
+    for layer in planted[1:]:
+        model.blocks[layer].mlp.proj.bias.data.zero_()
 
 
 def _blocks_mistake(got: list[int], planted: list[int]) -> str:
+    if planted == [2] and 2 not in got:
+        return (
+            "Block 2 has the reference's weights and computes something else (its norm has another "
+            "epsilon). Don't compare weights: run the blocks."
+        )
+    if len(got) == 5:
+        return (
+            "You name all blocks. Differences of 1e-7 are rounding; compare what the blocks "
+            "compute, with a relative error above 1e-5."
+        )
     if not planted:
-        return f"Two equal models have no wrong block; you name {got}."
+        return f"Two models equal but for rounding have no wrong block; you name {got}."
     if got == planted[:1]:
         return f"You stop at the first one, {got}; go on to the end."
     if got == list(range(planted[0], 5)):
@@ -226,22 +251,3 @@ def _blocks_mistake(got: list[int], planted: list[int]) -> str:
     if got == [layer for layer in planted if layer] and planted[0] == 0:
         return 'You leave out block 0; what goes into it is "embed".'
     return f"Not yet: the wrong blocks are {planted}; you name {got}."
-
-
-def _call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
-    """Return the answer's result, and a sentence if there is none."""
-    try:
-        result = answer(*arguments)
-    except NotImplementedError:
-        return None, "Not done yet: replace the `...` with your code."
-    except Exception as error:
-        return None, f"Not yet: your code raised {type(error).__name__}: {error}"
-    if result is None or result is Ellipsis or result is NotImplemented:
-        return None, "Not done yet: the function returns nothing so far."
-    return result, ""
-
-
-def _what(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"you return a tensor of shape {tuple(value.shape)}"
-    return f"you return {type(value).__name__}"
