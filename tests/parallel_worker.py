@@ -1,0 +1,78 @@
+"""What two processes do for tests/test_scaling.py: train each way, and write down what came out.
+
+torchrun starts it with a folder; process 0 writes results.json there.
+"""
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.scaling import checkpoint_activations, processes, train_in_parallel
+from gptlib.training import TrainingConfig
+
+SIZES = GPTConfig(vocab_size=20, context_length=8, n_layer=2, n_head=2, n_embd=16)
+PLAN = TrainingConfig(
+    n_steps=8,
+    batch_size=4,
+    accumulation_steps=2,
+    warmup_steps=2,
+    report_every=2,
+    evaluate_every=4,
+    save_every=4,
+)
+
+
+def new_model() -> GPT:
+    return GPT(SIZES, torch.Generator().manual_seed(0))
+
+
+def text(n: int = 500) -> torch.Tensor:
+    return torch.randint(20, (n,), generator=torch.Generator().manual_seed(1))
+
+
+def main(folder: Path) -> None:
+    learn, judge = text(), text(101)
+    results: dict[str, object] = {}
+    for strategy in ("ddp", "fsdp"):
+        model = new_model()
+        checkpoint_activations(model)
+        reports = list(
+            train_in_parallel(
+                model, learn, judge, PLAN, strategy=strategy, checkpoint=folder / strategy
+            )
+        )
+        results[strategy] = [asdict(report) for report in reports]
+        run = train_in_parallel(
+            new_model(),
+            learn,
+            judge,
+            PLAN,
+            strategy=strategy,
+            checkpoint=folder / f"{strategy}-half",
+        )
+        next(report for report in run if report.step == 6)
+        run.close()  # at a step that has no checkpoint of its own
+        one = folder / f"one-{strategy}"  # written by one process, before
+        reports = list(
+            train_in_parallel(
+                new_model(), learn, judge, PLAN, strategy=strategy, checkpoint=one, resume=True
+            )
+        )
+        results[f"{strategy} after one process"] = [asdict(report) for report in reports]
+        dist.barrier()
+    try:
+        train_in_parallel(new_model(), learn, judge, replace(PLAN, batch_size=3))
+    except ValueError as error:
+        results["odd batch"] = str(error)
+    if dist.get_rank() == 0:
+        (folder / "results.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    with processes("cpu"):
+        main(Path(sys.argv[1]))
