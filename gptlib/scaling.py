@@ -19,6 +19,7 @@ Example:
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import shutil
@@ -40,15 +41,21 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint as recompute
 
 from gptlib.embeddings import random_batch
 from gptlib.generation import Tokenizer, end_of_text
-from gptlib.gpt2 import GPT, GPTConfig, flops_per_token
+from gptlib.gpt2 import GPT, Block, GPTConfig, flops_per_token, memory_bytes
 from gptlib.training import (
     Precision,
     Report,
@@ -909,3 +916,167 @@ def any_process(answer: bool) -> bool:
     votes = torch.tensor(float(answer), device=device)
     dist.all_reduce(votes)
     return bool(votes > 0)
+
+
+def regroup(rows: Tensor, outer: int, inner: int) -> Tensor:
+    """Exchange two levels of grouping of a matrix's rows.
+
+    Args:
+        rows: Shape (outer · inner · m, ...): `outer` groups of `inner` groups of m rows.
+        outer: Number of large groups.
+        inner: Number of small groups in each.
+
+    Returns:
+        The same rows, as `inner` groups of `outer` groups. Called again with the numbers
+        exchanged, it brings them back.
+
+    Example:
+        >>> regroup(torch.tensor([1, 2, 10, 20, 100, 200]), 3, 2).tolist()
+        [1, 10, 100, 2, 20, 200]
+    """
+    return rows.unflatten(0, (outer, inner, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def split_block(block: Block, mesh: DeviceMesh) -> None:
+    """Cut a block's matrices, so that each process computes its share of heads and hidden units.
+
+    `qkv` and `expand` are cut by output, the two `proj` by input, so nothing has to travel between
+    the first and the second of each pair; behind each pair the processes add up what they have.
+    The rows of `qkv` are put into another order first: the queries, keys and values of the first
+    process's heads, then those of the second's. `regroup(rows, n, 3)` undoes it.
+
+    Args:
+        block: The block, the same in all processes; changed in place.
+        mesh: The n processes.
+
+    Raises:
+        ValueError: If the heads can't be shared out evenly.
+
+    Source:
+        Shoeybi et al. 2019, "Megatron-LM", section 3.
+    """
+    n, attn = mesh.size(), block.attn
+    if attn.n_head % n:
+        raise ValueError(
+            f"n_head is {attn.n_head} and there are {n} processes; each needs as many whole heads"
+        )
+    for parameter in attn.qkv.parameters():
+        parameter.data = regroup(parameter.data, 3, n)
+    plan = {
+        "attn.qkv": ColwiseParallel(),
+        "attn.proj": RowwiseParallel(),
+        "mlp.expand": ColwiseParallel(),
+        "mlp.proj": RowwiseParallel(),
+    }
+    parallelize_module(block, mesh, plan)
+    attn.n_head //= n
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Describe the devices that a run is planned for; take the figures from a measurement.
+
+    Example:
+        >>> Machine(flops=4e14, memory=80e9, inside=4e11, between=5e10).devices
+        8
+    """
+
+    flops: float
+    """Operations per second that one device reaches in a training step."""
+    memory: float
+    """Bytes per device."""
+    inside: float
+    """Bytes per second that a device sends to another of its machine."""
+    between: float
+    """Bytes per second that a device sends to another machine."""
+    devices: int = 8
+    """Devices per machine."""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Say what one optimizer step costs each device."""
+
+    compute: float
+    """Seconds of arithmetic."""
+    communication: float
+    """Seconds of sending."""
+    seconds: float
+    """Seconds of the step: of the slower of the two if they overlap, else of both."""
+    sent: float
+    """Bytes sent."""
+    memory: float
+    """Bytes held."""
+
+
+def parallel_step(
+    config: GPTConfig,
+    machine: Machine,
+    n_devices: int,
+    batch_tokens: int,
+    strategy: Literal["ddp", "fsdp", "tensor"],
+    windows_at_once: int = 1,
+    checkpointed: bool = False,
+) -> StepCost:
+    """Estimate one optimizer step on many devices, by counting operations and bytes.
+
+    Weights, gradients and optimizer are float32; what travels and what is kept for the backward
+    pass is bfloat16. All devices form one ring, whose slowest link counts. DDP and FSDP send while
+    they compute; tensor parallel has to wait. Latency, padding and uneven speed are left out, so
+    a real step takes longer.
+
+    Args:
+        config: The model.
+        machine: The devices.
+        n_devices: How many, n.
+        batch_tokens: Tokens per optimizer step, of all devices together.
+        strategy: "ddp", "fsdp" or "tensor", where every block is cut as by `split_block`.
+        windows_at_once: Windows per pass and device; more passes are accumulated.
+        checkpointed: Whether blocks are computed twice, as by `checkpoint_activations`.
+
+    Returns:
+        The cost for each device.
+
+    Raises:
+        ValueError: If a number is below 1, or there are fewer tokens than one window each.
+
+    Source:
+        Rajbhandari et al. 2020, "ZeRO", section 7, for DDP and FSDP; Shoeybi et al. 2019 for
+        tensor parallel.
+
+    Example:
+        >>> from gptlib.gpt2 import GPT2_SMALL
+        >>> machine = Machine(flops=4e14, memory=80e9, inside=4e11, between=5e10)
+        >>> round(parallel_step(GPT2_SMALL, machine, 8, 2**19, "ddp").seconds, 2)
+        0.14
+    """
+    per_device = batch_tokens if strategy == "tensor" else batch_tokens / max(1, n_devices)
+    if min(n_devices, windows_at_once) < 1 or per_device < config.context_length:
+        raise ValueError(
+            f"{batch_tokens} tokens on {n_devices} devices leave less than one window of "
+            f"{config.context_length} each; raise batch_tokens or use fewer devices"
+        )
+    at_once = min(windows_at_once * config.context_length, per_device)
+    passes, stream = math.ceil(per_device / at_once), config.n_layer * config.n_embd
+    state = memory_bytes(config)
+    weights = state["weights"] / 2  # as bfloat16, the way they travel
+    values = {
+        "ddp": 2 * weights,  # an all-reduce: reduce-scatter, then all-gather
+        "fsdp": (2 * passes + 1) * weights,  # gathered twice per pass, gradients scattered once
+        "tensor": 4 * 2 * (2 * stream * batch_tokens),  # 4 all-reduces of the stream per block
+    }
+    sent = (n_devices - 1) / n_devices * values[strategy]
+    bandwidth = machine.inside if n_devices <= machine.devices else machine.between
+    work = flops_per_token(config)["training"] * batch_tokens * (4 / 3 if checkpointed else 1)
+    compute, communication = work / n_devices / machine.flops, sent / bandwidth
+    held = state["weights"] + state["gradients"] + state["optimizer"]
+    split = n_devices if strategy == "tensor" else 1
+    kept = stream * (1 if checkpointed else 4 + 12 / split)  # values per token
+    kept += (16 * config.n_embd if checkpointed else 0) + 2 * config.n_embd + config.vocab_size
+    return StepCost(
+        compute,
+        communication,
+        compute + communication if strategy == "tensor" else max(compute, communication),
+        sent,
+        held / (1 if strategy == "ddp" else n_devices) + 2 * at_once * kept,
+    )

@@ -10,10 +10,19 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
-from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.scaling import checkpoint_activations, processes, train_in_parallel
-from gptlib.training import TrainingConfig
+from gptlib.embeddings import random_batch
+from gptlib.gpt2 import GPT, Block, GPTConfig
+from gptlib.scaling import (
+    checkpoint_activations,
+    processes,
+    regroup,
+    split_block,
+    train_in_parallel,
+)
+from gptlib.training import TrainingConfig, next_token_loss
 
 SIZES = GPTConfig(vocab_size=20, context_length=8, n_layer=2, n_head=2, n_embd=16)
 PLAN = TrainingConfig(
@@ -33,6 +42,39 @@ def new_model() -> GPT:
 
 def text(n: int = 500) -> torch.Tensor:
     return torch.randint(20, (n,), generator=torch.Generator().manual_seed(1))
+
+
+def tensor_parallel() -> dict[str, object]:
+    """Train a model with its blocks cut in two for four steps; compare the first gradients."""
+    model, whole = new_model(), new_model()
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    for block in model.blocks:
+        split_block(block, mesh)
+    optimizers = [torch.optim.SGD(m.parameters(), lr=0.5, foreach=False) for m in (model, whole)]
+    generator, losses, difference = torch.Generator().manual_seed(0), [], 0.0
+    for _ in range(4):
+        inputs, targets = random_batch(text(), 4, 8, generator)
+        pair = [next_token_loss(m, inputs, targets) for m in (model, whole)]
+        for loss, optimizer in zip(pair, optimizers, strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+        for (name, cut), right in zip(model.named_parameters(), whole.parameters(), strict=True):
+            grad, expected = cut.grad, right.grad
+            assert grad is not None
+            assert expected is not None
+            if isinstance(grad, DTensor):
+                grad = grad.full_tensor()
+            if ".qkv." in name:
+                grad = regroup(grad, mesh.size(), 3)
+            difference = max(difference, (grad - expected).abs().max().item())
+        for optimizer in optimizers:
+            optimizer.step()
+        losses.append([loss.item() for loss in pair])
+    try:
+        split_block(Block(replace(SIZES, n_head=1)), mesh)
+    except ValueError as error:
+        refused = str(error)
+    return {"losses": losses, "difference": difference, "refused": refused}
 
 
 def main(folder: Path) -> None:
@@ -69,6 +111,7 @@ def main(folder: Path) -> None:
         train_in_parallel(new_model(), learn, judge, replace(PLAN, batch_size=3))
     except ValueError as error:
         results["odd batch"] = str(error)
+    results["tensor"] = tensor_parallel()
     if dist.get_rank() == 0:
         (folder / "results.json").write_text(json.dumps(results))
 

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from parallel_worker import PLAN, new_model, text
 from torch import Tensor, nn
 
 from gptlib.embeddings import TokenWindows, random_batch, split_tokens
 from gptlib.extras.launch import launch
 from gptlib.generation import Tokenizer
-from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig, flops_per_token
+from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig, count_parameters, flops_per_token, memory_bytes
 from gptlib.scaling import (
+    Machine,
     MappedTokens,
     TokenFile,
     any_process,
@@ -27,8 +29,10 @@ from gptlib.scaling import (
     model_flops_utilization,
     newest_checkpoint,
     open_tokens,
+    parallel_step,
     prepare_tokens,
     processes,
+    regroup,
     train_in_parallel,
 )
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, gpt2_encoding
@@ -403,3 +407,96 @@ def test_a_launch_that_fails_or_hangs_says_so_and_leaves_nothing(tmp_path: Path)
     script.write_text("import time; time.sleep(60)")
     with pytest.raises(RuntimeError, match="did not end within 4 s"):
         launch(script, timeout=4)
+
+
+# A block cut in two.
+
+
+def test_regrouped_rows_come_back() -> None:
+    rows = torch.randn(24, 5)
+    for n in (1, 2, 4):
+        assert torch.equal(regroup(regroup(rows, 3, n), n, 3), rows)
+
+
+def test_two_halves_of_each_block_train_as_the_whole_does(folder: Path) -> None:
+    found = json.loads((folder / "results.json").read_text())["tensor"]
+    assert len(found["losses"]) == 4
+    for halves, whole in found["losses"]:
+        assert halves == pytest.approx(whole, rel=1e-5)
+    assert found["difference"] < 1e-6
+    assert found["refused"].startswith("n_head is 1 and there are 2 processes")
+
+
+# What a step would cost.
+
+MACHINE = Machine(flops=4e14, memory=80e9, inside=4e11, between=5e10)
+
+
+def test_one_device_sends_nothing() -> None:
+    for strategy in ("ddp", "fsdp", "tensor"):
+        cost = parallel_step(GPT2_SMALL, MACHINE, 1, 2**15, strategy)  # type: ignore[arg-type]
+        assert cost.sent == cost.communication == 0
+        assert cost.seconds == cost.compute
+        assert cost.compute == pytest.approx(
+            flops_per_token(GPT2_SMALL)["training"] * 2**15 / MACHINE.flops
+        )
+
+
+def test_volumes_are_those_of_the_literature() -> None:
+    n, tokens = 8, 2**19
+    weights = count_parameters(GPT2_SMALL)["total"] * 2  # bytes in bfloat16
+    ring = (n - 1) / n
+    options: dict[str, Any] = {"windows_at_once": tokens // 8 // 1024}
+    assert parallel_step(GPT2_SMALL, MACHINE, n, tokens, "ddp").sent == pytest.approx(
+        2 * ring * weights
+    )
+    assert parallel_step(GPT2_SMALL, MACHINE, n, tokens, "fsdp", **options).sent == pytest.approx(
+        3 * ring * weights
+    )
+    assert parallel_step(GPT2_SMALL, MACHINE, n, tokens, "fsdp", 8).sent == pytest.approx(
+        (2 * 8 + 1) * ring * weights
+    )
+    assert parallel_step(GPT2_SMALL, MACHINE, n, tokens, "tensor").sent == pytest.approx(
+        12 * 4 * 2 * ring * tokens * 768 * 2
+    )
+
+
+def test_shards_take_a_share_of_the_memory_and_other_machines_are_slower() -> None:
+    one = parallel_step(GPT2_SMALL, MACHINE, 1, 2**19, "ddp")
+    ddp = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "ddp")
+    fsdp = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "fsdp")
+    far = parallel_step(GPT2_SMALL, MACHINE, 16, 2**19, "ddp")
+    assert ddp.memory == one.memory
+    assert one.memory - fsdp.memory == pytest.approx(
+        7 / 8 * 16 * count_parameters(GPT2_SMALL)["total"]
+    )
+    assert ddp.compute == pytest.approx(one.compute / 8)
+    assert far.communication > 8 * ddp.communication
+    assert far.seconds == max(far.compute, far.communication)
+    again = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "fsdp", checkpointed=True)
+    assert again.compute == pytest.approx(4 / 3 * fsdp.compute)
+    assert again.memory < fsdp.memory
+
+
+def test_what_is_kept_for_the_backward_pass_is_what_the_estimate_says() -> None:
+    sizes = GPTConfig(vocab_size=50, context_length=64, n_layer=3, n_head=2, n_embd=64)
+    model = GPT(sizes, torch.Generator().manual_seed(0))
+    tokens = torch.randint(50, (4, 64))
+
+    def loss() -> Tensor:
+        return F.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
+
+    for checkpointed in (False, True):
+        if checkpointed:
+            checkpoint_activations(model)
+        cost = parallel_step(sizes, MACHINE, 1, 256, "ddp", 4, checkpointed)
+        held = memory_bytes(sizes)
+        state = held["weights"] + held["gradients"] + held["optimizer"]
+        peak = 16 * 64 * 256 * 4 if checkpointed else 0  # one block at a time, computed again
+        assert kept_bytes(model, loss) + peak == pytest.approx(2 * (cost.memory - state), rel=0.1)
+
+
+@pytest.mark.parametrize(("n", "tokens", "at_once"), [(0, 2048, 1), (4, 2048, 1), (1, 2048, 0)])
+def test_a_step_that_cannot_be_is_refused(n: int, tokens: int, at_once: int) -> None:
+    with pytest.raises(ValueError, match="leave less"):
+        parallel_step(GPT2_SMALL, MACHINE, n, tokens, "ddp", at_once)
