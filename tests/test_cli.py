@@ -22,8 +22,9 @@ import pytest
 import torch
 
 from gptlib import generation
-from gptlib.extras import cli, doctor
+from gptlib.extras import doctor
 from gptlib.extras.cli import main
+from gptlib.extras.commands import writing
 from gptlib.extras.doctor import Finding
 from gptlib.extras.models import load_model
 from gptlib.extras.options import read_options
@@ -198,7 +199,7 @@ def test_stop_strings_end_the_text_and_may_be_line_breaks(
     assert (
         written(capsys, *words, "--stop", whole[10:12]) == whole.partition(whole[10:12])[0] + "\n"
     )
-    assert cli._unescape(r"\n\t") == "\n\t"
+    assert writing._unescape(r"\n\t") == "\n\t"
 
 
 def test_beams_write_what_the_library_finds(
@@ -261,7 +262,7 @@ def test_help_shows_every_option_with_its_default(
 
 def test_the_defaults_in_the_help_are_the_library_s() -> None:
     parser = argparse.ArgumentParser()
-    cli._add_length_options(parser.add_argument_group())
+    writing._add_length_options(parser.add_argument_group())
     ours, theirs = vars(parser.parse_args([])), inspect.signature(generate_text).parameters
     assert ours["max_new_tokens"] == theirs["max_new_tokens"].default
     assert ours["min_new_tokens"] == theirs["min_new_tokens"].default
@@ -416,7 +417,7 @@ def test_chat_goes_on_from_the_whole_conversation_until_the_input_ends(
 
 def test_a_conversation_beyond_the_context_is_cut_from_the_front(folder: Path) -> None:
     arguments = argparse.Namespace(device=None, model=folder, seed=1)
-    writer = cli._Writer(arguments, {})
+    writer = writing._Writer(arguments, {})
     for text in ("the prince " * 30, "é€😀" * 20, "short"):
         part = writer.last_part(text)
         assert text.endswith(part)

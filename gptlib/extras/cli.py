@@ -1,86 +1,40 @@
-"""The command line: `python -m gptlib doctor`, `generate` and `chat`.
+"""The command line: `python -m gptlib COMMAND ...`, installed as `gptlib` too.
 
 PyTorch takes seconds to import, so it waits until the words of the command are understood.
+Each command is a module of `gptlib.extras.commands`, imported when it is called.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
-import io
 import os
-import re
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Protocol, cast
 
-from gptlib.extras.options import Options, number, read_options, whole
+from gptlib.extras.commands.base import CommandParser, forgiving_output, program
 
-if TYPE_CHECKING:  # PyTorch waits
-    from gptlib.instructions import PromptForm
+__all__ = ["COMMANDS", "main"]
 
-__all__ = ["main"]
-
-_END_KEYS = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-
-_GENERATE = """\
-Go on from the beginning of a text. The text is shown while it is written."""
-
-_GENERATE_EPILOG = """\
-examples:
-  python -m gptlib generate --prompt "Well, Prince," --temperature 0.8 --seed 1
-  echo "Natasha" | python -m gptlib generate --top-p 0.9 --stop "\\n\\n"
-  python -m gptlib generate --model runs --prompt "Pierre" --beams 4
-
-exit status: 0 if the text is complete, 2 if a value can't be used, 130 if Ctrl-C cut the text.
-"""
-
-_CHAT = """\
-Write in turns with a language model. It is no assistant: you write the beginning of a text or a
-line of speech, and it goes on from the whole conversation so far, as far as its context reaches.
-
-A model that was tuned on instructions (chapter 9) keeps the form of its prompts in its folder. With
-such a model, each line is an instruction, and what stands after " | " is what it is about."""
-
-_CHAT_EPILOG = f"""\
-in the conversation:
-  a line of text   begins a new paragraph; the model goes on from its last word
-  an empty line    lets the model go on where it stopped
-  do this | text   with a tuned model: an instruction, and what it is about if anything
-  /clear           forgets the conversation
-  Ctrl-C           stops the text and gives you the turn
-  {_END_KEYS:<16} ends the conversation
-
-examples:
-  python -m gptlib chat --temperature 0.8 --top-p 0.95 --max-new-tokens 60 --stop "\\n\\n"
-  python -m gptlib chat --model runs/tuned
-"""
+COMMANDS = {
+    "tokenizer": ("train a tokenizer; turn text into tokens and back", "tokenizing"),
+    "data": ("turn texts of any size into a file of tokens", "preparing"),
+    "train": ("train a model on your own texts; stop and go on", "training"),
+    "evaluate": ("measure how well a model predicts texts", "evaluating"),
+    "generate": ("go on from the beginning of a text", "writing"),
+    "chat": ("write in turns with a model", "writing"),
+    "classify": ("sort messages with a classifier, or train one", "classifying"),
+    "doctor": ("examine this machine: can it run the course, and if not, what helps?", "doctor"),
+}
+"""For each command what it is for, and its module, which has a function `COMMAND_parser`."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser of one command, whose errors are one line."""
+class Command(Protocol):
+    """What a module's function `COMMAND_parser` returns."""
 
-    def error(self, message: str) -> NoReturn:
-        """End with status 2 and one line; fields' names become options' names."""
-        for action in self._actions:
-            name = action.dest  # a field's name: at the beginning, or anywhere if it has a _
-            if action.option_strings and name != "help":
-                pattern = rf"^{name}(?= is )" + rf"|(?<![\w-]){name}\b" * ("_" in name)
-                message = re.sub(pattern, action.option_strings[-1], message)
-        message = " ".join(re.sub(r"\bor None\b", "or leave it out", message).split())
-        self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
-
-    def refuse(self, words: Sequence[str]) -> NoReturn:
-        """End because of words that are no options."""
-        word = next((word for word in words if word.startswith("-")), words[0])
-        name, known = word.partition("=")[0], self._option_string_actions
-        close = [option for option in known if name.startswith("--") and option.startswith(name)]
-        close += difflib.get_close_matches(name, known)
-        if close:
-            self.error(f"there is no option {word}; did you mean {close[0]}?")
-        self.error(f"{word!r} is no option; put a text of several words in quotes")
+    def run(self, words: Sequence[str]) -> int:
+        """Do what the words say and return the exit status."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,451 +51,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SystemExit: with status 2 and one line that says what to do if a command or a value can't
             be used, 0 after `--help`.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m gptlib", description="What serves the course from the command line."
-    )
-    commands = parser.add_subparsers(
-        dest="command", metavar="command", required=True, parser_class=_Parser
-    )
-    purpose = "examine this machine: can it run the course, and if not, what helps?"
-    doctor = commands.add_parser("doctor", help=purpose, description=purpose)
-    doctor.set_defaults(run=_doctor, parser=doctor)
-    _add_writing(commands, "generate", "go on from the beginning of a text", _generate)
-    _add_writing(commands, "chat", "write in turns with a model", _chat)
-    known, unknown = parser.parse_known_args(arguments)
-    command: _Parser = known.parser
-    if unknown:
-        command.refuse(unknown)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console may not spell every letter
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] not in COMMANDS:
+        _list_commands().parse_args(words[:1])
+    command = _find(words[0])
+    forgiving_output()
     try:
-        return int(known.run(known))
+        return command.run(words[1:])
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
         return 141
-    except (ValueError, OSError, FloatingPointError) as error:
-        command.error(str(error))
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
 
 
-def _doctor(_: argparse.Namespace) -> int:
-    from gptlib.extras.doctor import examine, report
-
-    findings = examine()
-    print(report(findings))
-    return int(any(finding.status == "problem" for finding in findings))
+def _find(name: str) -> Command:
+    module = import_module(f"gptlib.extras.commands.{COMMANDS[name][1]}")
+    return cast(Command, getattr(module, f"{name}_parser")())
 
 
-# The options of generate and chat
-
-
-def _add_writing(
-    commands: argparse._SubParsersAction[_Parser],
-    name: str,
-    purpose: str,
-    run: Callable[[argparse.Namespace], int],
-) -> None:
-    """Add a command that writes text."""
-    is_generate = name == "generate"
-    parser = commands.add_parser(
-        name,
-        help=purpose,
-        description=_GENERATE if is_generate else _CHAT,
-        epilog=_GENERATE_EPILOG if is_generate else _CHAT_EPILOG,
-        usage=f"python -m gptlib {name} {'[--prompt TEXT] ' * is_generate}[option ...]",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def _list_commands() -> argparse.ArgumentParser:
+    """Make the parser that says which commands there are, and refuses all others."""
+    parser = argparse.ArgumentParser(
+        prog=program(), description="What serves the course from the command line."
     )
-    sampling = read_options("gptlib.generation", "Sampling")
-    parser.set_defaults(run=run, parser=parser, sampling=sampling)
-    if is_generate:
-        _add_prompt_options(parser.add_argument_group("the beginning"))
-    _add_model_options(parser.add_argument_group("the model"))
-    _add_length_options(parser.add_argument_group("length"))
-    choice = parser.add_argument_group(
-        "choosing the next token",
-        "Applied in this order: penalties, temperature, top-k, top-p, min-p.",
+    commands = parser.add_subparsers(
+        dest="command", metavar="command", required=True, parser_class=CommandParser
     )
-    sampling.add_to(choice)
-    choice.add_argument(
-        "--seed",
-        type=whole(0, 2**63 - 1),
-        metavar="N",
-        help="0 or more; the same seed and options give the same text (default: another each time)",
-    )
-    if is_generate:
-        beams = "beam search, instead of choosing token by token"
-        _add_beam_options(parser.add_argument_group(beams))
-    else:
-        _add_memory_option(parser.add_argument_group("a tuned model"))
-
-
-def _add_prompt_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="how the text begins; - reads it from standard input, which is also the default "
-        "where something is piped in (one line break at its end is left out)",
-    )
-    group.add_argument("--hide-prompt", action="store_true", help="show only what the model writes")
-
-
-def _add_beam_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--beams",
-        type=whole(1),
-        metavar="N",
-        help="search for the most probable text, keeping the N best beginnings at each step, "
-        "1 or more; it is shown when it is complete (default: off)",
-    )
-    group.add_argument(
-        "--length-penalty",
-        type=number,
-        metavar="X",
-        help="with --beams: above 1 favours longer texts, below 1 shorter ones (default: 1.0)",
-    )
-
-
-def _add_memory_option(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--remember",
-        type=whole(0),
-        metavar="N",
-        help="let it see its last N questions and answers again, 0 or more (default: 0, as it was "
-        "tuned); it takes the likeliest token each time unless you choose otherwise above",
-    )
-
-
-def _add_model_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--model",
-        type=_model,
-        metavar="DIR",
-        help="folder of a model, or of chapter 5's runs, or gpt2, gpt2-medium, gpt2-large, gpt2-xl "
-        "(default: what the environment variable GPTLIB_MODEL names, else the model that comes "
-        "with the course)",
-    )
-    group.add_argument(
-        "--device",
-        type=_device,
-        metavar="NAME",
-        help="cpu, cuda, cuda:N or mps (default: the best that this machine has)",
-    )
-
-
-def _add_length_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--max-new-tokens",
-        type=whole(0),
-        metavar="N",
-        default=100,
-        help="write at most N tokens, 0 or more (default: 100)",
-    )
-    group.add_argument(
-        "--min-new-tokens",
-        type=whole(0),
-        metavar="N",
-        default=0,
-        help="do not let the model end its text before N tokens, 0 or more (default: 0)",
-    )
-    group.add_argument(
-        "--stop",
-        type=_unescape,
-        metavar="TEXT",
-        action="append",
-        default=[],
-        help=r"stop before this text; \n stands for a line break; may be given several times",
-    )
-
-
-def _model(text: str) -> str | Path:
-    if re.fullmatch("gpt2(-medium|-large|-xl)?", text):
-        return text
-    folder = Path(text).expanduser()
-    if not folder.is_dir():
-        raise argparse.ArgumentTypeError(
-            f"there is no folder {text!r}; name one that holds a model, or gpt2, or leave it out"
-        )
-    return folder
-
-
-def _device(text: str) -> str:
-    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no device; write cpu, cuda, cuda:N with a card's number N, or mps"
-        )
-    return text
-
-
-def _unescape(text: str) -> str:
-    if not text:
-        raise argparse.ArgumentTypeError("the text is empty; write the text to stop before")
-    return text.replace("\\n", "\n").replace("\\t", "\t")
-
-
-# What generate and chat do
-
-
-class _Writer:
-    """A model, its tokenizer and the wishes of the command line."""
-
-    def __init__(self, arguments: argparse.Namespace, sampling: dict[str, Any]) -> None:
-        import torch
-
-        from gptlib.extras.device import best_device, chosen_device
-        from gptlib.extras.models import default_model, load_model
-        from gptlib.generation import Sampling
-
-        self.arguments, self.sampling = arguments, Sampling(**sampling)
-        name = arguments.device
-        device = chosen_device(name, "--device") if name else best_device()
-        wanted = arguments.model or default_model()
-        self.name, self.wanted = Path(wanted).name, wanted
-        model, self.tokenizer = load_model(wanted)
-        self.model = model.to(device)
-        self.context_length = self.model.config.context_length
-        self.generator = torch.Generator()  # on the CPU: the same text on every device
-        if arguments.seed is None:
-            self.generator.seed()
-        else:
-            self.generator.manual_seed(arguments.seed)
-
-    def write(self, prompt: str) -> Generator[str, None, None]:
-        """Go on from a prompt; bad values are refused at the call."""
-        from gptlib.generation import generate_text
-
-        return generate_text(
-            self.model,
-            self.tokenizer,
-            prompt,
-            self.arguments.max_new_tokens,
-            self.sampling,
-            stop=self.arguments.stop,
-            min_new_tokens=self.arguments.min_new_tokens,
-            generator=self.generator,
-        )
-
-    def reply(self, prompt: Sequence[int]) -> Generator[str, None, None]:
-        """Answer a prompt of tokens, which may hold the ends of earlier answers."""
-        from gptlib.generation import TextStream, end_of_text, generate, stream_text
-
-        ends = end_of_text(self.tokenizer)
-        tokens = generate(
-            self.model,
-            prompt,
-            self.arguments.max_new_tokens,
-            self.sampling,
-            min_new_tokens=self.arguments.min_new_tokens,
-            end_tokens=ends,
-            generator=self.generator,
-        )
-        return stream_text(tokens, TextStream(self.tokenizer, self.arguments.stop), ends)
-
-    def search(self, prompt: str) -> Iterator[str]:
-        """Find the text that beam search thinks best, in one piece."""
-        from gptlib.generation import beam_search, end_of_text
-        from gptlib.tokenizer import END_OF_TEXT
-
-        penalty = self.arguments.length_penalty
-        beams = beam_search(
-            self.model,
-            self.tokenizer.encode_ordinary(prompt),
-            self.arguments.beams,
-            self.arguments.max_new_tokens,
-            length_penalty=1.0 if penalty is None else penalty,
-            end_token=next(iter(end_of_text(self.tokenizer)), None),
-        )
-        text = self.tokenizer.decode(beams[0].tokens).removesuffix(END_OF_TEXT)
-        end = min([len(text), *(text.find(stop) for stop in self.arguments.stop if stop in text)])
-        return iter([text[:end]])
-
-    def last_part(self, text: str) -> str:
-        """Cut a text from the front until the model's context holds it."""
-        tokens = self.tokenizer.encode_ordinary(text)
-        while len(tokens) > self.context_length:
-            text = self.tokenizer.decode(tokens[-self.context_length :]).lstrip("\ufffd")
-            tokens = self.tokenizer.encode_ordinary(text)  # cut elsewhere, it may have more tokens
-        return text
-
-
-def _generate(arguments: argparse.Namespace) -> int:
-    options = _check(arguments)
-    prompt = _read_prompt(arguments)
-    writer = _Writer(arguments, options)
-    used = writer.last_part(prompt)
-    if used != prompt:
-        print(
-            f"note: the prompt is longer than the model's context of {writer.context_length} "
-            f"tokens; it goes on from the last {len(used)} characters",
-            file=sys.stderr,
-        )
-    pieces = writer.search(used) if arguments.beams else writer.write(used)
-    if not arguments.hide_prompt:
-        print(prompt, end="", flush=True)
-    _, is_whole = _show(pieces)
-    return 0 if is_whole else 130
-
-
-def _check(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Find what can be refused before PyTorch is there; return the options of Sampling."""
-    options: Options = arguments.sampling
-    given = options.given(arguments)
-    if arguments.min_new_tokens > arguments.max_new_tokens:
-        raise ValueError(
-            f"min_new_tokens is {arguments.min_new_tokens}, above max_new_tokens "
-            f"{arguments.max_new_tokens}; lower one or raise the other"
-        )
-    if arguments.command == "generate" and arguments.beams is not None:
-        more = {"seed": arguments.seed, "min_new_tokens": arguments.min_new_tokens or None}
-        clash = [name for name, value in (given | more).items() if value is not None]
-        if clash:
-            raise ValueError(
-                f"--beams draws nothing by chance; leave out --{clash[0].replace('_', '-')}"
-            )
-    elif arguments.command == "generate" and arguments.length_penalty is not None:
-        raise ValueError("--length-penalty belongs to beam search; add --beams 4, or leave it out")
-    return given
-
-
-def _read_prompt(arguments: argparse.Namespace) -> str:
-    prompt: str | None = arguments.prompt
-    if prompt is None and sys.stdin.isatty():
-        raise ValueError('the text has no beginning; add --prompt "It was", or pipe a text in')
-    if prompt in (None, "-"):
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
-        try:
-            prompt = sys.stdin.read().removesuffix("\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"standard input is no UTF-8 text (byte {error.start}); convert it first"
-            ) from None
-    if not prompt:
-        raise ValueError('the prompt is empty; write how the text begins, such as "It was"')
-    return prompt
-
-
-def _show(pieces: Iterator[str]) -> tuple[str, bool]:
-    """Show a text while it is written.
-
-    Returns:
-        The text, and whether it is whole: False if Ctrl-C stopped it.
-    """
-    text, is_whole = "", True
-    try:
-        for piece in pieces:
-            text += piece
-            print(piece, end="", flush=True)
-    except KeyboardInterrupt:
-        is_whole = False
-    print(flush=True)
-    return text, is_whole
-
-
-class _Text:
-    """A conversation with a model that goes on from a text."""
-
-    def __init__(self, writer: _Writer) -> None:
-        self.writer, self.text = writer, ""
-        writer.write("\n").close()  # what is refused is refused now, not after the first line
-        self.greeting = (
-            f"{writer.name} is a language model: it goes on from all that you and it wrote, "
-            f"as far as its {writer.context_length} tokens reach.\nEnter alone: go on."
-        )
-
-    def clear(self) -> None:
-        self.text = ""
-
-    def take(self, line: str) -> None:
-        self.text += "\n\n" * bool(self.text and line) + line
-        if self.text:
-            self.text += _show(self.writer.write(self.writer.last_part(self.text)))[0]
-
-
-class _Questions:
-    """A conversation with a model that was tuned to answer questions in a form."""
-
-    def __init__(self, writer: _Writer, form: PromptForm) -> None:
-        self.writer, self.form = writer, form
-        self.turns: list[dict[str, str]] = []
-        writer.reply(writer.tokenizer.encode_ordinary("\n")).close()
-        n_seen = writer.arguments.remember or 0
-        self.greeting = (
-            f"{writer.name} was tuned to answer in the form {form.name!r}; it sees each question "
-            + (f"with the last {n_seen} before it" if n_seen else "alone")
-            + ".\nAn instruction, or: an instruction | what it is about."
-        )
-
-    def clear(self) -> None:
-        self.turns.clear()
-
-    def take(self, line: str) -> None:
-        from gptlib.instructions import fit_prompt, remember
-
-        if not line.strip():
-            return
-        instruction, _, about = (part.strip() for part in line.partition("|"))
-        length, arguments = self.writer.context_length, self.writer.arguments
-        room = max(length - arguments.max_new_tokens, length // 2)
-        try:
-            prompt, cut = fit_prompt(instruction, about, self.writer.tokenizer, self.form, room)
-        except ValueError as error:
-            print(f"({error})", file=sys.stderr)
-            return
-        if cut:
-            note = f"(the last {len(cut)} characters of the question had no place and were cut)"
-            print(note, file=sys.stderr)
-        earlier = self.turns[-arguments.remember :] if arguments.remember else []
-        prompt, _ = remember(prompt, earlier, self.writer.tokenizer, self.form, room)
-        text, _ = _show(self.writer.reply(prompt))
-        self.turns.append({"instruction": instruction, "input": about, "output": text.strip()})
-
-
-def _open(arguments: argparse.Namespace) -> _Text | _Questions:
-    """Begin a conversation of the kind that the model is made for."""
-    given = _check(arguments)
-    writer = _Writer(arguments, given)
-    from gptlib.generation import Sampling
-    from gptlib.instructions import load_form
-    from gptlib.weights import RELEASES
-
-    form = None if str(writer.wanted) in RELEASES else load_form(writer.wanted)
-    if form is None:
-        if arguments.remember is not None:
-            raise ValueError(
-                f"--remember is for a tuned model, and {writer.name} names no form of its prompts; "
-                "leave it out"
-            )
-        return _Text(writer)
-    if not given:
-        writer.sampling = Sampling(temperature=0)
-    return _Questions(writer, form)
-
-
-def _chat(arguments: argparse.Namespace) -> int:
-    conversation = _open(arguments)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")
-    with suppress(ImportError):
-        import readline  # noqa: F401  (arrow keys and earlier lines, where Python has it)
-    print(
-        f"{conversation.greeting} /clear: forget. Ctrl-C: stop the text. {_END_KEYS}: end.",
-        file=sys.stderr,
-    )
-    at_terminal = sys.stdin.isatty()
-    while True:
-        try:
-            line = input("> " if at_terminal else "")
-            if line.strip() == "/clear":
-                conversation.clear()
-                print("(forgotten)", file=sys.stderr)
-            else:
-                conversation.take(line)
-        except EOFError:
-            print(end="\n" * at_terminal)
-            return 0
-        except KeyboardInterrupt:  # at the prompt, or a second time
-            print(f"\n({_END_KEYS} ends the conversation)", file=sys.stderr)
+    for name, (purpose, _) in COMMANDS.items():
+        commands.add_parser(name, help=purpose)
+    return parser

@@ -1,7 +1,8 @@
 """Find a trained model: the one that travels with the course, GPT-2, or your own.
 
 A model's folder has the layout that `gptlib.weights` reads and writes. The folder that chapter 5
-trains into is understood too: `NAME.pt` beside `NAME-tokenizer`.
+trains into is understood too: `NAME.pt` beside `NAME-tokenizer`; and so is the folder of a run of
+`python -m gptlib train`, complete or stopped.
 """
 
 import os
@@ -14,7 +15,7 @@ from gptlib.generation import Tokenizer
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer, find_data
 from gptlib.training import load_checkpoint
-from gptlib.weights import RELEASES, check_vocabulary, load_gpt2
+from gptlib.weights import RELEASES, check_vocabulary, load_gpt2, read_tokenizer
 
 __all__ = ["SHIPPED", "default_model", "load_model"]
 
@@ -26,8 +27,9 @@ def load_model(model: str | Path | None = None) -> tuple[GPT, Tokenizer]:
     """Load a trained model and its tokenizer.
 
     Args:
-        model: A size of GPT-2 as `load_gpt2` knows it, a model's folder, or chapter 5's runs
-            folder; None loads the one that `default_model` names.
+        model: A size of GPT-2 as `load_gpt2` knows it, a model's folder, chapter 5's runs
+            folder, or the folder of a run of `train`; None loads the one that `default_model`
+            names.
 
     Returns:
         The model on the CPU, in float32 and in evaluation mode, and its tokenizer.
@@ -41,6 +43,8 @@ def load_model(model: str | Path | None = None) -> tuple[GPT, Tokenizer]:
     if str(wanted) in RELEASES:
         return load_gpt2(wanted)
     folder = Path(wanted).expanduser()
+    if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
+        return _load_trained(folder)
     runs = sorted(folder.glob("*.pt"))
     trained_here = runs and not (folder / "config.json").exists()
     return _load_run(runs) if trained_here else load_gpt2(folder)
@@ -61,7 +65,7 @@ def default_model() -> str:
     return chosen or str(find_data(f"models/{SHIPPED}/model.safetensors").parent)
 
 
-def _load_run(runs: Sequence[Path]) -> tuple[GPT, BPETokenizer]:
+def _load_run(runs: Sequence[Path]) -> tuple[GPT, Tokenizer]:
     """Load the checkpoint and the tokenizer of a runs folder."""
     words_of = {run: run.with_name(f"{run.stem}-tokenizer") for run in runs}
     whole = [run for run in runs if words_of[run].is_dir()]
@@ -76,8 +80,28 @@ def _load_run(runs: Sequence[Path]) -> tuple[GPT, BPETokenizer]:
             raise FileNotFoundError(
                 f"{words_of[run]} has no {file}; save the run's tokenizer there, as chapter 5 does"
             )
+    return _load_checkpoint(run, BPETokenizer.load(words_of[run]))
+
+
+def _load_trained(folder: Path) -> tuple[GPT, Tokenizer]:
+    """Load from a run of `train`: the model if it is complete, else the last checkpoint."""
+    if (folder / "model" / "config.json").is_file():
+        return load_gpt2(folder / "model")
+    if (folder / "checkpoint.pt").is_file():
+        return _load_checkpoint(folder / "checkpoint.pt", read_tokenizer(folder / "tokenizer"))
+    if (folder / "checkpoints").is_dir():
+        from gptlib.scaling import load_model as load_parts
+
+        return load_parts(folder / "checkpoints"), read_tokenizer(folder / "tokenizer")
+    raise FileNotFoundError(
+        f"{folder} is a run that has no checkpoint yet; go on with "
+        f"python -m gptlib train --resume --run {folder}"
+    )
+
+
+def _load_checkpoint(run: Path, tokenizer: Tokenizer) -> tuple[GPT, Tokenizer]:
+    """Build the model that a checkpoint holds."""
     checkpoint = load_checkpoint(run)
-    tokenizer = BPETokenizer.load(words_of[run])
     try:
         with torch.device("meta"):  # the starting weights are never drawn
             model = GPT(GPTConfig(**checkpoint["model_config"]))

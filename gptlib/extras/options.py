@@ -3,12 +3,12 @@
 import argparse
 import ast
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 __all__ = ["Options", "number", "read_options", "whole"]
 
@@ -31,12 +31,10 @@ class Options:
             parser: The group of options to add to.
         """
         for field in fields(self.made_by):
-            is_whole = "int" in str(field.type)
             text, _, without = self.help[field.name].partition("; None ")
             parser.add_argument(
                 "--" + field.name.replace("_", "-"),
-                type=whole() if is_whole else number,
-                metavar="N" if is_whole else "X",
+                **_reader(field.type),
                 help=f"{text} (default: {without or field.default})".replace("%", "%%"),
             )
 
@@ -77,9 +75,9 @@ def read_options(module: str, name: str) -> Options:
         raise ModuleNotFoundError(f"there is no module {module}; install the package again")
     body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
     [definition] = [node for node in body if isinstance(node, ast.ClassDef) and node.name == name]
-    imports = [node for node in body if _is_light(node)]
+    light = [node for node in body if _is_light(node)]
     namespace: dict[str, Any] = {"__name__": module}
-    code = ast.Module([*imports, definition], type_ignores=[])
+    code = ast.Module([*light, *_imported_choices(body), definition], type_ignores=[])
     exec(compile(code, spec.origin, "exec"), namespace)
     texts = {
         line.target.id: _as_help(str(text.value.value))
@@ -97,12 +95,36 @@ def _as_help(description: str) -> str:
 
 
 def _is_light(node: ast.stmt) -> bool:
-    """Whether a statement imports from Python's own library."""
+    """Whether a statement imports from Python's own library, or names the choices of a field."""
     if isinstance(node, ast.ImportFrom):
         return str(node.module).partition(".")[0] in sys.stdlib_module_names
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
+        return isinstance(node.value.value, ast.Name) and node.value.value.id == "Literal"
     return isinstance(node, ast.Import) and all(
         alias.name.partition(".")[0] in sys.stdlib_module_names for alias in node.names
     )
+
+
+def _imported_choices(body: Sequence[ast.stmt]) -> list[ast.stmt]:
+    """Find the choices of fields, `Name = Literal[...]`, that come from other modules of ours."""
+    found: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gptlib."):
+            spec, names = find_spec(str(node.module)), {alias.name for alias in node.names}
+            source = Path(str(spec and spec.origin)).read_text(encoding="utf-8")
+            for line in ast.parse(source).body:
+                if isinstance(line, ast.Assign) and _is_light(line):
+                    targets = {getattr(name, "id", "") for name in line.targets}
+                    found += [line] * (targets <= names)
+    return [ast.parse("from typing import Literal").body[0], *found] if found else []
+
+
+def _reader(kind: Any) -> dict[str, Any]:
+    """What argparse needs to know of a field's type."""
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind), "metavar": "NAME", "type": str}
+    is_whole = "int" in str(kind)
+    return {"type": whole() if is_whole else number, "metavar": "N" if is_whole else "X"}
 
 
 def number(text: str) -> float:

@@ -1,0 +1,1 @@
+"""The commands of `python -m gptlib`, one module for each kind."""
