@@ -29,7 +29,7 @@ import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -211,9 +211,8 @@ class TokenFile:
             header = cls(**json.loads(described_in(path).read_text(encoding="utf-8")))
             promised = header.n_bytes
         except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{described_in(path)} describes no tokens; delete it and prepare the tokens anew"
-            ) from error
+            message = f"{described_in(path)} describes no tokens; delete it and prepare them anew"
+            raise ValueError(message) from error
         if found < promised or (header.complete and found > promised):
             raise ValueError(
                 f"{path} has {found} bytes, and {described_in(path).name} promises {promised}; "
@@ -1009,6 +1008,10 @@ class StepCost:
     """Bytes held."""
 
 
+state_bytes = cache(memory_bytes)
+"""`memory_bytes`, which builds a model's shapes to count them, once for each model."""
+
+
 def parallel_step(
     config: GPTConfig,
     machine: Machine,
@@ -1058,7 +1061,7 @@ def parallel_step(
         )
     at_once = min(windows_at_once * config.context_length, per_device)
     passes, stream = math.ceil(per_device / at_once), config.n_layer * config.n_embd
-    state = memory_bytes(config)
+    state = state_bytes(config)
     weights = state["weights"] / 2  # as bfloat16, the way they travel
     values = {
         "ddp": 2 * weights,  # an all-reduce: reduce-scatter, then all-gather

@@ -434,7 +434,7 @@ MACHINE = Machine(flops=4e14, memory=80e9, inside=4e11, between=5e10)
 
 def test_one_device_sends_nothing() -> None:
     for strategy in ("ddp", "fsdp", "tensor"):
-        cost = parallel_step(GPT2_SMALL, MACHINE, 1, 2**15, strategy)  # type: ignore[arg-type]
+        cost = parallel_step(GPT2_SMALL, MACHINE, 1, 2**15, strategy)
         assert cost.sent == cost.communication == 0
         assert cost.seconds == cost.compute
         assert cost.compute == pytest.approx(

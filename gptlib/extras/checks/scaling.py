@@ -1,0 +1,165 @@
+"""Checks of the exercises of chapter 10: each says what is right, or which step is off."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gptlib.attention import causal_mask
+from gptlib.extras.checks.answers import Answer, call, close, what
+
+
+def sliding_window(answer: Answer) -> None:
+    """Check `sliding_window(n_positions, window)`, exercise 1."""
+    for n, window in ((6, 3), (5, 1), (4, 9), (7, 2)):
+        got, problem = call(answer, n, window)
+        if problem:
+            print(problem)
+            return
+        if not isinstance(got, Tensor) or got.shape != (n, n):
+            print(f"Not yet: {what(got)}; return a tensor of shape ({n}, {n}).")
+            return
+        if got.dtype != torch.bool:
+            print(f"Not yet: the mask has dtype {got.dtype}; `attend` wants booleans.")
+            return
+        causal = causal_mask(n)
+        right = causal.triu(1 - window)
+        if not torch.equal(got, right):
+            mistakes = {
+                "You forbid what may be seen: True means that a query may look.": ~right,
+                "The future is visible: the mask must be causal as well.": (
+                    torch.ones(n, n, dtype=torch.bool).triu(1 - window)
+                ),
+                "The future is visible: the window is on both sides.": (
+                    torch.ones(n, n, dtype=torch.bool).triu(1 - window).tril(window - 1)
+                ),
+                "Your window is one too long: it holds the position itself and window - 1 before "
+                "it.": causal.triu(-window),
+                "Your window is one too short: the position itself counts as one of it.": (
+                    causal.triu(2 - window)
+                ),
+                "That is the whole causal mask; nothing is too far away.": causal,
+            }
+            named = (text for text, wrong in mistakes.items() if torch.equal(got, wrong))
+            wrong = (got != right).sum()
+            print(next(named, f"Not yet: {wrong} entries are wrong for {n} positions."))
+            return
+    print("Correct: causal, and each position sees itself and window - 1 before it.")
+
+
+def combine_gradients(answer: Answer) -> None:
+    """Check `combine_gradients(gradients, n_tokens)`, exercise 2."""
+    generator = torch.Generator().manual_seed(0)
+    for counts in ([512, 512, 100], [1, 3]):
+        parts = [torch.randn(2, 3, generator=generator) for _ in counts]
+        got, problem = call(answer, [part.clone() for part in parts], list(counts))
+        if problem:
+            print(problem)
+            return
+        if not isinstance(got, Tensor) or got.shape != parts[0].shape:
+            print(f"Not yet: {what(got)}; it has the shape of one gradient, (2, 3).")
+            return
+        sums = sum(
+            (part * count for part, count in zip(parts, counts, strict=True)), torch.zeros(())
+        )
+        right, plain = sums / sum(counts), torch.stack(parts)
+        mistakes = {
+            "That is the mean of the means: the short share weighs as much as a long one.": (
+                plain.mean(dim=0)
+            ),
+            "That is the sum of the gradients; a mean over all tokens is smaller.": plain.sum(
+                dim=0
+            ),
+            "You add up sums over tokens; divide by the number of all tokens.": sums,
+            "You divide by the number of processes; divide by the number of all tokens.": (
+                sums / len(counts)
+            ),
+        }
+        if not torch.allclose(got, right, atol=1e-6):
+            named = (text for text, wrong in mistakes.items() if torch.allclose(got, wrong))
+            print(next(named, "Not yet: weigh each gradient by its share of the tokens."))
+            return
+    print("Correct: every token weighs the same, wherever it was.")
+
+
+def rows_of(answer: Answer) -> None:
+    """Check `rows_of(rank, n, n_head, head_size)`, exercise 3."""
+    for rank, n, n_head, size in ((0, 2, 4, 2), (1, 2, 4, 2), (2, 3, 6, 1), (0, 1, 2, 3)):
+        got, problem = call(answer, rank, n, n_head, size)
+        if problem:
+            print(problem)
+            return
+        if isinstance(got, Tensor):
+            got = got.tolist()
+        if not isinstance(got, list | tuple | range):
+            print(f"Not yet: {what(got)}; return a list of row numbers.")
+            return
+        right = _rows(rank, n, n_head, size)
+        if list(got) != right:
+            print(_rows_mistake(list(got), right, (rank, n, n_head, size)))
+            return
+    print("Correct: whole heads, their queries, their keys, their values.")
+
+
+def _rows(rank: int, n: int, n_head: int, size: int) -> list[int]:
+    rows = torch.arange(3 * n_head * size).unflatten(0, (3, n, -1))
+    chosen: list[int] = rows[:, rank].flatten().tolist()
+    return chosen
+
+
+def _rows_mistake(got: list[Any], right: list[int], case: tuple[int, int, int, int]) -> str:
+    rank, n, n_head, size = case
+    channels = n_head * size
+    where = f"process {rank} of {n}, {n_head} heads of {size} rows"
+    third = channels // n
+    mistakes = {
+        "That cuts the rows as they stand: some heads get queries without keys and values.": (
+            list(range(rank * 3 * third, (rank + 1) * 3 * third))
+        ),
+        "Those are the queries alone; their keys and values belong to them.": right[:third],
+        "You count heads, not rows: each head has head_size rows.": _rows(rank, n, n_head, 1),
+    }
+    if got != right and sorted(got) == right:
+        return f"Right rows, wrong order, for {where}: queries first, then keys, then values."
+    named = next((text for text, wrong in mistakes.items() if got == wrong), None)
+    return named or f"Not yet: for {where}, the rows are {right}; you return {got}."
+
+
+def rental(answer: Answer) -> None:
+    """Check `rental(n_tokens, tokens_per_second, n_devices, efficiency)`, exercise 4."""
+    for tokens, speed, n, share in ((3.6e9, 1000.0, 10, 1.0), (2.5e9, 1e5, 8, 0.8)):
+        got, problem = call(answer, tokens, speed, n, share)
+        if problem:
+            print(problem)
+            return
+        if not isinstance(got, tuple | list) or len(got) != 2:
+            print(f"Not yet: {what(got)}; return a pair of hours and device-hours.")
+            return
+        hours = tokens / (n * share * speed) / 3600
+        right, mine = (hours, hours * n), (float(got[0]), float(got[1]))
+        if not all(map(close, mine, right)):
+            print(_rental_mistake(mine, right, n, share))
+            return
+    print("Correct: more devices shorten the wait, and what they lose in efficiency is paid for.")
+
+
+def _rental_mistake(
+    got: tuple[float, float], right: tuple[float, float], n: int, share: float
+) -> str:
+    def is_like(hours: float, device_hours: float) -> bool:
+        return close(got[0], hours) and close(got[1], device_hours)
+
+    hours, paid = right
+    if is_like(hours * 3600, paid * 3600):
+        return "Those are seconds; an hour has 3600 of them."
+    if is_like(paid, hours):
+        return "The two are exchanged: hours first, device-hours second."
+    if is_like(hours * share, paid * share):
+        return "You leave the efficiency out: the devices together do less than n single ones."
+    if is_like(hours * share**2, paid * share**2):
+        return "You divide where you should multiply: efficiency lowers the speed."
+    if is_like(hours, paid * share):
+        return "The hours are right; the waiting is paid for as well, so multiply by all devices."
+    if is_like(hours * n, paid * n):
+        return "You use the speed of one device for the hours."
+    return f"Not yet: expected {hours:.3g} hours and {paid:.3g} device-hours."
