@@ -2,28 +2,25 @@
 
 import argparse
 import inspect
-import io
 import os
 import re
 import runpy
-import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from command_line import PATIENCE, POSIX, pipe_in, refusal, talk, talk_at_terminal, written
 
 from gptlib import generation
 from gptlib.extras import doctor
-from gptlib.extras.cli import main
+from gptlib.extras.cli import COMMANDS, main
 from gptlib.extras.commands import writing
 from gptlib.extras.doctor import Finding
 from gptlib.extras.models import load_model
@@ -41,9 +38,6 @@ from gptlib.instructions import CHAT, encode_records, save_tuned, tune
 from gptlib.tokenizer import BPETokenizer
 from gptlib.training import TrainingConfig
 from gptlib.weights import save_gpt2
-
-PATIENCE = 300.0
-"""How long to wait for another process, in seconds; a busy machine starts PyTorch slowly."""
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *findings: Finding) -> None:
@@ -76,7 +70,22 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    assert "doctor" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    for command, (purpose, _) in COMMANDS.items():
+        assert re.search(rf"^    {command}\b", text, re.MULTILINE)
+        assert purpose.split()[0] in text
+
+
+def test_what_it_tells_you_to_type_is_what_you_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/gptlib"])
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    assert "usage: gptlib train" in text
+    assert "  gptlib train --resume --folder runs/mine" in text
+    assert "python" not in text
 
 
 def test_the_module_runs_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,28 +129,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe_in(monkeypatch, b"")
-
-
-def pipe_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
-
-
-def written(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    capsys.readouterr()
-    assert main([str(word) for word in words]) == 0
-    return capsys.readouterr().out
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    assert caught.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith(f"python -m gptlib {words[0]}: error: "), err
-    assert err.endswith(" (see --help)\n")
-    assert err.count("\n") == 1, "more than one line"
-    return err
 
 
 def test_generate_writes_what_the_library_writes(
@@ -427,21 +414,8 @@ def test_a_conversation_beyond_the_context_is_cut_from_the_front(folder: Path) -
 
 # Other processes: streaming, Ctrl-C, terminals
 
-LAUNCH = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have switched it off
-if sys.stdin.isatty():
-    import fcntl, termios
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # this terminal's Ctrl-C goes to this process
-from gptlib.extras.cli import main
-raise SystemExit(main())
-"""
-
 ENDLESS = ("--temperature", "0", "--max-new-tokens", "1000000", "--min-new-tokens", "1000000")
 """Goes round in a circle without a line break, because the tiny model's best tokens repeat."""
-
-
-POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C in another way")
 
 
 # chat with a model that was tuned on instructions
@@ -515,73 +489,6 @@ def test_a_damaged_form_is_told_in_one_line(
     shutil.copytree(tuned, place)
     (place / "prompt_form.json").write_text("{}")
     assert "prompt_form.json is damaged" in refusal(capsys, "chat", "--model", place)
-
-
-class Talk:
-    """A running command: what it wrote so far, and what to wait for."""
-
-    def __init__(self, process: subprocess.Popen[bytes], out: int) -> None:
-        self.process, self.out, self.seen = process, out, b""
-
-    def wait_for(self, is_there: str | int) -> str:
-        """Read until a text, or so many more bytes, came; return what was read."""
-        begin, end = len(self.seen), time.monotonic() + PATIENCE
-        while True:
-            new = self.seen[begin:]
-            if len(new) >= is_there if isinstance(is_there, int) else is_there.encode() in new:
-                return new.decode(errors="replace")
-            ready, _, _ = select.select([self.out], [], [], max(0, end - time.monotonic()))
-            assert ready, f"waited for {is_there!r}, saw {self.seen[-500:]!r}"
-            piece = os.read(self.out, 65536)
-            assert piece, f"it ended, waiting for {is_there!r}: {self.seen[-500:]!r}"
-            self.seen += piece
-
-    def press_ctrl_c_until(self, is_there: str) -> None:
-        """Press Ctrl-C, and again: Python's readline misses one that comes before it listens."""
-        begin, end = len(self.seen), time.monotonic() + PATIENCE
-        while is_there.encode() not in self.seen[begin:]:
-            assert time.monotonic() < end, f"waited for {is_there!r}, saw {self.seen[-500:]!r}"
-            os.write(self.out, b"\x03")
-            while (
-                select.select([self.out], [], [], 5)[0]
-                and is_there.encode() not in self.seen[begin:]
-            ):
-                self.seen += os.read(self.out, 65536)
-
-
-@contextmanager
-def talk(*words: object) -> Iterator[Talk]:
-    """Start a command with pipes for its input and output."""
-    command = [sys.executable, "-c", LAUNCH, *map(str, words)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        try:
-            yield Talk(process, process.stdout.fileno())
-        finally:
-            process.kill()
-
-
-@contextmanager
-def talk_at_terminal(*words: object) -> Iterator[Talk]:
-    """Start a command at a terminal of its own, where it is written to as by a keyboard."""
-    command = [sys.executable, "-c", LAUNCH, *map(str, words)]
-    keyboard, terminal = os.openpty()
-    with subprocess.Popen(
-        command,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-        env=os.environ | {"TERM": "dumb"},
-    ) as process:
-        os.close(terminal)
-        try:
-            yield Talk(process, keyboard)
-        finally:
-            process.kill()
-            os.close(keyboard)
 
 
 @POSIX

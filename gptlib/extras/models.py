@@ -13,14 +13,17 @@ import torch
 
 from gptlib.generation import Tokenizer
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.tokenizer import BPETokenizer, find_data
+from gptlib.tokenizer import BPETokenizer, find_data, gpt2_encoding
 from gptlib.training import load_checkpoint
 from gptlib.weights import RELEASES, check_vocabulary, load_gpt2, read_tokenizer
 
-__all__ = ["SHIPPED", "default_model", "load_model"]
+__all__ = ["MADE_BY", "SHIPPED", "default_model", "kept_tokenizer", "load_model"]
 
 SHIPPED = "war-and-peace"
 """Name of the model that travels with the course, in data/models."""
+
+MADE_BY = "made-by.txt"
+"""In a run's tokenizer folder: what it was asked for as; GPT-2's own tokenizer is not copied."""
 
 
 def load_model(model: str | Path | None = None) -> tuple[GPT, Tokenizer]:
@@ -83,19 +86,36 @@ def _load_run(runs: Sequence[Path]) -> tuple[GPT, Tokenizer]:
     return _load_checkpoint(run, BPETokenizer.load(words_of[run]))
 
 
+def kept_tokenizer(folder: Path) -> Tokenizer:
+    """Load the tokenizer of a model's folder, or of the folder `tokenizer` of a run.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        GPT-2's own as tiktoken's, any other as ours.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If its files are damaged.
+    """
+    is_gpt2 = (folder / MADE_BY).is_file() and not (folder / "vocab.json").is_file()
+    return gpt2_encoding() if is_gpt2 else read_tokenizer(folder)
+
+
 def _load_trained(folder: Path) -> tuple[GPT, Tokenizer]:
     """Load from a run of `train`: the model if it is complete, else the last checkpoint."""
     if (folder / "model" / "config.json").is_file():
         return load_gpt2(folder / "model")
     if (folder / "checkpoint.pt").is_file():
-        return _load_checkpoint(folder / "checkpoint.pt", read_tokenizer(folder / "tokenizer"))
+        return _load_checkpoint(folder / "checkpoint.pt", kept_tokenizer(folder / "tokenizer"))
     if (folder / "checkpoints").is_dir():
         from gptlib.scaling import load_model as load_parts
 
-        return load_parts(folder / "checkpoints"), read_tokenizer(folder / "tokenizer")
+        return load_parts(folder / "checkpoints"), kept_tokenizer(folder / "tokenizer")
     raise FileNotFoundError(
         f"{folder} is a run that has no checkpoint yet; go on with "
-        f"python -m gptlib train --resume --run {folder}"
+        f"python -m gptlib train --resume --folder {folder}"
     )
 
 

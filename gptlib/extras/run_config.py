@@ -166,13 +166,16 @@ class RunParser(jsonargparse.ArgumentParser):
         if match := re.search(r'[kK]ey "([\w.]+)":.*Got value: (.*)', message, re.DOTALL):
             key, value = match[1], match[2].strip().splitlines()[0]
             return f"{_option(key)} is {value!r}; write {self._rule(key)}"
-        if match := re.search(r"Unrecognized arguments: (\S+)", message):
+        if match := re.search(r"(?i)unrecognized arguments: (\S+)", message):
             word = match[1]
             known = list(self._option_string_actions)
             if not word.startswith("-"):
                 return f"{word!r} is no option; put a name with blanks in quotes"
             return f"there is no option {word}{suggestion(word.partition('=')[0], known)}"
-        if match := re.search(r"[kK]ey '?\"?([\w.]+)'?\"? is not expected", message):
+        if match := re.search(r"Problems parsing config: (.*)", message, re.DOTALL):
+            reason = re.sub(r' in "<.*?>",', " at", match[1])
+            return f"the file of --config is no YAML: {reason}; mend it"
+        if match := re.search(r"Option '([\w.]+)' is not accepted", message):
             return f"the configuration has {match[1]!r}, which is none of its fields" + suggestion(
                 match[1], keys
             )
@@ -226,6 +229,7 @@ class RunParser(jsonargparse.ArgumentParser):
                 words[i + 1] = self._find_config(words[i + 1])
             elif words[i] != "--config":
                 words[i] = "--config=" + self._find_config(words[i].partition("=")[2])
+        words = [re.sub(r"^(--.*=)?inf$", r"\1.inf", word) for word in words]  # as YAML has it
         parsed = self.parse_args(words)
         return self._build(parsed), parsed
 

@@ -28,7 +28,7 @@ from gptlib.generation import Tokenizer, end_of_text
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.scaling import open_tokens
 from gptlib.tokenizer import BPETokenizer, write_text
-from gptlib.training import TrainingConfig
+from gptlib.training import TrainingConfig, check_split
 
 __all__ = [
     "CHECKPOINT",
@@ -113,7 +113,10 @@ def begin_run(folder: Path, config: RunConfig, overwrite: bool = False) -> Run:
     write_text(folder / CONFIG, to_yaml(config))
     try:
         return _load(folder, config, texts)
-    except ValueError:  # nothing was learnt yet, so the corrected command finds the place free
+    except (
+        ValueError,
+        OSError,
+    ):  # nothing was learnt yet, so the corrected command finds the place free
         _delete(folder)
         folder.rmdir()
         raise
@@ -169,13 +172,15 @@ def _load(folder: Path, config: RunConfig, texts: Sequence[Text]) -> Run:
         )
         if texts:
             prepare(texts, tokenizer, folder)
+    tokens = open_tokens(source / TOKENS_FILE)
     n_tokens = tokenizer.vocab_size if isinstance(tokenizer, BPETokenizer) else tokenizer.n_vocab
     if n_tokens != size:
         note(f"model.vocab_size is {n_tokens}, as the tokenizer has, not {size}")
         config = replace(config, model=replace(config.model, vocab_size=n_tokens))
         write_text(folder / CONFIG, to_yaml(config))
-    tokens = open_tokens(source / TOKENS_FILE)
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
+    for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
+        check_split(part, config.model.context_length, name)
     return Run(folder, config, tokenizer, train_tokens, validation_tokens)
 
 
@@ -204,9 +209,9 @@ def _absolute(name: str) -> str:
 
 def _occupied(folder: Path) -> str:
     if not (folder / CONFIG).is_file():
-        return f"{folder} holds something that is no run; name another folder with --run"
+        return f"{folder} holds something that is no run; name another folder with --folder"
     return (
-        f"{folder} holds a run already; go on with --resume, name another folder with --run, or "
+        f"{folder} holds a run already; go on with --resume, name another folder with --folder, or "
         "replace it with --overwrite"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,9 +86,10 @@ def keep_tokenizer(folder: Path, name: str, make: Callable[[], Tokenizer]) -> To
     Raises:
         ValueError: If the folder's tokenizer was asked for by another name.
     """
-    from gptlib.weights import read_tokenizer, write_tokenizer
+    from gptlib.extras.models import MADE_BY, kept_tokenizer
+    from gptlib.tokenizer import BPETokenizer
 
-    place, file = folder / "tokenizer", folder / "tokenizer" / "made-by.txt"
+    place, file = folder / "tokenizer", folder / "tokenizer" / MADE_BY
     if file.is_file():
         before = file.read_text(encoding="utf-8").strip()
         if before != name:
@@ -95,10 +97,11 @@ def keep_tokenizer(folder: Path, name: str, make: Callable[[], Tokenizer]) -> To
                 f"{folder} was begun with the tokenizer {before!r}, not {name!r}; name another "
                 "folder, or delete it"
             )
-        return read_tokenizer(place)
+        return kept_tokenizer(place)
     tokenizer = make()
     place.mkdir(parents=True, exist_ok=True)
-    write_tokenizer(place, tokenizer)
+    if isinstance(tokenizer, BPETokenizer):
+        tokenizer.save(place)
     file.write_text(name + "\n", encoding="utf-8")  # the last: with it the folder is whole
     return tokenizer
 
@@ -132,6 +135,14 @@ def prepare(texts: Sequence[Text], tokenizer: Tokenizer, folder: Path) -> int:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
+    try:
+        return _prepare_all(arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; the same command goes on where it was\n")
+        return 130
+
+
+def _prepare_all(arguments: argparse.Namespace) -> int:
     texts = find_texts(arguments.texts, arguments.pattern)
     own, size = arguments.tokenizer == "train", arguments.vocab_size or 4096
     if arguments.vocab_size and not own:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Generator, Sequence
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -35,9 +36,9 @@ left out, so --training.steps 500 is the same. Later options win over --config."
 _EXAMPLES = """\
 examples:
   python -m gptlib train my-book.txt
-  python -m gptlib train my-book.txt notes/ --training.steps 2000 --run runs/mine
+  python -m gptlib train my-book.txt notes/ --training.steps 2000 --folder runs/mine
   python -m gptlib train --config war-and-peace-cpu --training.steps 500
-  python -m gptlib train --resume --run runs/mine
+  python -m gptlib train --resume --folder runs/mine
   python -m gptlib train --config war-and-peace-cpu --print-config > my.yaml
   torchrun --nproc-per-node 2 -m gptlib train my-book.txt --strategy fsdp
 
@@ -66,7 +67,7 @@ class TrainCommand:
         add("--print-config", action="store_true", help="print the configuration as YAML and end")
         group = self.parser.add_argument_group("the run")
         group.add_argument(
-            "--run",
+            "--folder",
             metavar="DIR",
             help="the run's folder (default: in runs/ or GPTLIB_RUNS, named like the first text or "
             "the configuration)",
@@ -115,11 +116,25 @@ class TrainCommand:
             print(to_yaml(config), end="")
             return 0
         try:
-            return _Training(config, parsed, list(words), self.parser).go()
-        except (ValueError, OSError, FloatingPointError) as error:
+            return _without_memory_errors(_Training(config, parsed, list(words), self.parser).go)
+        except (ValueError, OSError, FloatingPointError, ArgumentTypeError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
             self.parser.error(self.parser.with_options(str(error)))
+
+
+def _without_memory_errors(work: Callable[[], int]) -> int:
+    """Turn PyTorch's error for want of memory into one that says what to do."""
+    try:
+        return work()
+    except RuntimeError as error:
+        text = str(error)
+        if "out of memory" not in text and "can't allocate memory" not in text:
+            raise
+        raise ValueError(
+            "there is not enough memory for a step; lower --training.batch-size and raise "
+            "--training.accumulation-steps as much, or add --checkpoint-activations"
+        ) from error
 
 
 def _rank() -> int:
@@ -178,10 +193,10 @@ class _Training:
         self.folder = self._find_folder(words)
 
     def _find_folder(self, words: Sequence[str]) -> Path:
-        if self.wishes.run:
-            return Path(self.wishes.run).expanduser()
+        if self.wishes.folder:
+            return Path(self.wishes.folder).expanduser()
         if not self.is_described:
-            raise ValueError("--resume needs to know which run goes on; add --run DIR")
+            raise ValueError("--resume needs to know which run goes on; add --folder DIR")
         name = Path(self.wishes.text[0]).resolve().stem if self.wishes.text else ""
         if not name:
             named = [
@@ -214,14 +229,16 @@ class _Training:
             return self._train(run or self._open(again=True), device)
 
     def _open(self, again: bool = False) -> Run:
-        from gptlib.extras.runs import CONFIG, begin_run, open_run
+        from gptlib.extras.runs import CONFIG, begin_run, checkpoint_step, open_run
 
-        if not (self.wishes.resume or again):
+        is_there = (self.folder / CONFIG).is_file()
+        is_begun = is_there and checkpoint_step(self.folder) is None  # nothing is learnt yet
+        if not (self.wishes.resume or again or (is_begun and not self.wishes.overwrite)):
             return begin_run(self.folder, self.config, self.wishes.overwrite)
-        if not (self.folder / CONFIG).is_file():
+        if not is_there:
             raise ValueError(
                 f"{self.folder} holds no run, so there is nothing to resume; leave --resume out, "
-                "or name the run's folder with --run"
+                "or name the run's folder with --folder"
             )
         parser = RunParser(prog=self.parser.prog)
         parser.add_config_options()
@@ -386,7 +403,7 @@ class _Training:
         step = checkpoint_step(self.folder)
         kept = f"a checkpoint of step {step} is in {self.folder}" if step else "no step is saved"
         torchrun = "torchrun ... -m gptlib" if self.is_parallel else program()
-        return f"{kept}. Go on with: {torchrun} train --resume --run {self.folder}"
+        return f"{kept}. Go on with: {torchrun} train --resume --folder {self.folder}"
 
 
 def _has_fields(words: Sequence[str]) -> bool:
@@ -411,5 +428,6 @@ def _compare(wanted: RunConfig, saved: RunConfig, folder: Path) -> None:
                 key = f"{section}.{name}".rstrip(".")
                 raise ValueError(
                     f"{folder} was begun with {key} {old_values[name]!r}, not {value!r}; go on "
-                    f"with {program()} train --resume --run {folder}, or begin another run"
+                    f"with {program()} train --resume --folder {folder}, or begin another run with "
+                    "another --folder"
                 )

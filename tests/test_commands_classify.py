@@ -1,0 +1,133 @@
+"""`classify` sorts messages as the library does, and makes classifiers of files of records."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import pipe_in, refusal, written
+
+from gptlib.classification import load_classifier, predict_probabilities
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.tokenizer import BPETokenizer
+from gptlib.weights import save_gpt2
+
+GOOD = [f"ham\tsee you at {hour} by the {place}" for hour in range(9) for place in ("gate", "sea")]
+BAD = [f"spam\twin {sum_}00 pounds now {word}" for sum_ in range(9) for word in ("call", "text")]
+MESSAGES = ["see you at 5", "win pounds now"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = BPETokenizer.train("\n".join(GOOD + BAD), 280)
+    config = GPTConfig(vocab_size=280, context_length=32, n_layer=1, n_head=2, n_embd=16)
+    save_gpt2(GPT(config, torch.Generator().manual_seed(0)), tokenizer, place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "records.tsv"
+    words = {"1": "one", "2": "two", "3": "three", "4": "four", "5": "five", "6": "six"}
+    text = "\n".join([*GOOD, *BAD, "no tab"]) + "\n"
+    for digit, word in words.items():  # numbers alone don't make two messages different
+        text = text.replace(digit, f"{word} ")
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def classifier(model: Path, records: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gptlib.extras.cli import main
+
+    place = tmp_path_factory.mktemp("classifiers") / "filter"
+    words = ["classify", "--train", records, "--save", place, "--model", model, "--frozen"]
+    words += ["nothing", "--n-epochs", 8, "--learning-rate", 0.01, "--head-learning-rate", 0.01]
+    assert main([str(word) for word in words]) == 0
+    return place
+
+
+def test_a_classifier_is_made_of_records_and_judged_on_others(
+    model: Path, records: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gptlib.extras.cli import main
+
+    words = ["classify", "--train", records, "--save", tmp_path / "c", "--model", model]
+    assert main([str(word) for word in [*words, "--n-epochs", 1]]) == 0
+    out, err = capsys.readouterr()
+    assert "records to learn from" in out
+    assert "epoch 1: loss" in out
+    assert "messages that it never saw are sorted rightly" in out
+    assert "  spam: precision" in out
+    assert "1 broken lines are left out; the first is line 37: no tab between" in err
+    assert "holds a model; name another folder" in refusal(capsys, *words)
+
+
+def test_each_message_gets_a_line_from_arguments_a_file_and_standard_input(
+    classifier: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("classify", "--model", classifier)
+    lines = written(capsys, *words, *MESSAGES)
+    loaded = load_classifier(classifier)
+    expected = predict_probabilities(loaded, MESSAGES)
+    for line, message, row in zip(lines.splitlines(), MESSAGES, expected, strict=True):
+        label, probability, text = line.split("\t")
+        assert label == loaded.labels[int(row.argmax())]
+        assert float(probability) == pytest.approx(row.max().item(), abs=1e-3)
+        assert text == message
+    assert [line.split("\t")[0] for line in lines.splitlines()] == ["ham", "spam"]
+    file = tmp_path / "m.txt"
+    file.write_bytes("\ufeff".encode() + "\r\n\n".join(MESSAGES).encode())
+    assert written(capsys, *words, "--file", file) == lines
+    pipe_in(monkeypatch, "\n".join(MESSAGES).encode())
+    assert written(capsys, *words) == lines
+    first = json.loads(written(capsys, *words, "--json", MESSAGES[0]))
+    assert first["label"] == "ham"
+    assert sum(first["probabilities"].values()) == pytest.approx(1)
+
+
+def test_a_message_beyond_the_context_is_cut_and_that_is_said(
+    classifier: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gptlib.extras.cli import main
+
+    assert main(["classify", "--model", str(classifier), "see you " * 60]) == 0
+    assert "note: only the first 32 tokens are read of 'see you" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hello"], "name a classifier with --model DIR; one is made with --train"),
+        (["--model", ".", "hello"], "has no config.json"),
+        (["--model", ".", "a", "--file", "b"], "give messages or --file, not both"),
+        (["--model", ".", "--file", "b"], "there is no file 'b'; name one that is there"),
+        (["--save", "x", "hello"], "--save belongs to --train; add the file of records"),
+        (["--n-epochs", "2", "hello"], "--n-epochs belongs to --train; add the file"),
+        (["--train", "x"], "--train needs a place for the classifier; add --save DIR"),
+        (["--train", "x", "--save", "y", "hello"], "--train makes a classifier; sort messages"),
+        (["--train", "x", "--save", "y"], "there is no file 'x'; name one that is there"),
+        (["--train", "x", "--save", "y", "--n-epochs", "0"], "--n-epochs is 0; it must be at"),
+        (["--train", "x", "--frozen", "ice"], "--frozen: invalid choice: 'ice' (choose from"),
+    ],
+)
+def test_bad_values_of_classify_are_told_in_one_line(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pipe_in(monkeypatch, b"")
+    assert message in refusal(capsys, "classify", *words)
+
+
+def test_a_model_without_a_head_is_no_classifier(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "has no head.safetensors" in refusal(capsys, "classify", "--model", model, "hello")
