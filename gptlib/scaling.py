@@ -1,7 +1,7 @@
 """What to do when the model, the text or the patience outgrow one process (chapter 10).
 
 The definitions stand in teaching order: where time and memory go (`model_flops_utilization`,
-`kept_bytes`, `checkpoint_activations`), a text of any size (`prepare_tokens`, `open_tokens`),
+`activation_bytes`, `checkpoint_activations`), a text of any size (`prepare_tokens`, `open_tokens`),
 several processes (`processes`, `distribute`, `train_in_parallel`), their checkpoints, a block cut
 in two (`split_block`), and what a step costs on machines that you don't have (`Machine`,
 `parallel_step`).
@@ -102,7 +102,7 @@ def model_flops_utilization(
     return tokens_per_second * flops_per_token(config, context_length)["training"] / peak
 
 
-def kept_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
+def activation_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
     """Measure what a forward pass keeps for the backward pass: the activations.
 
     Args:
@@ -114,7 +114,7 @@ def kept_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
 
     Example:
         >>> layer, x = nn.Linear(4, 4), torch.ones(2, 4)
-        >>> kept_bytes(layer, lambda: layer(x).relu().sum())  # x and what relu returns
+        >>> activation_bytes(layer, lambda: layer(x).relu().sum())  # x and what relu returns
         64
     """
     kept: dict[int, Tensor] = {}
@@ -769,7 +769,7 @@ def restore_together(folder: Path, state: TrainingState) -> None:
     state.step = int(saved["step"])
 
 
-def load_model(folder: str | Path) -> GPT:
+def load_together(folder: str | Path) -> GPT:
     """Read the model of a run's last checkpoint whole, in one process, to use it.
 
     Args:

@@ -57,7 +57,8 @@ def test_unfinished_and_correct_answers(check: Check, capsys: pytest.CaptureFixt
         assert capsys.readouterr().out.startswith("Not done yet: ")
     check(ANSWERS[check])
     assert capsys.readouterr().out.startswith("Correct: ")
-    for nonsense in ("text", 3.5, [], torch.zeros(1)):
+    things: list[Any] = ["text", 3.5, [], torch.zeros(1)]
+    for nonsense in things:
         check(lambda *_, result=nonsense: result)
         assert capsys.readouterr().out.startswith(("Not yet: ", "Those", "That"))
     check(lambda *_: 1 / 0)

@@ -24,8 +24,8 @@ from gptlib.scaling import (
     TokenFile,
     any_process,
     checkpoint_activations,
-    kept_bytes,
-    load_model,
+    activation_bytes,
+    load_together,
     model_flops_utilization,
     newest_checkpoint,
     open_tokens,
@@ -65,8 +65,8 @@ def test_a_rate_of_nothing_is_refused(rate: float, peak: float) -> None:
 
 def test_kept_bytes_count_each_piece_of_memory_once_and_no_weights() -> None:
     layer, x = nn.Linear(8, 8), torch.ones(4, 8)
-    assert kept_bytes(layer, lambda: layer(x).sum()) == x.nbytes
-    assert kept_bytes(layer, lambda: layer(x).sum() + layer(x).sum()) == x.nbytes
+    assert activation_bytes(layer, lambda: layer(x).sum()) == x.nbytes
+    assert activation_bytes(layer, lambda: layer(x).sum() + layer(x).sum()) == x.nbytes
 
 
 # Activation checkpointing.
@@ -84,12 +84,12 @@ def test_checkpointing_keeps_less_and_changes_no_gradient_and_no_name() -> None:
     inputs, targets = random_batch(text(), 4, 32, torch.Generator().manual_seed(0))
     names = list(model.state_dict())
     before = gradients(model, inputs, targets)
-    kept = kept_bytes(model, lambda: next_token_loss(model, inputs, targets))
+    kept = activation_bytes(model, lambda: next_token_loss(model, inputs, targets))
     checkpoint_activations(model)
     checkpoint_activations(model)  # a second call changes nothing
     after = gradients(model, inputs, targets)
     assert all(map(torch.equal, before, after))
-    assert kept_bytes(model, lambda: next_token_loss(model, inputs, targets)) < kept / 3
+    assert activation_bytes(model, lambda: next_token_loss(model, inputs, targets)) < kept / 3
     assert list(model.state_dict()) == names
     again = new_model()
     checkpoint_activations(again)
@@ -312,7 +312,7 @@ def test_two_processes_train_as_one_does(
 ) -> None:
     model, reports = single
     assert_equal_runs(results(folder, strategy), reports)
-    theirs = load_model(folder / strategy).state_dict()  # written by two, read by one
+    theirs = load_together(folder / strategy).state_dict()  # written by two, read by one
     for name, weight in model.state_dict().items():
         torch.testing.assert_close(theirs[name], weight, rtol=1e-3, atol=1e-5)
 
@@ -390,7 +390,7 @@ def test_a_checkpoint_that_could_run_code_is_refused_unread(folder: Path, tmp_pa
     with pytest.raises(ValueError, match=r"asks for \w+.system, which describes no tensor"):
         newest_checkpoint(bad)
     with pytest.raises(ValueError, match="nothing in it was run"):
-        load_model(bad)
+        load_together(bad)
 
 
 def test_a_vote_of_one_process_is_its_own() -> None:
@@ -493,7 +493,7 @@ def test_what_is_kept_for_the_backward_pass_is_what_the_estimate_says() -> None:
         held = memory_bytes(sizes)
         state = held["weights"] + held["gradients"] + held["optimizer"]
         peak = 16 * 64 * 256 * 4 if checkpointed else 0  # one block at a time, computed again
-        assert kept_bytes(model, loss) + peak == pytest.approx(2 * (cost.memory - state), rel=0.1)
+        assert activation_bytes(model, loss) + peak == pytest.approx(2 * (cost.memory - state), rel=0.1)
 
 
 @pytest.mark.parametrize(("n", "tokens", "at_once"), [(0, 2048, 1), (4, 2048, 1), (1, 2048, 0)])

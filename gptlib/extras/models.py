@@ -110,7 +110,7 @@ def _load_trained(folder: Path) -> tuple[GPT, Tokenizer]:
     if (folder / "checkpoint.pt").is_file():
         return _load_checkpoint(folder / "checkpoint.pt", kept_tokenizer(folder / "tokenizer"))
     if (folder / "checkpoints").is_dir():
-        from gptlib.scaling import load_model as load_parts
+        from gptlib.scaling import load_together as load_parts
 
         return load_parts(folder / "checkpoints"), kept_tokenizer(folder / "tokenizer")
     raise FileNotFoundError(

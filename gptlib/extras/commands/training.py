@@ -389,9 +389,9 @@ class _Training:
         if _rank():
             return
         if self.is_parallel:
-            from gptlib.scaling import load_model
+            from gptlib.scaling import load_together
 
-            model = load_model(self.folder / CHECKPOINTS)
+            model = load_together(self.folder / CHECKPOINTS)
         place = self.folder / MODEL
         save_gpt2(model.eval(), run.tokenizer, place)
         print(f"the model is in {place}; let it write: ", file=sys.stderr, end="")
