@@ -441,6 +441,10 @@ def processes(kind: Literal["cpu", "cuda"] | None = None) -> Iterator[torch.devi
     there are (WORLD_SIZE), and where they meet (MASTER_ADDR, MASTER_PORT). Without torchrun there
     is one process, and the same code runs.
 
+    When torchrun starts the processes again, its store still holds the addresses of the dead
+    (PyTorch 2.13). On one machine this is taken care of here; on several, set
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, so that each start has a store of its own.
+
     Args:
         kind: "cuda" (each process takes the GPU of its local rank, and they talk through NCCL) or
             "cpu" (Gloo); CUDA by default where there is one.
@@ -454,13 +458,18 @@ def processes(kind: Literal["cpu", "cuda"] | None = None) -> Iterator[torch.devi
         (device(type='cpu'), 1)
     """
     on_gpu = kind == "cuda" or (kind is None and torch.cuda.is_available())
-    rank = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
-    launched = "WORLD_SIZE" in os.environ
-    dist.init_process_group("nccl" if on_gpu else "gloo", **({} if launched else alone))
+    if "WORLD_SIZE" in os.environ:
+        store, rank, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    else:
+        store, rank, size = dist.HashStore(), 0, 1  # type: ignore[attr-defined]
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":  # after a restart the store remembers the dead
+        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+        store = dist.PrefixStore(attempt, store)  # type: ignore[attr-defined]
+    dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=rank, world_size=size)
     try:
         yield device
     finally:

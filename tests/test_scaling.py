@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from gptlib.scaling import (
     Machine,
     MappedTokens,
     TokenFile,
+    activation_bytes,
     any_process,
     checkpoint_activations,
-    activation_bytes,
     load_together,
     model_flops_utilization,
     newest_checkpoint,
@@ -399,6 +400,46 @@ def test_a_vote_of_one_process_is_its_own() -> None:
         assert not any_process(False)
 
 
+DYING = """
+import os, signal, sys
+import torch
+from pathlib import Path
+from parallel_worker import PLAN, new_model, text
+from gptlib.scaling import checkpoints_in, processes, train_in_parallel
+import torch.distributed as dist
+
+with processes("cpu"):
+    attempt, folder = os.environ["TORCHELASTIC_RESTART_COUNT"], Path(sys.argv[1])
+    run = train_in_parallel(new_model(), text(), None, PLAN, strategy="fsdp", checkpoint=folder,
+                            resume=bool(checkpoints_in(folder)))
+    for report in run:
+        if dist.get_rank() == 0:
+            print(attempt, report.step, report.loss, flush=True)
+        dist.barrier()
+        if (report.step, dist.get_rank(), attempt) == (6, 1, "0"):
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_process_costs_the_steps_since_the_last_checkpoint_and_nothing_else(
+    single: tuple[GPT, list[Report]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(WORKER.parent), *sys.path]))
+    (tmp_path / "dying.py").write_text(DYING)
+    said = launch(tmp_path / "dying.py", str(tmp_path / "run"), max_restarts=1)
+    rows = [line.split() for line in said.splitlines()]
+    assert [(row[0], int(row[1])) for row in rows] == [
+        ("0", 2),
+        ("0", 4),
+        ("0", 6),
+        ("1", 6),
+        ("1", 8),
+    ]
+    expected = {report.step: report.loss for report in single[1]}
+    for _, step, loss in rows:
+        assert float(loss) == pytest.approx(expected[int(step)], rel=1e-5)
+
+
 def test_a_launch_that_fails_or_hangs_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("raise SystemExit('no luck')")
@@ -493,7 +534,9 @@ def test_what_is_kept_for_the_backward_pass_is_what_the_estimate_says() -> None:
         held = memory_bytes(sizes)
         state = held["weights"] + held["gradients"] + held["optimizer"]
         peak = 16 * 64 * 256 * 4 if checkpointed else 0  # one block at a time, computed again
-        assert activation_bytes(model, loss) + peak == pytest.approx(2 * (cost.memory - state), rel=0.1)
+        assert activation_bytes(model, loss) + peak == pytest.approx(
+            2 * (cost.memory - state), rel=0.1
+        )
 
 
 @pytest.mark.parametrize(("n", "tokens", "at_once"), [(0, 2048, 1), (4, 2048, 1), (1, 2048, 0)])
