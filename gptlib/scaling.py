@@ -658,6 +658,19 @@ def run_state(state: TrainingState) -> dict[str, Any]:
     }
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """List the whole checkpoints in a folder, the oldest first.
+
+    Args:
+        folder: Where `train_in_parallel` saves.
+
+    Returns:
+        Folders named "step-" and the number of steps done.
+    """
+    found = [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
 def save_together(folder: Path, state: TrainingState) -> None:
     """Write a checkpoint from all processes at once, each its part.
 
@@ -684,19 +697,6 @@ def save_together(folder: Path, state: TrainingState) -> None:
         for old in checkpoints_in(folder)[:-1]:
             shutil.rmtree(old)
     dist.barrier()
-
-
-def checkpoints_in(folder: Path) -> list[Path]:
-    """List the whole checkpoints in a folder, the oldest first.
-
-    Args:
-        folder: Where `train_in_parallel` saves.
-
-    Returns:
-        Folders named "step-" and the number of steps done.
-    """
-    found = [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 DESCRIBES_TENSORS = {
@@ -769,10 +769,7 @@ def restore_together(folder: Path, state: TrainingState) -> None:
     load(saved, checkpoint_id=path)
     optimizer["state"] = saved["optimizer"]
     set_state_dict(
-        state.model,
-        state.optimizer,
-        model_state_dict=saved["model"],
-        optim_state_dict=optimizer,
+        state.model, state.optimizer, model_state_dict=saved["model"], optim_state_dict=optimizer
     )
     state.generator.set_state(saved["batch_random"])
     state.step = int(saved["step"])
@@ -793,11 +790,10 @@ def load_together(folder: str | Path) -> GPT:
     """
     path, plan = newest_checkpoint(folder)
     model = GPT(GPTConfig(**plan["model"]))
-    saved = {"model": model.state_dict()}
+    saved = {"model": model.state_dict()}  # the weights themselves, filled in place
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         load(saved, checkpoint_id=path, no_dist=True)
-    model.load_state_dict(saved["model"])
     return model.eval()
 
 

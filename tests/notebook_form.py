@@ -141,6 +141,7 @@ def number_complaints(book: Notebook, sourced: Iterable[str] = ()) -> Iterator[s
         known.update(_value(number) for number in _numbers(cell["source"]))
     for cell in markdown_cells(book):
         text = re.sub(r"\[[^\]]*\]\([^)]*\)|<[^>]+>", " ", cell["source"])
+        text = re.sub(r"(?m)^#+ \d+\.\d+ ", " ", text)  # the number of a section
         text = re.sub(r"\b(?:1[5-9]|20)\d\d\b(?=\)|,? [a-z])", " ", text)
         text = text.replace("{,}", ",").replace("\u202f", "").replace("\u00a0", "")
         for number in _numbers(text):

@@ -41,6 +41,10 @@ def test_each_control_changes_what_it_says() -> None:
     assert now()[1] == pytest.approx(communication / 2)
     planner.speed.value = 800
     assert now()[0] == pytest.approx(compute / 2)
+    planner.at_once.value = 1
+    assert now()[1] == pytest.approx(communication / 2 * 17 / 3)  # 8 passes instead of 1
+    assert now()[2] < memory
+    planner.at_once.value = 16
     planner.checkpointed.value = False
     assert now()[0] == pytest.approx(compute / 2 * 3 / 4)
     assert now()[2] > memory

@@ -25,7 +25,8 @@ COUNTS = [2**power for power in range(11)]
 class StepPlanner(widgets.VBox):
     """Turn devices, batch and bandwidth, and see time, memory, and where it stops scaling.
 
-    Controls: `model`, `strategy`, `devices` (powers of two), `batch` (tokens per step), `speed`
+    Controls: `model`, `strategy`, `devices` (powers of two), `batch` (tokens per step),
+    `at_once` (windows per pass and device), `speed`
     (trillion operations per second that a device reaches), `inside` and `between` (GB/s within a
     machine of 8 and from machine to machine), `checkpointed`. Results: `cost`, a `StepCost` or
     None if the batch is too small to be shared, `limit` (the first number of devices at which
@@ -44,6 +45,9 @@ class StepPlanner(widgets.VBox):
         self.devices = widgets.SelectionSlider(options=COUNTS, value=64, description="Devices")
         sizes = [(f"{2**power:,}", 2**power) for power in range(13, 24)]
         self.batch = widgets.SelectionSlider(options=sizes, value=2**19, description="Batch")
+        self.at_once = widgets.SelectionSlider(
+            options=[2**power for power in range(7)], value=16, description="At once"
+        )
         self.speed = _slider("Tera-op/s", 400, 10, 1000, 10)
         self.inside = _slider("Inside GB/s", 400, 10, 900, 10)
         self.between = _slider("Between GB/s", 50, 1, 400, 1)
@@ -54,7 +58,7 @@ class StepPlanner(widgets.VBox):
         self.limit: int | None = None
         rows = [
             widgets.HBox([self.model, self.strategy, self.checkpointed]),
-            widgets.HBox([self.devices, self.batch]),
+            widgets.HBox([self.devices, self.batch, self.at_once]),
             widgets.HBox([self.speed, self.inside, self.between]),
         ]
         super().__init__([*rows, self.readout, self.image])
@@ -67,7 +71,7 @@ class StepPlanner(widgets.VBox):
 
     def _controls(self) -> list[Any]:
         return [
-            *(self.model, self.strategy, self.devices, self.batch),
+            *(self.model, self.strategy, self.devices, self.batch, self.at_once),
             *(self.speed, self.inside, self.between, self.checkpointed),
         ]
 
@@ -79,7 +83,15 @@ class StepPlanner(widgets.VBox):
             between=self.between.value * 1e9,
         )
         config, checkpointed = MODELS[self.model.value], self.checkpointed.value
-        options: Any = (config, machine, n, self.batch.value, strategy, 1, checkpointed)
+        options: Any = (
+            config,
+            machine,
+            n,
+            self.batch.value,
+            strategy,
+            self.at_once.value,
+            checkpointed,
+        )
         try:
             return parallel_step(*options)
         except ValueError:  # less than a window for each
