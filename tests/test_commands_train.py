@@ -17,7 +17,7 @@ from command_line import PATIENCE, POSIX, refusal, talk_at_terminal, written
 
 from gptlib import training
 from gptlib.embeddings import split_tokens
-from gptlib.extras import run_logs
+from gptlib.extras import datasets, run_logs, texts
 from gptlib.extras.cli import main
 from gptlib.extras.models import load_model
 from gptlib.extras.run_config import RunParser, ready_configs, sections, to_yaml
@@ -344,6 +344,31 @@ def test_prepared_tokens_and_gpt2_s_tokenizer_are_learnt_from(
     assert tokenizer.encode("War and Peace") == gpt2_encoding().encode("War and Peace")
     said = refusal(capsys, "train", prepared, book, "--folder", tmp_path / "2")
     assert "one is a folder of prepared tokens; name that alone" in said
+
+
+def test_blocks_that_are_computed_again_learn_the_same(
+    run: Path, book: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "r"
+    assert call("train", book, *TINY, "--folder", folder, "--checkpoint-activations") == 0
+    for ours, theirs in zip(losses(folder), losses(run), strict=True):
+        assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+
+
+def test_the_course_s_novel_is_told_when_it_is_fetched_and_replaced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "_from_address", lambda *_: False)
+    monkeypatch.setenv("GPTLIB_DATA_MIRROR", "")
+    monkeypatch.setenv("GPTLIB_DATA", str(tmp_path))
+    texts._read_course_text.cache_clear()
+    words = ("tokenizer", "train", "war-and-peace", "--vocab-size", 300, "--save", tmp_path / "t")
+    assert call(*words) == 0
+    texts._read_course_text.cache_clear()
+    out, err = capsys.readouterr()
+    assert out == f"saved 300 tokens to {tmp_path / 't'}\n"
+    assert "note: War and Peace is fetched once (3.4 MB)" in err
+    assert "STAND-IN IN USE" in err
 
 
 def test_too_many_passes_over_a_short_text_are_told(

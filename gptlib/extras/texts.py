@@ -7,8 +7,11 @@ the beginning of a file is left out.
 
 import codecs
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 __all__ = ["COURSE_TEXTS", "END_OF_DOCUMENT", "Text", "find_text", "find_texts"]
@@ -58,9 +61,7 @@ class Text:
             ValueError: If a file is no UTF-8 text; the message names the file and the byte.
         """
         if not self.files:
-            from gptlib.extras.datasets import war_and_peace
-
-            yield war_and_peace()
+            yield _read_course_text()
         for file in self.files:
             yield from _read_documents(file, advance)
 
@@ -131,6 +132,18 @@ def _find_copy(name: str) -> Path:
     if name in ELSEWHERE:
         way_out = f"save {ELSEWHERE[name]} under this name, or name a text that you have"
     raise FileNotFoundError(f"there is no file or folder {name!r}; {way_out}")
+
+
+@cache
+def _read_course_text() -> str:
+    """Read War and Peace; a download, and a stand-in in its place, are told on standard error."""
+    from gptlib.extras.datasets import DATA_SETS, state, war_and_peace
+
+    if state("war-and-peace") == "absent":
+        size = DATA_SETS["war-and-peace"].size / 1e6
+        print(f"note: War and Peace is fetched once ({size:.1f} MB)", file=sys.stderr)
+    with redirect_stdout(sys.stderr):  # standard output is for results
+        return war_and_peace()
 
 
 def _is_text(file: Path, folder: Path) -> bool:

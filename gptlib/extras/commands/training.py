@@ -150,7 +150,8 @@ class _Stop:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Stop:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        # torchrun ends the others by SIGTERM when one process was killed: no step can be finished
+        for number in [signal.SIGINT] + [signal.SIGTERM] * (not self._is_parallel):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._hear)
         return self
@@ -180,6 +181,8 @@ class _Training:
                 "configuration, such as --config war-and-peace-cpu"
             )
         self.is_parallel = "WORLD_SIZE" in os.environ
+        # torchrun calls the same words again when a process was killed: they go on, then
+        self.goes_on = wishes.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
         if wishes.strategy and not self.is_parallel:
             raise ValueError("--strategy is for several processes; start them with torchrun")
         if wishes.resume and wishes.overwrite:
@@ -233,7 +236,7 @@ class _Training:
 
         is_there = (self.folder / CONFIG).is_file()
         is_begun = is_there and checkpoint_step(self.folder) is None  # nothing is learnt yet
-        if not (self.wishes.resume or again or (is_begun and not self.wishes.overwrite)):
+        if not (self.goes_on or again or (is_begun and not self.wishes.overwrite)):
             return begin_run(self.folder, self.config, self.wishes.overwrite)
         if not is_there:
             raise ValueError(
