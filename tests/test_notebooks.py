@@ -196,6 +196,8 @@ def test_a_number_that_no_output_shows_is_found() -> None:
         "It printed 12,345, or 12345; about 12 or 0.01; see [2](http://x/123)."
     )
     assert list(number_complaints(book)) == []
+    book.cells[0]["source"] = "## 10.1 The number of a section"
+    assert list(number_complaints(book)) == []
     book.cells[0]["source"] = "It printed 12,346 this time."
     assert len(list(number_complaints(book))) == 1
     assert list(number_complaints(book, {"12,346": "a source"})) == []
