@@ -1,4 +1,4 @@
-"""Run the command line: `python -m gptlib doctor`, `generate` or `chat`."""
+"""Run the command line: `python -m gptlib train`, `generate`, `evaluate` and others."""
 
 import sys
 

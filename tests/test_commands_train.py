@@ -281,8 +281,9 @@ def test_overwrite_replaces_a_run_and_nothing_else(
     )
 
 
+@pytest.mark.parametrize("is_restart", [False, True])
 def test_a_killed_run_goes_on_to_the_bit(
-    run: Path, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_restart: bool, run: Path, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at step 7, after the checkpoint of step 4, with half a line in the log."""
     take, folder = training.take_step, tmp_path / "killed"
@@ -300,7 +301,11 @@ def test_a_killed_run_goes_on_to_the_bit(
         log.write('{"step": 8, "lo')
     model, _ = load_model(folder)
     assert model.config.vocab_size == 300
-    assert call("train", "--resume", "--folder", folder, "--device", "cpu") == 0
+    if is_restart:  # torchrun calls the same words again
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        assert call("train", book, *TINY, "--overwrite", "--folder", folder) == 0
+    else:
+        assert call("train", "--resume", "--folder", folder, "--device", "cpu") == 0
     assert losses(folder) == losses(run)
     for name, value in weights(run).items():
         assert torch.equal(value, weights(folder)[name]), name
@@ -417,18 +422,18 @@ def test_ctrl_c_keeps_the_step_and_the_run_goes_on_to_the_bit(
 ) -> None:
     """Stopped by the keyboard in a process of its own, resumed here."""
     folder, whole = tmp_path / "stopped", tmp_path / "whole"
-    words = (*TINY, "--training.steps", 400, "--training.save-every", 400)
+    words = (*TINY, "--training.steps", 300, "--training.save-every", 300)
     with talk_at_terminal("train", book, *words, "--folder", folder) as talk:
         talk.wait_for("tokens/s")
         os.write(talk.out, b"\x03")
         assert "stopping after this step; Ctrl-C again ends at once" in talk.wait_for("unsaved")
         said = talk.wait_for(f"train --resume --folder {folder}")
         assert "stopped after step" in said
-        assert "400 [" in said, "the bar shows how many steps there are"
+        assert "300 [" in said, "the bar shows how many steps there are"
         assert talk.process.wait(PATIENCE) == 130
         assert b"Traceback" not in talk.seen
     step = load_checkpoint(folder / "checkpoint.pt")["step"]
-    assert 0 < step < 400
+    assert 0 < step < 300
     assert [line[0] for line in losses(folder)] == list(range(1, step + 1))
     with torch.random.fork_rng():
         torch.set_num_threads(torch.get_num_threads())
