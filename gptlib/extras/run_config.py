@@ -172,9 +172,6 @@ class RunParser(jsonargparse.ArgumentParser):
             if not word.startswith("-"):
                 return f"{word!r} is no option; put a name with blanks in quotes"
             return f"there is no option {word}{suggestion(word.partition('=')[0], known)}"
-        if match := re.search(r"Problems parsing config: (.*)", message, re.DOTALL):
-            reason = re.sub(r' in "<.*?>",', " at", match[1])
-            return f"the file of --config is no YAML: {reason}; mend it"
         if match := re.search(r"Option '([\w.]+)' is not accepted", message):
             return f"the configuration has {match[1]!r}, which is none of its fields" + suggestion(
                 match[1], keys
@@ -236,6 +233,7 @@ class RunParser(jsonargparse.ArgumentParser):
     def _find_config(self, name: str) -> str:
         ready = ready_configs()
         if Path(name).expanduser().is_file():
+            self._check_yaml(Path(name).expanduser())
             return str(Path(name).expanduser())
         if name not in ready:
             self.error(
@@ -243,6 +241,21 @@ class RunParser(jsonargparse.ArgumentParser):
                 + suggestion(name, ready)
             )
         return str(ready[name])
+
+    def _check_yaml(self, file: Path) -> None:
+        """Refuse a file that is no configuration by its name; jsonargparse does not say it."""
+        way_out = "print one that works with --print-config"
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = re.sub(r' *in "<.*?>",', " at", str(error))
+            self.error(f"{file} is no YAML ({reason}); mend it, or {way_out}")
+        parts = [values.get(name, {}) for name in sections()] if isinstance(values, dict) else []
+        if not parts or not all(isinstance(part, dict) for part in parts):
+            self.error(
+                f"{file} is no configuration: data, model and training have fields below them; "
+                f"{way_out}"
+            )
 
     def _build(self, parsed: jsonargparse.Namespace) -> RunConfig:
         parts = {}

@@ -97,6 +97,8 @@ def find_text(name: str, pattern: str = "*.txt") -> Text:
         FileNotFoundError: If it is not there.
         ValueError: If it is no file, or holds nothing.
     """
+    if not name.strip():
+        raise ValueError("a text's name is empty; name a file or a folder")
     path = Path(name).expanduser()
     if not path.exists():
         if name in COURSE_TEXTS:

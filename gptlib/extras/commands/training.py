@@ -196,6 +196,8 @@ class _Training:
         self.folder = self._find_folder(words)
 
     def _find_folder(self, words: Sequence[str]) -> Path:
+        if self.wishes.folder == "":
+            raise ValueError("--folder is empty; name the run's folder, or leave it out")
         if self.wishes.folder:
             return Path(self.wishes.folder).expanduser()
         if not self.is_described:
