@@ -109,6 +109,7 @@ def test_a_message_beyond_the_context_is_cut_and_that_is_said(
         (["--save", "x", "hello"], "--save belongs to --train; add the file of records"),
         (["--n-epochs", "2", "hello"], "--n-epochs belongs to --train; add the file"),
         (["--train", "x"], "--train needs a place for the classifier; add --save DIR"),
+        (["--train", "x", "--save", __file__], "can't be a folder; name a new one"),
         (["--train", "x", "--save", "y", "hello"], "--train makes a classifier; sort messages"),
         (["--train", "x", "--save", "y"], "there is no file 'x'; name one that is there"),
         (["--train", "x", "--save", "y", "--n-epochs", "0"], "--n-epochs is 0; it must be at"),

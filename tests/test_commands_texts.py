@@ -156,6 +156,7 @@ def test_encode_and_decode_give_every_byte_back(
         (["encode", "--tokenizer", "."], b"", "has no vocab.json"),
         (["encode", "--sp"], b"", "there is no option --sp; did you mean --special?"),
         (["train", "x", "--save", "y", "--vocab-size", "9"], b"", "--vocab-size: 9 is too small"),
+        (["train", "x", "--save", ""], b"", "--save: '' can't be a folder; name a new one"),
         (["train", "x"], b"", "the following arguments are required: --save"),
         (["guess"], b"", "invalid choice: 'guess' (choose from 'train', 'encode', 'decode')"),
     ],

@@ -33,6 +33,7 @@ __all__ = [
     "find_device",
     "forgiving_output",
     "load_tokenizer",
+    "new_folder",
     "note",
     "print_json",
     "program",
@@ -216,6 +217,14 @@ def _model(text: str) -> str | Path:
         raise argparse.ArgumentTypeError(
             f"there is no folder {text!r}; name one that holds a model, or gpt2, or leave it out"
         )
+    return folder
+
+
+def new_folder(text: str) -> Path:
+    """Read the value of `--save`."""
+    folder = Path(text).expanduser()
+    if not text.strip() or (folder.exists() and not folder.is_dir()):
+        raise argparse.ArgumentTypeError(f"{text!r} can't be a folder; name a new one")
     return folder
 
 

@@ -13,6 +13,7 @@ from gptlib.extras.commands.base import (
     add_model_options,
     command_parser,
     find_device,
+    new_folder,
     note,
     print_json,
     read_standard_input,
@@ -58,7 +59,9 @@ def classify_parser() -> CommandParser:
     add_model_options(parser.add_argument_group("the classifier, or with --train its model"))
     training = parser.add_argument_group("making a classifier")
     training.add_argument("--train", metavar="FILE", help="records: label, tab and text in a line")
-    training.add_argument("--save", metavar="DIR", help="with --train: the folder to write to")
+    training.add_argument(
+        "--save", type=new_folder, metavar="DIR", help="with --train: the folder to write to"
+    )
     options = read_options("gptlib.classification", "FineTuning")
     options.add_to(training)
     parser.set_defaults(options=options)
@@ -137,7 +140,7 @@ def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
         raise ValueError("--train makes a classifier; sort messages with it afterwards")
     if not arguments.save:
         raise ValueError("--train needs a place for the classifier; add --save DIR")
-    folder = Path(arguments.save).expanduser()
+    folder: Path = arguments.save
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model; name another folder, or delete it")
     lines = _read_lines(arguments.train)
@@ -175,11 +178,11 @@ def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
             flush=True,
         )
     save_classifier(classifier, folder)
-    _judge(arguments.save, test)
+    _judge(folder, test)
     return 0
 
 
-def _judge(folder: str, test: Sequence[Record]) -> None:
+def _judge(folder: Path, test: Sequence[Record]) -> None:
     """Say how the saved classifier does on records that it never saw, class by class."""
     from gptlib.classification import confusion, load_classifier, predict
 

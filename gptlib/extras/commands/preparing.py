@@ -14,6 +14,7 @@ from gptlib.extras.commands.base import (
     command_parser,
     commas,
     load_tokenizer,
+    new_folder,
     progress,
 )
 from gptlib.extras.commands.tokenizing import add_text_options, say_empty, train_tokenizer
@@ -63,7 +64,9 @@ def data_parser() -> CommandParser:
         metavar="N",
         help="with --tokenizer train: number of tokens, 257 or more (default: 4096)",
     )
-    command.add_argument("--save", metavar="DIR", required=True, help="folder to write to")
+    command.add_argument(
+        "--save", type=new_folder, metavar="DIR", required=True, help="folder to write to"
+    )
     return parser
 
 
@@ -147,7 +150,7 @@ def _prepare_all(arguments: argparse.Namespace) -> int:
     own, size = arguments.tokenizer == "train", arguments.vocab_size or 4096
     if arguments.vocab_size and not own:
         raise ValueError("--vocab-size belongs to a new tokenizer; add --tokenizer train")
-    folder = Path(arguments.save).expanduser()
+    folder: Path = arguments.save
     say_empty(texts)
     tokenizer = keep_tokenizer(
         folder,

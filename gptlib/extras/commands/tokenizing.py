@@ -14,6 +14,7 @@ from gptlib.extras.commands.base import (
     command_parser,
     commas,
     load_tokenizer,
+    new_folder,
     note,
     progress,
     read_standard_input,
@@ -63,7 +64,11 @@ def tokenizer_parser() -> CommandParser:
         help="number of tokens, 257 or more (default: 4096)",
     )
     train.add_argument(
-        "--save", metavar="DIR", required=True, help="folder to write vocab.json and merges.txt to"
+        "--save",
+        type=new_folder,
+        metavar="DIR",
+        required=True,
+        help="folder to write vocab.json and merges.txt to",
     )
     train.add_argument("--overwrite", action="store_true", help="replace a tokenizer that is there")
     for name, work, text in (("encode", _encode, _ENCODE), ("decode", _decode, _DECODE)):
@@ -139,7 +144,7 @@ def train_tokenizer(texts: Iterable[Text], vocab_size: int) -> BPETokenizer:
 
 def _train(arguments: argparse.Namespace) -> int:
     texts = find_texts(arguments.texts, arguments.pattern)
-    folder = Path(arguments.save).expanduser()
+    folder: Path = arguments.save
     if (folder / "merges.txt").exists() and not arguments.overwrite:
         raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
     say_empty(texts)
