@@ -333,7 +333,10 @@ def test_instructions_the_chat_box_streams_stops_and_forgets(lab: Lab, book: Boo
 def test_instructions_two_models_answer_side_by_side(book: Book) -> None:
     book.open("09_instructions.ipynb")
     book.run_all(900)
-    untuned, tuned = book.widget("div[aria-label='untuned']"), book.widget("div[aria-label='tuned']")
+    untuned, tuned = (
+        book.widget("div[aria-label='untuned']"),
+        book.widget("div[aria-label='tuned']"),
+    )
     before = tuned.inner_text()
     instruction = book.widget(".widget-text input >> nth=0")
     instruction.fill("Write the name of the person.")
