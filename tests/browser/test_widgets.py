@@ -269,7 +269,7 @@ def test_classification_the_lens_follows_the_message(book: Book) -> None:
     readout = book.widget(".widget-html p[aria-live]")
     expect(readout).to_contain_text("the probability of spam is")
     pick = book.widget(".widget-dropdown select")
-    pick.select_option(index=1)
+    pick.select_option(index=2)
     text = book.widget(".widget-textarea textarea")
     expect(text).to_have_value("Are we still on for lunch?")
     expect(readout).to_contain_text("This reads as ham")
