@@ -273,16 +273,18 @@ def test_classification_the_lens_follows_the_message(book: Book) -> None:
     text = book.widget(".widget-textarea textarea")
     expect(text).to_have_value("Are we still on for lunch?")
     expect(readout).to_contain_text("This reads as ham")
-    before = book.widget("img.widget-image").get_attribute("src")
+    image = book.widget("img.widget-image")
+    before = image.get_attribute("src") or ""
     text.fill("Call 09061701461 now to claim your prize")
     text.press("Tab")
-    expect(book.widget(".widget-html div:has(> span[title])")).to_contain_text("claim")
-    expect(book.widget("img.widget-image")).not_to_have_attribute("src", before or "")
+    colored = book.page.locator(".widget-html div:has(> span[title])").first
+    expect(colored).to_contain_text("claim")
+    expect(image).not_to_have_attribute("src", before)
     book.page.set_viewport_size({"width": 1200, "height": 1300})
     book.picture(book.widget(".widget-vbox"), "classification")
     text.fill(" ")
     text.press("Tab")
-    expect(book.widget(".widget-html p[role='alert']")).to_contain_text("is empty")
+    expect(book.page.locator(".widget-html p[role='alert']").first).to_contain_text("is empty")
 
 
 CHAT_BOX = """
@@ -346,5 +348,5 @@ def test_instructions_two_models_answer_side_by_side(book: Book) -> None:
     book.widget("button >> text=Send").click()
     expect(book.widget("p[role='status']")).to_contain_text("Done.")
     expect(tuned).not_to_have_text(before)
-    expect(untuned).to_have_text(re.compile(r"untuned\s+\S+"))
+    expect(untuned).to_have_text(re.compile(r"untuned\s*\S+"))
     book.picture(book.widget(".widget-vbox"), "instructions")
