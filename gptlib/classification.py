@@ -35,7 +35,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,16 @@ Record = tuple[str, str]
 """A label and the text that it was given to."""
 
 
+def check_list(name: str, value: Iterable[str]) -> None:
+    """Refuse one string in the place of a list of strings: its letters would be taken for them.
+
+    Raises:
+        ValueError: If `value` is a string.
+    """
+    if isinstance(value, str):
+        raise ValueError(f"{name} is one string, {value[:40]!r}; put it into a list")
+
+
 def read_records(
     lines: Iterable[str], labels: Sequence[str] | None = None, skip_broken: bool = False
 ) -> tuple[list[Record], dict[int, str]]:
@@ -68,12 +78,14 @@ def read_records(
         and what is wrong with it. Lines of white space alone are neither.
 
     Raises:
-        ValueError: If a line is broken and `skip_broken` is False, or no record is left.
+        ValueError: If a line is broken and `skip_broken` is False, no record is left, or `lines`
+            is one string.
 
     Example:
         >>> read_records(["ham\tHi there", "oops", "spam\t "], skip_broken=True)
         ([('ham', 'Hi there')], {2: 'no tab between label and text', 3: 'the text is empty'})
     """
+    check_list("lines", lines)
     records: list[Record] = []
     broken: dict[int, str] = {}
     for number, line in enumerate(lines, start=1):
@@ -82,16 +94,20 @@ def read_records(
             continue
         if not tab:
             broken[number] = "no tab between label and text"
+        elif not label.strip():
+            broken[number] = "the label is empty"
         elif labels is not None and label not in labels:
-            broken[number] = f"the label {label!r} is none of {', '.join(labels)}"
+            broken[number] = f"the label {label[:40]!r} is none of {', '.join(labels)}"
         elif not text.strip():
             broken[number] = "the text is empty"
         else:
             records.append((label, text))
     if broken and not skip_broken:
-        listed = "; ".join(f"line {number}: {reason}" for number, reason in broken.items())
+        listed = [f"line {number}: {reason}" for number, reason in broken.items()]
+        more = ["..."] if len(listed) > 3 else []
         raise ValueError(
-            f"{len(broken)} broken lines ({listed[:200]}); mend them, or pass skip_broken=True"
+            f"broken lines: {len(broken)} ({'; '.join(listed[:3] + more)}); mend them, or pass "
+            "skip_broken=True"
         )
     if not records:
         raise ValueError("no line holds a record; a record is a label, a tab and a text")
@@ -141,12 +157,15 @@ def remove_duplicates(records: Sequence[Record]) -> list[Record]:
     return list(first.values())
 
 
-def check_records(records: Sequence[Record], labels: Sequence[str] | None = None) -> None:
+def check_records(
+    records: Sequence[Record], labels: Sequence[str] | None = None, part: str = "the set"
+) -> None:
     """Refuse records that nothing can be learnt from.
 
     Args:
         records: Labels and texts.
         labels: The labels that may occur; None allows any.
+        part: What to call the records in a message.
 
     Raises:
         ValueError: If there is no record, a text is empty, a label is not one of `labels`, or all
@@ -155,16 +174,15 @@ def check_records(records: Sequence[Record], labels: Sequence[str] | None = None
     for number, (label, text) in enumerate(records):
         if labels is not None and label not in labels:
             raise ValueError(
-                f"record {number} has the label {label!r}, never seen before; "
+                f"record {number} of {part} has the label {label!r}, never seen before; "
                 f"known are {', '.join(map(repr, labels))}"
             )
         if not text.strip():
-            raise ValueError(f"record {number} ({label!r}) has an empty text; leave it out")
-    found = {label for label, _ in records}
+            raise ValueError(f"record {number} of {part} has an empty text; leave it out")
+    found = sorted({label for label, _ in records})
     if len(found) < 2:
         raise ValueError(
-            f"{len(records)} records with {len(found)} classes {sorted(found)}; "
-            "at least two classes are needed"
+            f"{part} has {len(records)} records and the labels {found}; give at least two classes"
         )
 
 
@@ -196,8 +214,7 @@ def split_records(
     """
     if not (0 < validation < 1 and 0 < test < 1 and validation + test < 1):
         raise ValueError(
-            f"validation is {validation} and test {test}; choose two shares above 0 whose sum is "
-            "below 1"
+            f"validation is {validation} and test {test}; choose shares above 0, in sum below 1"
         )
     check_records(records)
     generator = random.Random(seed)
@@ -262,6 +279,20 @@ class Confusion(NamedTuple):
         return 2 * self.true_positives / max(1, found_or_sought)
 
 
+def check_answers(truth: Sequence[bool], answers: Sequence[float]) -> None:
+    """Refuse answers that can't be held against the truth.
+
+    Raises:
+        ValueError: If the one has more entries than the other, or holds labels, each of which
+            would count as yes.
+    """
+    if len(truth) != len(answers):
+        raise ValueError(f"{len(truth)} truths and {len(answers)} answers; give one for each")
+    for value in (*truth, *answers):
+        if isinstance(value, str):
+            raise ValueError(f"{value!r} is a label; say yes or no to it: label == {value!r}")
+
+
 def confusion(truth: Sequence[bool], answers: Sequence[bool]) -> Confusion:
     """Count how yes and no turned out.
 
@@ -273,14 +304,13 @@ def confusion(truth: Sequence[bool], answers: Sequence[bool]) -> Confusion:
         The four counts.
 
     Raises:
-        ValueError: If the one has more entries than the other.
+        ValueError: If the one has more entries than the other, or holds labels.
 
     Example:
         >>> confusion([True, True, False], [True, False, False])
         Confusion(true_positives=1, false_positives=0, false_negatives=1, true_negatives=1)
     """
-    if len(truth) != len(answers):
-        raise ValueError(f"{len(truth)} truths and {len(answers)} answers; give one for each")
+    check_answers(truth, answers)
     pairs = Counter((bool(t), bool(a)) for t, a in zip(truth, answers, strict=True))
     return Confusion(pairs[True, True], pairs[False, True], pairs[True, False], pairs[False, False])
 
@@ -299,17 +329,14 @@ def threshold_curve(
         outcomes if "yes" is said from there on.
 
     Raises:
-        ValueError: If the one has more entries than the other.
+        ValueError: If the one has more entries than the other, or holds labels.
 
     Example:
         >>> curve = threshold_curve([True, False, True], [0.9, 0.6, 0.2])
         >>> [(threshold, round(c.precision, 2), c.recall) for threshold, c in curve]
         [(0.9, 1.0, 0.5), (0.6, 0.5, 0.5), (0.2, 0.67, 1.0)]
     """
-    if len(truth) != len(probabilities):
-        raise ValueError(
-            f"{len(truth)} truths and {len(probabilities)} probabilities; give one for each"
-        )
+    check_answers(truth, probabilities)
     order = sorted(zip(probabilities, truth, strict=True), reverse=True)
     hits, positives, points = 0, sum(map(bool, truth)), {}
     for alarms, (p, is_positive) in enumerate(order, start=1):
@@ -347,7 +374,7 @@ class NaiveBayes:
 
     def __init__(self, records: Sequence[Record], smoothing: float = 1.0) -> None:
         check_records(records)
-        if smoothing <= 0:
+        if not 0 < smoothing < math.inf:
             raise ValueError(f"smoothing is {smoothing}; it must be above 0")
         self.labels = sorted({label for label, _ in records})
         texts = Counter(label for label, _ in records)
@@ -365,6 +392,7 @@ class NaiveBayes:
 
     def predict_probabilities(self, texts: Sequence[str]) -> Tensor:
         """Return how probable each label is for each text, shape (n, n_labels)."""
+        check_list("texts", texts)
         rows = []
         for text in texts:
             words = normalize(text).split()
@@ -480,8 +508,8 @@ class TextClassifier(nn.Module):
         super().__init__()
         check_vocabulary(tokenizer, model.config)
         longest = model.config.context_length
-        if len(set(labels)) < 2 or len(set(labels)) < len(labels):
-            raise ValueError(f"labels are {list(labels)}; give at least two, each once")
+        if isinstance(labels, str) or not 2 <= len(labels) == len(set(labels)):
+            raise ValueError(f"labels are {labels!r}; give a list of at least two, each once")
         if max_tokens is not None and not 1 <= max_tokens <= longest:
             raise ValueError(f"max_tokens is {max_tokens}; choose from 1 to {longest}, the context")
         if pooling not in ("last", "mean"):
@@ -523,7 +551,8 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
         A tensor of token ids for each text, shape (T_i,), and the number of texts that were cut.
 
     Raises:
-        ValueError: If a text is empty, or longer than the context without leave to cut it.
+        ValueError: If a text is empty, or longer than the context without leave to cut it, or
+            `texts` is one string.
 
     Example:
         >>> from gptlib.gpt2 import GPTConfig
@@ -534,23 +563,23 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
         >>> [len(row) for row in rows], n_cut
         ([3, 4], 1)
     """
-    longest = classifier.model.config.context_length
-    limit = classifier.max_tokens or longest
+    check_list("texts", texts)
+    limit = classifier.max_tokens or classifier.model.config.context_length
     rows, n_cut = [], 0
     for number, text in enumerate(texts):
         if not text.strip():
             raise ValueError(f"text {number} of {len(texts)} is empty; there is nothing to judge")
-        match classifier.tokenizer.encode(text):
-            case tokens if len(tokens) > limit and classifier.max_tokens is None:
-                start = classifier.tokenizer.decode(tokens[limit : limit + 8])
-                raise ValueError(
-                    f"text {number} has {len(tokens)} tokens, more than the context length of "
-                    f"{limit}; its last {len(tokens) - limit} ({start!r}...) can't be read: "
-                    f"shorten it, or make the classifier with max_tokens={limit} to cut them off"
-                )
-            case tokens:
-                n_cut += len(tokens) > limit
-                rows.append(torch.tensor(tokens[:limit], device=classifier.head.weight.device))
+        tokens = classifier.tokenizer.encode(text)
+        too_many = len(tokens) - limit
+        if too_many > 0 and classifier.max_tokens is None:
+            start = classifier.tokenizer.decode(tokens[limit : limit + 8])
+            raise ValueError(
+                f"text {number} has {len(tokens)} tokens, more than the context length of "
+                f"{limit}; its last {too_many} ({start!r}...) can't be read: "
+                f"shorten it, or make the classifier with max_tokens={limit} to cut them off"
+            )
+        n_cut += too_many > 0
+        rows.append(torch.tensor(tokens[:limit], device=classifier.head.weight.device))
     return rows, n_cut
 
 
@@ -593,12 +622,19 @@ def freeze(classifier: TextClassifier, frozen: Frozen) -> int:
     return sum(p.numel() for p in classifier.parameters() if p.requires_grad)
 
 
+def count_frozen(classifier: TextClassifier) -> int:
+    """Count the first stages in which nothing learns (stage 0 embeds, stage n is block n)."""
+    stages = [classifier.model.embed, *classifier.model.blocks]
+    learns = [any(p.requires_grad for p in stage.parameters()) for stage in stages]
+    return learns.index(True) if any(learns) else len(learns)
+
+
 @dataclass(frozen=True)
 class FineTuning:
     """Plan how a classifier learns.
 
     Raises:
-        ValueError: If a number lies outside its range; the message says which.
+        ValueError: If a value is not one that can be used; the message says which.
 
     Example:
         >>> FineTuning(n_epochs=5, frozen="all").head_learning_rate
@@ -624,12 +660,14 @@ class FineTuning:
 
     def __post_init__(self) -> None:
         """Refuse a plan that can't be run."""
+        counts = {name: getattr(self, name) for name in ("n_epochs", "batch_size", "patience")}
+        whole = "a whole number, at least 1"
         rules = {
-            **{name: ("at least 1", getattr(self, name) >= 1) for name in ("n_epochs", "patience")},
-            "batch_size": ("at least 1", self.batch_size >= 1),
+            **{name: (whole, isinstance(n, int) and n >= 1) for name, n in counts.items()},
             "learning_rate": ("above 0", 0 < self.learning_rate < math.inf),
             "head_learning_rate": ("above 0", 0 < self.head_learning_rate < math.inf),
             "weight_decay": ("at least 0", 0 <= self.weight_decay < math.inf),
+            "frozen": (f"one of {get_args(Frozen)}", self.frozen in get_args(Frozen)),
         }
         for name, (rule, holds) in rules.items():
             if not holds:
@@ -653,21 +691,13 @@ def length_batches(
         >>> length_batches([3, 90, 4, 88, 2], batch_size=2)
         [[4, 0], [2, 3], [1]]
     """
-    order = list(range(len(lengths)))
-    if generator is not None:
-        order = torch.randperm(len(lengths), generator=generator).tolist()
-    order.sort(key=lambda i: lengths[i])  # equal lengths stay as they were mixed
+
+    def mixed(n: int) -> list[int]:
+        return torch.randperm(n, generator=generator).tolist() if generator else list(range(n))
+
+    order = sorted(mixed(len(lengths)), key=lambda i: lengths[i])  # equal lengths stay mixed
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    if generator is None:
-        return batches
-    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
-
-
-def count_frozen(classifier: TextClassifier) -> int:
-    """Count the first stages in which nothing learns (stage 0 embeds, stage n is block n)."""
-    stages = [classifier.model.embed, *classifier.model.blocks]
-    learns = [any(p.requires_grad for p in stage.parameters()) for stage in stages]
-    return learns.index(True) if any(learns) else len(learns)
+    return [batches[i] for i in mixed(len(batches))]
 
 
 @torch.no_grad()
@@ -715,14 +745,21 @@ def prepare(
 
 
 @torch.no_grad()
-def score(classifier: TextClassifier, states: Sequence[Tensor], start: int = 0) -> Tensor:
-    """Return the logits, shape (n, n_labels), of texts that have passed `start` stages."""
+def read_texts(classifier: TextClassifier, states: Sequence[Tensor], start: int = 0) -> Tensor:
+    """Return what the head sees, shape (n, C), of texts that have passed `start` stages."""
     classifier.eval()
-    logits = torch.zeros(len(states), len(classifier.labels), device=classifier.head.weight.device)
+    weight = classifier.head.weight  # (n_labels, C)
+    seen = torch.zeros(len(states), weight.shape[1], device=weight.device)
     for batch in length_batches([len(state) for state in states], 32):
         x, last = pad_batch([states[i] for i in batch])
-        logits[batch] = classifier.judge(classifier.walk(x, start), last)
-    return logits
+        seen[batch] = classifier.pool(classifier.walk(x, start), last)
+    return seen
+
+
+@torch.no_grad()
+def score(classifier: TextClassifier, states: Sequence[Tensor], start: int = 0) -> Tensor:
+    """Return the logits, shape (n, n_labels), of texts that have passed `start` stages."""
+    return classifier.head(read_texts(classifier, states, start))
 
 
 @dataclass
@@ -833,12 +870,12 @@ def fit(
         A report after each epoch.
 
     Raises:
-        ValueError: If a text is empty or too long, a label is not one of the classifier's, or a
-            part has one class only.
+        ValueError: If a text is empty or too long, a label is not one of the classifier's, a
+            part has one class only, or the loss grows beyond all numbers.
     """
     config, begin = config or FineTuning(), time.perf_counter()
-    for records in (train, validation):
-        check_records(records, classifier.labels)
+    check_records(train, classifier.labels, "the training part")
+    check_records(validation, classifier.labels, "the validation part")
     state = FitState.begin(classifier, config, len(train))
     states, targets, n_cut = prepare(classifier, train, state.start)
     others, answers, _ = prepare(classifier, validation, state.start)
@@ -849,6 +886,10 @@ def fit(
             train_loss = learn_epoch(state, states, targets, epoch)
             logits = score(classifier, others, state.start)
             loss = F.cross_entropy(logits, answers).item()
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"the loss is {loss} after epoch {epoch}; lower the learning rates"
+                )
             if loss < best:
                 best, best_epoch, kept = loss, epoch, [p.detach().clone() for p in learned]
             is_best, seconds = epoch == best_epoch, time.perf_counter() - begin
@@ -941,22 +982,25 @@ def load_classifier(folder: str | Path) -> TextClassifier:
     path = Path(folder).expanduser() / HEAD_FILE
     model, tokenizer = load_gpt2(Path(folder).expanduser())
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no {HEAD_FILE}; it holds a model without a head")
+        raise FileNotFoundError(
+            f"{folder} has no {HEAD_FILE}; it holds a model without a head: teach a TextClassifier "
+            "with it, and save that"
+        )
     try:
         with safe_open(path, framework="pt") as file:
             facts = {name: json.loads(text) for name, text in (file.metadata() or {}).items()}
             head = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        labels = [str(label) for label in facts["labels"]]
-        pooling = facts["pooling"]
-        classifier = TextClassifier(model, tokenizer, labels, facts["max_tokens"], pooling)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        if missing := {"labels", "max_tokens", "pooling"} - set(facts):
+            raise ValueError(f"it says nothing of {', '.join(sorted(missing))}")
+        classifier = TextClassifier(model, tokenizer, **facts)
+    except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); save the classifier anew") from error
     wanted = {name: tuple(value.shape) for name, value in classifier.head.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in head.items()}
     if found != wanted:
         raise ValueError(
-            f"{path} holds a head of shapes {found}; {len(labels)} labels on a model of width "
-            f"{model.config.n_embd} need {wanted}: put a model and its own head together"
+            f"{path} holds a head of shapes {found}; {len(classifier.labels)} labels on a model of "
+            f"width {model.config.n_embd} need {wanted}: put a model and its own head together"
         )
     classifier.head.load_state_dict(head)
     return classifier.eval()
@@ -990,7 +1034,6 @@ def leave_one_out(classifier: TextClassifier, text: str, label: str) -> list[tup
     return list(zip(pieces, (scores[0] - scores[1:]).tolist(), strict=True))
 
 
-@torch.no_grad()
 def text_vectors(classifier: TextClassifier, texts: Sequence[str]) -> Tensor:
     """Return what the head sees of each text, scaled to length 1, shape (n, C).
 
@@ -1004,11 +1047,5 @@ def text_vectors(classifier: TextClassifier, texts: Sequence[str]) -> Tensor:
     Raises:
         ValueError: If a text is empty, or longer than the context without leave to cut it.
     """
-    classifier.eval()
     rows, _ = encode_texts(classifier, texts)
-    vectors = torch.zeros(len(rows), classifier.model.config.n_embd)
-    for batch in length_batches([len(row) for row in rows], 32):
-        tokens, last = pad_batch([rows[i] for i in batch])
-        states = classifier.pool(classifier.walk(tokens), last)  # (B, C)
-        vectors[batch] = F.normalize(states, dim=-1).cpu()
-    return vectors
+    return F.normalize(read_texts(classifier, rows), dim=-1).cpu()

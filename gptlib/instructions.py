@@ -103,12 +103,15 @@ ALPACA = PromptForm(
 CHAT = PromptForm("chat", "Q: {instruction}\nA:\n", "Q: {instruction}\n{input}\nA:\n")
 
 
-def check_record(record: Record, number: int) -> None:
+def check_record(
+    record: Record, number: int, needed: tuple[str, ...] = ("instruction", "output")
+) -> None:
     """Refuse a record from which nothing can be learnt.
 
     Args:
         record: What should have an "instruction" and an "output"; an "input" is optional.
         number: Its place in the list, for the message.
+        needed: The fields that it must have.
 
     Raises:
         ValueError: If a field is missing, is no text, or is empty.
@@ -118,15 +121,15 @@ def check_record(record: Record, number: int) -> None:
         Traceback (most recent call last):
         ValueError: record 7 has an empty 'output'; write one, or leave the record out
     """
-    for field in ("instruction", "output"):
+    for field in needed:
         if field not in record:
-            fields = ", ".join(map(repr, record)) or "no fields"
+            fields = ", ".join(map(repr, record)) or "nothing"
             raise ValueError(f"record {number} has no {field!r}, only {fields}; add one")
-    for field in ("instruction", "output", "input"):
+    for field in (*needed, "input"):
         if not isinstance(record.get(field, ""), str):
             kind = type(record[field]).__name__
-            raise ValueError(f"record {number} has a {kind} as {field!r}; write it as text")
-        if field != "input" and not record[field].strip():
+            raise ValueError(f"the {field!r} of record {number} is of type {kind}; write text")
+        if field in needed and not record[field].strip():
             raise ValueError(
                 f"record {number} has an empty {field!r}; write one, or leave the record out"
             )
@@ -388,7 +391,12 @@ def evaluate_responses(model: GPT, examples: Sequence[Example], batch_size: int 
 
     Returns:
         The mean cross-entropy over all tokens of all answers, ends included, in nats per token.
+
+    Raises:
+        ValueError: If there are no examples.
     """
+    if not examples:
+        raise ValueError("there are 0 examples; pass at least 1")
     rows, device = pack(examples, model.config.context_length), model.ln_f.weight.device
     was_training = model.training
     model.eval()
@@ -422,9 +430,12 @@ def respond(
         The answers, without space around them.
 
     Raises:
-        ValueError: If the model is in training mode, or a prompt is longer than the context.
+        ValueError: If the model is in training mode, a record has no instruction, or a prompt is
+            longer than the context.
     """
     ends, answers = {ending_of(tokenizer)}, list[str]()
+    for number, record in enumerate(records):
+        check_record(record, number, ("instruction",))
     asked = [form.fill(record["instruction"], record.get("input", "")) for record in records]
     prompts = [tokenizer.encode_ordinary(text) for text in asked]
     greedy = Sampling(temperature=0)
@@ -566,8 +577,7 @@ def run_tuning(
         if not is_scored and step % config.report_every:
             continue
         speed = n_tokens / (time.perf_counter() - begin)
-        has_score = validation is not None and is_scored
-        score = evaluate_responses(model, validation) if validation and has_score else None
+        score = evaluate_responses(model, validation) if validation and is_scored else None
         seconds += time.perf_counter() - begin
         yield Report(step, sum(losses) / len(losses), score, rate, norm, speed, seconds)
         losses, n_tokens, begin = [], 0, time.perf_counter()
@@ -651,11 +661,11 @@ class LoRAConfig:
             raise ValueError(f"rank is {self.rank!r}; it must be a whole number of at least 1")
         if not 0 < self.alpha < math.inf:
             raise ValueError(f"alpha is {self.alpha!r}; it must be above 0")
-        unknown = [name for name in self.projections if name not in PROJECTIONS]
-        if unknown or not self.projections:
+        chosen = set(self.projections)
+        if not chosen or not chosen <= {*PROJECTIONS} or len(chosen) < len(self.projections):
             raise ValueError(
                 f"projections are {self.projections!r}; choose one or more of "
-                f"{', '.join(PROJECTIONS)}"
+                f"{', '.join(PROJECTIONS)}, each once"
             )
 
     @property
@@ -852,10 +862,15 @@ def read_adapters(path: Path) -> tuple[dict[str, Tensor], LoRAConfig, str]:
         with safe_open(path, "pt") as file:
             notes: dict[str, Any] = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise damaged(path, f"it is no safetensors file that can be read ({error})") from error
+    if "lora" not in notes:
+        raise ValueError(f"{path} holds no adapters; name a file that save_adapters wrote")
+    try:
         stored = json.loads(notes["lora"])
         config = LoRAConfig(**stored | {"projections": tuple(stored["projections"])})
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        reason = f"it holds no adapters that can be read ({type(error).__name__}: {error})"
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"its configuration can't be read ({type(error).__name__}: {error})"
         raise damaged(path, reason) from error
     return tensors, config, str(notes.get("fingerprint"))
 

@@ -65,6 +65,13 @@ def dearest(truth: Any, p: Any, alarm: float, miss: float) -> float:
     return max(threshold_curve(truth, p), key=lambda point: cost(point[1], alarm, miss))[0]
 
 
+def priced_hits(truth: Any, p: Any, alarm: float, miss: float) -> float:
+    def price(point: Any) -> float:
+        return alarm * point[1].true_positives + miss * point[1].false_negatives
+
+    return min(threshold_curve(truth, p), key=price)[0]
+
+
 def best_f1(truth: Any, p: Any, alarm: float, miss: float) -> float:
     return max(p, key=lambda t: confusion(truth, [value >= t for value in p]).f1)
 
@@ -80,6 +87,8 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda a, b: twins(a, b) / len(b), "You returned a share"),
         (labelled_twins, "compare the texts alone"),
         (lambda a, b: twins(a, b) if a else 9, "with no training records"),
+        (lambda a, b: twins(b, a), "You counted the training records"),
+        (lambda a, b: sum(t == u for t in texts(a) for u in texts(b)), "You counted pairs"),
         (lambda a, b: 77, "Not yet: 4 test records have a twin, you say 77"),
         (twins, "Correct"),
     ],
@@ -91,6 +100,14 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (f(lambda beta: beta**2, swap=True), "swapped"),
         (lambda c, beta: (c.precision + beta**2 * c.recall) / (1 + beta**2), "weighted mean"),
         (f(lambda beta: beta**2, factor=False), "forgot the factor"),
+        (
+            lambda c, beta: 1 + 4 * c.precision * c.recall / (4 * c.precision + c.recall),
+            "Without brackets",
+        ),
+        (
+            lambda c, beta: 5 * c.precision * c.recall / max(1, 4 * c.precision + c.recall),
+            "except where precision and recall are small",
+        ),
         (lambda c, beta: 0.1234, "Not yet: F2 is 0.6250 here, you say 0.1234"),
         (
             lambda c, beta: 5 * c.precision * c.recall / (4 * c.precision + c.recall),
@@ -117,7 +134,9 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lowest_cost, "You return the lowest cost"),
         (best_f1, "doesn't depend on the costs"),
         (dearest, "dearest threshold"),
-        (lambda t, p, a, m: 0.3 + m / 100, "Not yet: with misses ten times as dear"),
+        (lambda t, p, a, m: a / (a + m), "can be trusted"),
+        (lambda t, p, a, m: confusion(t, t), "you return the four counts"),
+        (priced_hits, "Not yet: where a false alarm costs 3 and a miss 2, the best is 0.6"),
         (threshold, "Correct"),
     ],
 }

@@ -53,6 +53,9 @@ def test_picking_and_typing_both_judge() -> None:
     assert shown.result["nearest"][0][1:] == ("ham", "lunch?")
     assert shown.result["nearest"][0][0] == pytest.approx(1, abs=1e-5)
     assert len(shown.result["nearest"]) == 3
+    assert shown.pick.value is None
+    shown.pick.value = EXAMPLES[1]  # again, after typing
+    assert shown.message.value == EXAMPLES[1]
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])

@@ -261,3 +261,92 @@ def test_generation_the_chapter_runs_to_its_end(book: Book) -> None:
 def test_weights_the_chapter_runs_to_its_end(book: Book) -> None:
     book.open("07_weights.ipynb")
     book.run_all(600)
+
+
+def test_classification_the_lens_follows_the_message(book: Book) -> None:
+    book.open("08_classification.ipynb")
+    book.run_all(900)
+    readout = book.widget(".widget-html p[aria-live]")
+    expect(readout).to_contain_text("the probability of spam is")
+    pick = book.widget(".widget-dropdown select")
+    pick.select_option(index=2)
+    text = book.widget(".widget-textarea textarea")
+    expect(text).to_have_value("Are we still on for lunch?")
+    expect(readout).to_contain_text("This reads as ham")
+    image = book.widget("img.widget-image")
+    before = image.get_attribute("src") or ""
+    text.fill("Call 09061701461 now to claim your prize")
+    text.press("Tab")
+    colored = book.page.locator(".widget-html div:has(> span[title])").first
+    expect(colored).to_contain_text("claim")
+    expect(image).not_to_have_attribute("src", before)
+    book.page.set_viewport_size({"width": 1200, "height": 1300})
+    book.picture(book.widget(".widget-vbox"), "classification")
+    text.fill(" ")
+    text.press("Tab")
+    expect(book.page.locator(".widget-html p[role='alert']").first).to_contain_text("is empty")
+
+
+CHAT_BOX = """
+from IPython.display import display
+from gptlib.extras.models import load_model
+from gptlib.extras.widgets.instructions import ChatBox
+from gptlib.instructions import CHAT
+model, tokenizer = load_model()
+box = ChatBox(model, tokenizer, CHAT, max_new_tokens=200)
+display(box)
+"""
+UNTIL_ASKED = """
+import time
+limit = time.monotonic() + 200
+while len(box.turns) < 2 and time.monotonic() < limit:
+    time.sleep(0.05)
+box.wait(60)
+print(len(box.turns[0]["output"]) > 0, box.status.value)
+"""
+
+
+def test_instructions_the_chat_box_streams_stops_and_forgets(lab: Lab, book: Book) -> None:
+    write_notebook(lab.folder, "chat.ipynb", CHAT_BOX, UNTIL_ASKED)
+    book.open("chat.ipynb")
+    book.start()  # the second cell is busy: Send and Stop act meanwhile
+    status = book.page.locator("p[role='status']").first
+    expect(status).to_contain_text("Write an instruction", timeout=90_000)
+    instruction = book.widget(".widget-text input >> nth=0")
+    talk = book.widget("div[role='log']")
+    send, stop = book.widget("button >> text=Send"), book.widget("button >> text=Stop")
+    send.click()
+    expect(status).to_contain_text("Not sent: the instruction is empty")
+    for n, question in enumerate(("Who came in?", "And then?"), start=1):
+        instruction.fill(question)
+        instruction.press("Tab")
+        send.click()
+        answered = talk.locator("p:has-text('Model:')").nth(n - 1)
+        expect(answered).to_have_text(re.compile(r"Model: \S+"))  # it streams
+        stop.click()
+        expect(status).to_contain_text("Stopped by you.")
+    expect(talk).to_contain_text("You: Who came in?")
+    book.finish(60)
+    book.widget("button >> text=Clear").click()
+    expect(status).to_contain_text("Forgotten")
+    expect(talk).to_have_text("")
+
+
+def test_instructions_two_models_answer_side_by_side(book: Book) -> None:
+    book.open("09_instructions.ipynb")
+    book.run_all(900)
+    untuned, tuned = (
+        book.widget("div[aria-label='untuned']"),
+        book.widget("div[aria-label='tuned']"),
+    )
+    before = tuned.inner_text()
+    instruction = book.widget(".widget-text input >> nth=0")
+    instruction.fill("Write the name of the person.")
+    words = book.widget(".widget-text input >> nth=1")
+    words.fill("Natasha laughed.")
+    words.press("Tab")
+    book.widget("button >> text=Send").click()
+    expect(book.widget("p[role='status']")).to_contain_text("Done.")
+    expect(tuned).not_to_have_text(before)
+    expect(untuned).to_have_text(re.compile(r"untuned\s*\S+"))
+    book.picture(book.widget(".widget-vbox"), "instructions")

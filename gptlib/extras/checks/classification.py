@@ -17,6 +17,8 @@ def count_twins(answer: Answer) -> None:
         ("ham", "ok"),
         ("ham", "See you at 8"),
         ("spam", "Call 0800 123"),
+        ("spam", "win £500, now"),
+        ("ham", "OK."),
     ]
     test: list[Record] = [
         ("spam", "win £250 NOW"),
@@ -39,6 +41,8 @@ def count_twins(answer: Answer) -> None:
         "You counted each different text once; count every test record that has a twin.": 3,
         "You counted those without a twin.": len(test) - 4,
         "You returned a share; return the number of records.": 4 / len(test),
+        "You counted the training records that have a twin; count the test records.": 5,
+        "You counted pairs; a test record with two twins is one record.": 7,
     }
     if _without_label(answer) is False:
         print("Not yet: a twin with another label is a twin too; compare the texts alone.")
@@ -84,6 +88,7 @@ def f_beta(answer: Answer) -> None:
         ),
         "You took a weighted mean; this one is harmonic.": (p + 4 * r) / 5,
         "You forgot the factor 1 + beta² above the line.": formula(4, p, r) / 5,
+        "Without brackets only beta² is a factor; write (1 + beta²).": 1 + formula(4, p, r) * 4 / 5,
     }
     if not close(value, formula(4, p, r)):
         right = formula(4, p, r)
@@ -92,6 +97,10 @@ def f_beta(answer: Answer) -> None:
     nothing, problem = call(answer, Confusion(0, 0, 3, 5), 2.0)
     if problem or number(nothing) != 0:
         print("Right, except where nothing was found: precision and recall are 0, and so is F.")
+        return
+    poor, problem = call(answer, Confusion(1, 9, 9, 81), 2.0)
+    if problem or not close(number(poor) or 0.0, 0.1):
+        print("Right, except where precision and recall are small: divide by the sum as it is.")
         return
     print("Correct: beta 2 leans towards recall, beta 1 is F1, and finding nothing gives 0.")
 
@@ -141,11 +150,15 @@ def cheapest_threshold(answer: Answer) -> None:
     """Check `cheapest_threshold(truth, probabilities, alarm_cost, miss_cost)`, exercise 4."""
     truth = [True, False, True, True, False, True, False, False]
     probabilities = [0.95, 0.9, 0.8, 0.6, 0.5, 0.4, 0.2, 0.1]
+    prices = [(1.0, 10.0), (10.0, 1.0), (3.0, 2.0)]
     results = []
-    for alarm_cost, miss_cost in ((1.0, 10.0), (10.0, 1.0)):
+    for alarm_cost, miss_cost in prices:
         got, problem = call(answer, list(truth), list(probabilities), alarm_cost, miss_cost)
         if problem:
             print(problem)
+            return
+        if isinstance(got, Confusion):
+            print("Not yet: you return the four counts; return the threshold that leads to them.")
             return
         if isinstance(got, tuple):
             print("Not yet: you return a pair; return the threshold alone.")
@@ -155,29 +168,42 @@ def cheapest_threshold(answer: Answer) -> None:
             print(f"Not yet: {what(got)}; return one number, a threshold.")
             return
         results.append(value)
-    best = [_cheapest(truth, probabilities, *costs) for costs in ((1.0, 10.0), (10.0, 1.0))]
-    costs = [
-        min(_costs(truth, probabilities, *pair).values()) for pair in ((1.0, 10.0), (10.0, 1.0))
-    ]
-    if all(close(a, b) for a, b in zip(results, best, strict=True)):
+    tables = [_costs(truth, probabilities, *price) for price in prices]
+    swapped = [_costs(truth, probabilities, miss, alarm) for alarm, miss in prices]
+    best = [min(costs, key=lambda p: costs[p]) for costs in tables]
+    mistakes = {
+        "The costs are swapped: a false alarm is a false positive, a miss a false negative.": [
+            min(costs, key=lambda p: costs[p]) for costs in swapped
+        ],
+        "You return the lowest cost; return the threshold that has it.": [
+            min(costs.values()) for costs in tables
+        ],
+        "That is the dearest threshold; take the smallest cost.": [
+            max(costs, key=lambda p: costs[p]) for costs in tables
+        ],
+        "That threshold is right where probabilities can be trusted; search these instead.": [
+            alarm / (alarm + miss) for alarm, miss in prices
+        ],
+    }
+    found = [text for text, wrong in mistakes.items() if _all_close(results, wrong)]
+    if _all_close(results, best):
         print("Correct: dear misses lower the threshold, dear false alarms raise it.")
-    elif all(close(a, b) for a, b in zip(results, best[::-1], strict=True)):
-        print("The costs are swapped: a false alarm is a false positive, a miss a false negative.")
-    elif all(close(a, b) for a, b in zip(results, costs, strict=True)):
-        print("You return the lowest cost; return the threshold that has it.")
-    elif close(results[0], results[1]):
+    elif found:
+        print(found[0])
+    elif _all_close(results, [results[0]] * len(prices)):
         print("Your threshold doesn't depend on the costs; weigh the two kinds of error with them.")
-    elif any(
-        value in (0.1, 0.95) and close(value, worst)
-        for value, worst in zip(results, (0.95, 0.1), strict=True)
-    ):
-        print("That is the dearest threshold; take the smallest cost.")
     else:
+        told = zip(prices, best, results, strict=True)
+        wrong = next(case for case in told if not close(case[1], case[2]))
+        (alarm_cost, miss_cost), right, value = wrong
         print(
-            f"Not yet: with misses ten times as dear the best is {best[0]}, you say "
-            f"{results[0]:g}; with false alarms ten times as dear {best[1]}, you say "
-            f"{results[1]:g}."
+            f"Not yet: where a false alarm costs {alarm_cost:g} and a miss {miss_cost:g}, the "
+            f"best is {right}, you say {value:g}."
         )
+
+
+def _all_close(values: Sequence[float], others: Sequence[float]) -> bool:
+    return all(close(a, b) for a, b in zip(values, others, strict=True))
 
 
 def _costs(
@@ -188,10 +214,3 @@ def _costs(
         found: Any = confusion(truth, [p >= threshold for p in probabilities])
         costs[threshold] = alarm_cost * found.false_positives + miss_cost * found.false_negatives
     return costs
-
-
-def _cheapest(
-    truth: Sequence[bool], probabilities: Sequence[float], alarm_cost: float, miss_cost: float
-) -> float:
-    costs = _costs(truth, probabilities, alarm_cost, miss_cost)
-    return min(costs, key=lambda threshold: costs[threshold])

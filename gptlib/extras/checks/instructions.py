@@ -68,6 +68,9 @@ def block_mask(answer: Answer) -> None:
     mistakes = {
         "Records are kept apart, but tokens may look ahead in their own.": same,
         "No token looks ahead, but records see each other.": causal,
+        "A token may look where both conditions hold, not where one does: & in place of |.": (
+            same | causal
+        ),
         "It is upside down: tokens look ahead and not back. Use tril, not triu.": (same & causal.T),
         "It is the opposite: True where a token must not look.": ~(same & causal),
         "A token may look at itself, too.": same & causal & ~torch.eye(6).bool(),
@@ -132,10 +135,10 @@ def lora_parameters(answer: Answer) -> None:
 def factor(answer: Answer) -> None:
     """Check `factor(update, rank)`, exercise 4."""
     generator = torch.Generator().manual_seed(0)
-    left, _ = torch.linalg.qr(torch.randn(6, 4, generator=generator))
-    right, _ = torch.linalg.qr(torch.randn(5, 4, generator=generator))
-    values = torch.tensor([5.0, 3.0, 1.0, 0.5])
-    update = left * values @ right.T  # (6, 5), of rank 4
+    left, _ = torch.linalg.qr(torch.randn(6, 5, generator=generator))
+    right, _ = torch.linalg.qr(torch.randn(5, 5, generator=generator))
+    values = torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5])
+    update = left * values @ right.T  # (6, 5)
     for rank in (2, 1, 4):
         got, problem = call(answer, update.clone(), rank)
         if problem:
@@ -154,7 +157,7 @@ def factor(answer: Answer) -> None:
                 f"({rank}, 5); yours have {shapes[0]} and {shapes[1]}."
             )
             return
-        said = _name_product(got[0] @ got[1], left, values, right, rank)
+        said = _name_product(got[0].float() @ got[1].float(), left, values, right, rank)
         if said:
             print(said)
             return
@@ -169,12 +172,12 @@ def _name_product(
     def made(weights: Tensor, kept: slice) -> Tensor:
         return left[:, kept] * weights[kept] @ right[:, kept].T
 
-    first, last = slice(0, rank), slice(4 - rank, 4)
+    first, last = slice(0, rank), slice(5 - rank, 5)
     if torch.allclose(product, made(values, first), atol=1e-4):
         return None
     mistakes = {
         "You left the singular values out; give them to one of the two, or a root to each.": (
-            made(torch.ones(4), first)
+            made(torch.ones(5), first)
         ),
         "You multiplied with the singular values twice; a root for each, or all for one.": (
             made(values**2, first)

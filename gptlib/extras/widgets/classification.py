@@ -93,7 +93,7 @@ class MessageLens(widgets.VBox):
         if self.problem:
             raise ValueError(self.problem)
         self.pick.observe(self._picked, names="value")
-        self.message.observe(lambda _: self._judge(), names="value")
+        self.message.observe(self._typed, names="value")
         self.label.observe(lambda _: self._judge(), names="value")
 
     def __repr__(self) -> str:
@@ -108,6 +108,8 @@ class MessageLens(widgets.VBox):
         places = range(1, len(tokens) + 1)
         top.bar(places, changes, color=[FOR if change > 0 else AGAINST for change in changes])
         top.axhline(0, color="k", linewidth=0.8)
+        most = max([0.05, *map(abs, changes)])
+        top.set_ylim(-1.1 * most, 1.1 * most)  # so that small changes look small
         top.set(ylabel="lost without it", title=f"What each token does for “{label}”")
         bottom.plot(places, self.result.get("prefixes", []), "o-", color="k", markersize=3)
         bottom.axhline(0.5, color="#555", linestyle="--", linewidth=1)
@@ -119,7 +121,13 @@ class MessageLens(widgets.VBox):
         return figure
 
     def _picked(self, change: dict[str, Any]) -> None:
-        self.message.value = change["new"]
+        if change["new"] is not None:
+            self.message.value = change["new"]
+
+    def _typed(self, change: dict[str, Any]) -> None:
+        if change["new"] != self.pick.value:
+            self.pick.value = None  # so that the same example can be picked again
+        self._judge()
 
     def _judge(self) -> None:
         text, label = self.message.value, self.label.value
