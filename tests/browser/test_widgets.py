@@ -263,25 +263,39 @@ def test_weights_the_chapter_runs_to_its_end(book: Book) -> None:
     book.run_all(600)
 
 
-def test_classification_the_lens_follows_the_message(book: Book) -> None:
-    book.open("08_classification.ipynb")
-    book.run_all(900)
-    readout = book.widget(".widget-html p[aria-live]")
-    expect(readout).to_contain_text("the probability of spam is")
-    pick = book.widget(".widget-dropdown select")
-    pick.select_option(index=2)
+LENS = """
+import torch
+from IPython.display import display
+from gptlib.classification import FineTuning, TextClassifier, fit
+from gptlib.extras.models import load_model
+from gptlib.extras.widgets.classification import MessageLens
+torch.set_num_threads(1)
+records = [("spam", f"Claim your prize number {n} now") for n in range(12)]
+records += [("ham", f"Are we still on for lunch at {n}?") for n in range(12)]
+model, tokenizer = load_model()
+classifier = TextClassifier(model, tokenizer, ["ham", "spam"], 32, "mean")
+list(fit(classifier, records, records, FineTuning(4, 8, head_learning_rate=0.05, frozen="all")))
+display(MessageLens(classifier, ["Claim your prize", "Are we on?", "Lunch now"], records))
+"""
+
+
+def test_classification_the_lens_follows_the_message(lab: Lab, book: Book) -> None:
+    write_notebook(lab.folder, "lens.ipynb", LENS)
+    book.open("lens.ipynb")
+    book.run_all()
+    readout = book.page.locator(".widget-html p[aria-live]").first
+    expect(readout).to_contain_text("This reads as spam: the probability of spam is")
+    book.widget(".widget-dropdown select").select_option(index=1)
     text = book.widget(".widget-textarea textarea")
-    expect(text).to_have_value("Are we still on for lunch?")
+    expect(text).to_have_value("Are we on?")
     expect(readout).to_contain_text("This reads as ham")
     image = book.widget("img.widget-image")
     before = image.get_attribute("src") or ""
-    text.fill("Call 09061701461 now to claim your prize")
+    text.fill("Claim lunch")
     text.press("Tab")
-    colored = book.page.locator(".widget-html div:has(> span[title])").first
-    expect(colored).to_contain_text("claim")
+    expect(book.page.locator(".widget-html div:has(> span[title])").first).to_contain_text("lunch")
     expect(image).not_to_have_attribute("src", before)
-    book.page.set_viewport_size({"width": 1200, "height": 1300})
-    book.picture(book.widget(".widget-vbox"), "classification")
+    expect(book.page.locator(".widget-html table").first).to_contain_text("Nearest known")
     text.fill(" ")
     text.press("Tab")
     expect(book.page.locator(".widget-html p[role='alert']").first).to_contain_text("is empty")
@@ -332,21 +346,36 @@ def test_instructions_the_chat_box_streams_stops_and_forgets(lab: Lab, book: Boo
     expect(talk).to_have_text("")
 
 
-def test_instructions_two_models_answer_side_by_side(book: Book) -> None:
-    book.open("09_instructions.ipynb")
-    book.run_all(900)
-    untuned, tuned = (
-        book.widget("div[aria-label='untuned']"),
-        book.widget("div[aria-label='tuned']"),
-    )
-    before = tuned.inner_text()
-    instruction = book.widget(".widget-text input >> nth=0")
-    instruction.fill("Write the name of the person.")
-    words = book.widget(".widget-text input >> nth=1")
-    words.fill("Natasha laughed.")
-    words.press("Tab")
+SIDE_BY_SIDE = """
+import copy
+import torch
+from IPython.display import display
+from gptlib.extras.models import load_model
+from gptlib.extras.widgets.instructions import SideBySide
+from gptlib.instructions import CHAT
+model, tokenizer = load_model()
+other = copy.deepcopy(model)
+with torch.no_grad():
+    other.ln_f.weight.mul_(-1)  # it says the least likely thing
+models = {"base": model, "other": other}
+display(SideBySide(models, tokenizer, CHAT, "Say yes.", max_new_tokens=12))
+"""
+
+
+def test_instructions_two_models_answer_side_by_side(lab: Lab, book: Book) -> None:
+    write_notebook(lab.folder, "side.ipynb", SIDE_BY_SIDE)
+    book.open("side.ipynb")
+    book.run_all()
+    base, other = book.widget("div[aria-label='base'] p"), book.widget("div[aria-label='other'] p")
+    before = base.inner_text()
+    assert before
+    assert before != other.inner_text()
+    for place, words in enumerate(("Write the name of the person.", "Natasha laughed.")):
+        field = book.widget(f".widget-text input >> nth={place}")
+        field.fill(words)
+        field.press("Tab")
     book.widget("button >> text=Send").click()
-    expect(book.widget("p[role='status']")).to_contain_text("Done.")
-    expect(tuned).not_to_have_text(before)
-    expect(untuned).to_have_text(re.compile(r"untuned\s*\S+"))
-    book.picture(book.widget(".widget-vbox"), "instructions")
+    status = book.page.locator("p[role='status']").first
+    expect(base).not_to_have_text(before)
+    expect(status).to_contain_text("Done.")
+    expect(other).not_to_be_empty()
