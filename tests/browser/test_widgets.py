@@ -379,3 +379,28 @@ def test_instructions_two_models_answer_side_by_side(lab: Lab, book: Book) -> No
     expect(base).not_to_have_text(before)
     expect(status).to_contain_text("Done.")
     expect(other).not_to_be_empty()
+
+
+PLANNER = """
+from IPython.display import display
+from gptlib.extras.widgets.scaling import StepPlanner
+display(StepPlanner())
+"""
+
+
+def test_scaling_the_planner_follows_its_sliders(lab: Lab, book: Book) -> None:
+    write_notebook(lab.folder, "planner.ipynb", PLANNER)
+    book.open("planner.ipynb")
+    book.run_all()
+    readout = book.page.locator(".widget-html p[aria-live]").first
+    expect(readout).to_contain_text("GPT-2 XL, fsdp, 64 devices")
+    image = book.widget("img.widget-image")
+    before = image.get_attribute("src") or ""
+    devices = book.widget(".widget-slider .noUi-handle >> nth=0")
+    devices.focus()
+    devices.press("ArrowRight")
+    expect(readout).to_contain_text("GPT-2 XL, fsdp, 128 devices")
+    expect(image).not_to_have_attribute("src", before)
+    book.widget(".widget-dropdown select >> nth=0").select_option("7 billion")
+    book.widget(".widget-dropdown select >> nth=1").select_option("ddp")
+    expect(readout).to_contain_text("7 billion, ddp, 128 devices")
