@@ -77,6 +77,7 @@ MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
     (checks.sliding_window, lambda n, w: mask(n, w + 1), "one too long"),
     (checks.sliding_window, lambda n, w: mask(n, w - 1), "one too short"),
     (checks.sliding_window, lambda n, w: causal_mask(n), "nothing is too far away"),
+    (checks.sliding_window, lambda n, w: mask(n, w).T, "you exchanged them"),
     (checks.sliding_window, lambda n, w: torch.eye(n).bool(), "entries are wrong"),
     (checks.combine_gradients, lambda g, n: sum(g) / len(g), "mean of the means"),
     (checks.combine_gradients, lambda g, n: sum(g), "sum of the gradients"),
@@ -87,6 +88,7 @@ MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
         "number of processes",
     ),
     (checks.combine_gradients, lambda g, n: g[0], "weigh each gradient"),
+    (checks.combine_gradients, lambda g, n: g[0].double(), "weigh each gradient"),
     (
         checks.rows_of,
         lambda r, n, h, d: list(range(r * 3 * h * d // n, (r + 1) * 3 * h * d // n)),
@@ -96,6 +98,7 @@ MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
     (checks.rows_of, lambda r, n, h, d: rows(r, n, h, 1), "You count heads, not rows"),
     (checks.rows_of, lambda r, n, h, d: rows(r, n, h, d)[::-1], "wrong order"),
     (checks.rows_of, lambda r, n, h, d: [0], "the rows are"),
+    (checks.rows_of, lambda r, n, h, d: [1, "a", None], "the rows are"),
     (checks.rental, lambda *a: tuple(3600 * x for x in rental(*a)), "Those are seconds"),
     (checks.rental, lambda *a: rental(*a)[::-1], "exchanged"),
     (checks.rental, lambda t, s, n, e: rental(t, s, n, 1.0), "leave the efficiency out"),
@@ -110,6 +113,9 @@ MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
         lambda t, s, n, e: tuple(n * x for x in rental(t, s, n, e)),
         "speed of one device",
     ),
+    (checks.rental, lambda *a: (rental(*a)[0], rental(*a)[0]), "multiply by n"),
+    (checks.rental, lambda *a: tuple(60 * x for x in rental(*a)), "Those are minutes"),
+    (checks.rental, lambda *a: (None, "a"), "two numbers"),
     (checks.rental, lambda *a: (1.0, 2.0), "expected"),
 ]
 

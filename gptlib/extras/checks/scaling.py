@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gptlib.attention import causal_mask
-from gptlib.extras.checks.answers import Answer, call, close, what
+from gptlib.extras.checks.answers import Answer, call, close, number, what
 
 
 def sliding_window(answer: Answer) -> None:
@@ -39,6 +39,7 @@ def sliding_window(answer: Answer) -> None:
                     causal.triu(2 - window)
                 ),
                 "That is the whole causal mask; nothing is too far away.": causal,
+                "Rows are queries and columns are keys; you exchanged them.": right.T,
             }
             named = (text for text, wrong in mistakes.items() if torch.equal(got, wrong))
             wrong = (got != right).sum()
@@ -59,6 +60,7 @@ def combine_gradients(answer: Answer) -> None:
         if not isinstance(got, Tensor) or got.shape != parts[0].shape:
             print(f"Not yet: {what(got)}; it has the shape of one gradient, (2, 3).")
             return
+        got = got.to(parts[0].dtype)
         sums = sum(
             (part * count for part, count in zip(parts, counts, strict=True)), torch.zeros(())
         )
@@ -119,7 +121,7 @@ def _rows_mistake(got: list[Any], right: list[int], case: tuple[int, int, int, i
         "Those are the queries alone; their keys and values belong to them.": right[:third],
         "You count heads, not rows: each head has head_size rows.": _rows(rank, n, n_head, 1),
     }
-    if got != right and sorted(got) == right:
+    if sorted(got, key=str) == sorted(right, key=str):
         return f"Right rows, wrong order, for {where}: queries first, then keys, then values."
     named = next((text for text, wrong in mistakes.items() if got == wrong), None)
     return named or f"Not yet: for {where}, the rows are {right}; you return {got}."
@@ -136,7 +138,11 @@ def rental(answer: Answer) -> None:
             print(f"Not yet: {what(got)}; return a pair of hours and device-hours.")
             return
         hours = tokens / (n * share * speed) / 3600
-        right, mine = (hours, hours * n), (float(got[0]), float(got[1]))
+        first, second = number(got[0]), number(got[1])
+        if first is None or second is None:
+            print("Not yet: hours and device-hours are two numbers.")
+            return
+        right, mine = (hours, hours * n), (first, second)
         if not all(map(close, mine, right)):
             print(_rental_mistake(mine, right, n, share))
             return
@@ -150,6 +156,10 @@ def _rental_mistake(
         return close(got[0], hours) and close(got[1], device_hours)
 
     hours, paid = right
+    if is_like(hours, hours):
+        return "The hours are right; every device is paid for each of them, so multiply by n."
+    if is_like(hours * 60, paid * 60):
+        return "Those are minutes; an hour has 60 of them."
     if is_like(hours * 3600, paid * 3600):
         return "Those are seconds; an hour has 3600 of them."
     if is_like(paid, hours):
