@@ -1029,9 +1029,10 @@ def parallel_step(
     """Estimate one optimizer step on many devices, by counting operations and bytes.
 
     Weights, gradients and optimizer are float32; what travels and what is kept for the backward
-    pass is bfloat16. All devices form one ring, whose slowest link counts. DDP and FSDP send while
-    they compute; tensor parallel has to wait. Latency, padding and uneven speed are left out, so
-    a real step takes longer.
+    pass is bfloat16. With several passes FSDP holds its gradient whole until the last one, as
+    `take_step_together` does. All devices form one ring, whose slowest link counts. DDP and FSDP
+    send while they compute; tensor parallel has to wait. Latency, padding and uneven speed are
+    left out, so a real step takes longer.
 
     Args:
         config: The model.
@@ -1066,7 +1067,7 @@ def parallel_step(
         )
     at_once = min(windows_at_once * config.context_length, per_device)
     passes, stream = math.ceil(per_device / at_once), config.n_layer * config.n_embd
-    state = state_bytes(config)
+    state, shards = state_bytes(config), 1 if strategy == "ddp" else n_devices
     weights = state["weights"] / 2  # as bfloat16, the way they travel
     values = {
         "ddp": 2 * weights,  # an all-reduce: reduce-scatter, then all-gather
@@ -1077,14 +1078,16 @@ def parallel_step(
     bandwidth = machine.inside if n_devices <= machine.devices else machine.between
     work = flops_per_token(config)["training"] * batch_tokens * (4 / 3 if checkpointed else 1)
     compute, communication = work / n_devices / machine.flops, sent / bandwidth
-    held = state["weights"] + state["gradients"] + state["optimizer"]
-    split = n_devices if strategy == "tensor" else 1
-    kept = stream * (1 if checkpointed else 4 + 12 / split)  # values per token
+    held = (state["weights"] + state["gradients"] + state["optimizer"]) / shards
+    if strategy == "fsdp" and passes > 1:  # the gradient stays whole until the last pass
+        held += (1 - 1 / n_devices) * state["gradients"]
+    split = 1 / n_devices if strategy == "tensor" else 1
+    kept = stream * (1 if checkpointed else 4 + 12 * split)  # values per token
     kept += (16 * config.n_embd if checkpointed else 0) + 2 * config.n_embd + config.vocab_size
     return StepCost(
         compute,
         communication,
         compute + communication if strategy == "tensor" else max(compute, communication),
         sent,
-        held / (1 if strategy == "ddp" else n_devices) + 2 * at_once * kept,
+        held + 2 * at_once * kept,
     )

@@ -505,16 +505,18 @@ def test_volumes_are_those_of_the_literature() -> None:
 def test_shards_take_a_share_of_the_memory_and_other_machines_are_slower() -> None:
     one = parallel_step(GPT2_SMALL, MACHINE, 1, 2**19, "ddp")
     ddp = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "ddp")
-    fsdp = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "fsdp")
+    fsdp = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "fsdp", 64)
+    full = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "ddp", 64)
+    passes = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "fsdp")
     far = parallel_step(GPT2_SMALL, MACHINE, 16, 2**19, "ddp")
     assert ddp.memory == one.memory
-    assert one.memory - fsdp.memory == pytest.approx(
-        7 / 8 * 16 * count_parameters(GPT2_SMALL)["total"]
-    )
+    total = count_parameters(GPT2_SMALL)["total"]
+    assert full.memory - fsdp.memory == pytest.approx(7 / 8 * 16 * total)
+    assert one.memory - passes.memory == pytest.approx(7 / 8 * 12 * total)  # a whole gradient
     assert ddp.compute == pytest.approx(one.compute / 8)
     assert far.communication > 8 * ddp.communication
     assert far.seconds == max(far.compute, far.communication)
-    again = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "fsdp", checkpointed=True)
+    again = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "fsdp", 64, checkpointed=True)
     assert again.compute == pytest.approx(4 / 3 * fsdp.compute)
     assert again.memory < fsdp.memory
 

@@ -20,6 +20,7 @@ MODELS = {
 }
 STRATEGIES = ("ddp", "fsdp", "tensor")
 COUNTS = [2**power for power in range(11)]
+MEMORY = 80e9  # bytes per device
 
 
 class StepPlanner(widgets.VBox):
@@ -78,7 +79,7 @@ class StepPlanner(widgets.VBox):
     def _cost(self, n: int, strategy: str) -> StepCost | None:
         machine = Machine(
             flops=self.speed.value * 1e12,
-            memory=80e9,
+            memory=MEMORY,
             inside=self.inside.value * 1e9,
             between=self.between.value * 1e9,
         )
@@ -117,10 +118,11 @@ class StepPlanner(widgets.VBox):
         limit = "up to 1,024 devices sending never takes longer than computing"
         if self.limit is not None:
             limit = f"from {self.limit:,} devices on sending takes longer than computing"
+        fits = "" if cost.memory <= MEMORY else f", more than its {MEMORY / 1e9:.0f}"
         return (
             f"{what}: {_seconds(cost.compute)} of computing, {_seconds(cost.communication)} of "
             f"sending, {_seconds(cost.seconds)} per step, {batch / cost.seconds:,.0f} tokens per "
-            f"second; {cost.memory / 1e9:.1f} GB on each device; {limit}."
+            f"second; {cost.memory / 1e9:.1f} GB on each device{fits}; {limit}."
         )
 
     def picture(self) -> Figure:
@@ -138,7 +140,8 @@ class StepPlanner(widgets.VBox):
         if self.cost is not None:
             left.plot(self.devices.value, self.cost.seconds, "ko", ms=7)
             right.plot(self.devices.value, self.cost.memory / 1e9, "ko", ms=7)
-        right.axhline(80, color="0.5", ls="--", lw=1)
+        right.axhline(MEMORY / 1e9, color="0.5", ls="--", lw=1)
+        right.text(1, MEMORY / 1e9, f"a device's {MEMORY / 1e9:.0f} GB", fontsize=9, va="bottom")
         left.set(xscale="log", yscale="log", xlabel="devices", ylabel="seconds per step")
         right.set(xscale="log", yscale="log", xlabel="devices", ylabel="GB per device")
         left.legend(fontsize=9)
