@@ -359,11 +359,12 @@ def test_prepared_tokens_and_gpt2_s_tokenizer_are_learnt_from(
     assert "one is a folder of prepared tokens; name that alone" in said
 
 
-def test_blocks_that_are_computed_again_learn_the_same(
-    run: Path, book: Path, tmp_path: Path
+@pytest.mark.parametrize("option", ["--checkpoint-activations", "--onednn"])
+def test_blocks_that_are_computed_in_another_way_learn_the_same(
+    run: Path, book: Path, tmp_path: Path, option: str
 ) -> None:
     folder = tmp_path / "r"
-    assert call("train", book, *TINY, "--folder", folder, "--checkpoint-activations") == 0
+    assert call("train", book, *TINY, "--folder", folder, option) == 0
     for ours, theirs in zip(losses(folder), losses(run), strict=True):
         assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
 

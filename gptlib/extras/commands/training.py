@@ -99,6 +99,11 @@ class TrainCommand:
             action="store_true",
             help="less memory for more time: compute blocks again instead of keeping them",
         )
+        group.add_argument(
+            "--onednn",
+            action="store_true",
+            help="on a CPU in float32: multiply with oneDNN, on some CPUs in half the time",
+        )
 
     def run(self, words: Sequence[str]) -> int:
         """Train as the words say.
@@ -264,6 +269,10 @@ class _Training:
             from gptlib.scaling import checkpoint_activations
 
             checkpoint_activations(model)
+        if self.wishes.onednn:
+            from gptlib.extras.onednn import multiply_in_onednn
+
+            multiply_in_onednn(model)
         self._say_beginning(run, device, begin)
         reports = self._reports(run, model, begin > 0)
         with ExitStack() as closing, _Stop() as stop:

@@ -1,0 +1,88 @@
+"""Products in oneDNN give what PyTorch's own give, forward and backward."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gptlib.extras.onednn import multiply_in_onednn
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.scaling import checkpoint_activations
+from gptlib.training import Precision, TrainingConfig, next_token_loss, train
+
+SIZES = GPTConfig(vocab_size=50, context_length=16, n_layer=2, n_head=2, n_embd=32)
+
+
+def twins() -> tuple[GPT, GPT]:
+    plain = GPT(SIZES, torch.Generator().manual_seed(0))
+    fast = copy.deepcopy(plain)
+    multiply_in_onednn(fast)
+    return plain, fast
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    tokens = torch.randint(50, (4, 17), generator=torch.Generator().manual_seed(1))
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+def gradients(model: GPT, precision: Precision = "float32") -> list[Tensor]:
+    model.zero_grad()
+    next_token_loss(model, *batch(), precision).backward()
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_logits_and_gradients_are_those_of_the_plain_model() -> None:
+    plain, fast = twins()
+    torch.testing.assert_close(fast(batch()[0]), plain(batch()[0]))
+    torch.testing.assert_close(gradients(fast), gradients(plain))
+    assert plain.state_dict().keys() == fast.state_dict().keys()
+
+
+def test_it_is_oneDNN_that_multiplies() -> None:
+    _, fast = twins()
+    with torch.autograd.profiler.profile() as profile:
+        gradients(fast)
+    calls = {event.key: event.count for event in profile.key_averages()}
+    assert calls["mkldnn::_linear_pointwise"] == 2 * 4 * 3  # blocks, layers, products
+
+
+def test_a_second_call_changes_nothing_and_checkpointing_goes_with_it() -> None:
+    plain, fast = twins()
+    multiply_in_onednn(fast)
+    checkpoint_activations(fast)
+    torch.testing.assert_close(gradients(fast), gradients(plain))
+
+
+def test_frozen_weights_get_no_gradient() -> None:
+    _, fast = twins()
+    fast.blocks[0].requires_grad_(False)
+    gradients(fast)
+    assert all(p.grad is None for p in fast.blocks[0].parameters())
+    assert all(p.grad is not None for p in fast.blocks[1].parameters())
+
+
+def test_half_precision_is_left_to_autocast() -> None:
+    plain, fast = twins()
+    assert all(map(torch.equal, gradients(fast, "bfloat16"), gradients(plain, "bfloat16")))
+
+
+def test_a_resumed_run_is_equal_to_the_bit(tmp_path: Path) -> None:
+    tokens = torch.randint(50, (500,), generator=torch.Generator().manual_seed(2))
+    plan = TrainingConfig(n_steps=6, batch_size=2, report_every=3, save_every=3)
+    _, whole = twins()
+    list(train(whole, tokens, None, plan))
+    _, first = twins()
+    run = train(first, tokens, None, plan, checkpoint=tmp_path / "run.pt")
+    next(run)
+    run.close()
+    _, second = twins()
+    list(train(second, tokens, None, plan, checkpoint=tmp_path / "run.pt", resume=True))
+    assert all(map(torch.equal, whole.parameters(), second.parameters()))
+
+
+def test_without_oneDNN_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="without oneDNN; leave the option out"):
+        twins()
