@@ -3,11 +3,11 @@
 The definitions stand in teaching order. The knobs: `draw`, `apply_temperature`, `keep_top_k`,
 `keep_top_p`, `keep_min_p`, `Sampling`, `penalize`, `stages`, `next_token_logits`. The cache:
 `KeyValueCache`, `embed_next`, `allowed_keys`, `walk`, `extend`, `prefill`, `decode`; when the
-context is full, `window_start`, `read_on`; matrices at the speed of the memory, `use_onednn`.
-Writing: `Bounds`, the checks, `count_tokens`,
-`forbid_end`, `next_tokens`, `make_cache`, `write_batch`, `generate_batch`, `generate`. Text:
-`TextStream`, `end_of_text`, `stream_text`, `generate_text`. Judging: `token_losses`. Searching:
-`Beam`, `grow_beams`, `beam_search`.
+context is full, `window_start`, `read_on`; matrices at the speed of the memory, `share_weights`,
+`use_onednn`. Writing: `Bounds`, the checks, `count_tokens`, `forbid_end`, `next_tokens`,
+`make_cache`, `write_batch`, `generate_batch`, `generate`. Text: `TextStream`, `end_of_text`,
+`stream_text`, `generate_text`. Judging: `token_losses`. Searching: `Beam`, `grow_beams`,
+`beam_search`.
 
 Example:
     >>> from gptlib.gpt2 import GPT, GPTConfig
@@ -24,6 +24,7 @@ import copy
 import math
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from functools import singledispatch
 
 import tiktoken
 import torch
@@ -512,9 +513,12 @@ def prefill(model: GPT, prompts: Sequence[Sequence[int]], cache: KeyValueCache) 
     return model.unembed(x[:, -1:])[:, 0]  # (B, V)
 
 
+@singledispatch
 @torch.no_grad()
 def decode(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
     """Read one more token per row.
+
+    A class of models may bring its own way, with `decode.register`; `extras.compiled` does.
 
     Args:
         model: The model, in evaluation mode.
@@ -613,6 +617,18 @@ class OneDNNGPT(GPT):
         return onednn_linear(self.ln_f(x), self.embed.token_embedding.weight)  # (B, T, V)
 
 
+def share_weights(model: GPT) -> GPT:
+    """Copy a model, but not its weights: the twin's are the model's own, and cost no memory.
+
+    Example:
+        >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16))
+        >>> share_weights(model).ln_f.weight is model.ln_f.weight
+        True
+    """
+    shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)  # what is in `shared` is not copied
+
+
 def use_onednn(model: GPT) -> GPT:
     """Make a twin of a model for fast inference; it shares the weights and costs no memory.
 
@@ -633,8 +649,7 @@ def use_onednn(model: GPT) -> GPT:
     is_float32_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
     if type(model) is not GPT or not is_float32_on_cpu or not torch.backends.mkldnn.is_available():
         return model
-    shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared)  # what is in `shared` is not copied
+    twin = share_weights(model)
     twin.__class__ = OneDNNGPT
     for layer in twin.modules():
         if type(layer) is nn.Linear and layer.weight.numel() >= 2**18:  # below, a call costs more

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from command_line import PATIENCE, POSIX, pipe_in, refusal, talk, talk_at_terminal, written
+from test_compiled import needs_compiler
 
 from gptlib import generation
 from gptlib.extras import doctor
@@ -206,6 +207,29 @@ def test_beams_write_what_the_library_finds(
     ) == ("the" + new.partition(stop)[0] + "\n")
 
 
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+def test_a_compiled_step_writes_the_same(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    words = ("generate", "--model", folder, "--prompt", "the prince", "--seed", 3)
+    assert written(capsys, *words, "--compile") == written(capsys, *words)
+
+
+def test_a_step_that_cannot_be_compiled_is_told_in_one_line(
+    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_compiler(model: GPT) -> GPT:
+        raise RuntimeError("it needs a C++ compiler")
+
+    monkeypatch.setattr("gptlib.extras.compiled.compile_decode", without_compiler)
+    with pytest.raises(SystemExit) as caught:
+        main(["generate", "--model", str(folder), "--prompt", "the", "--compile"])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "note: compiling ..."
+    assert "error: leave out --compile: it needs a C++ compiler" in said[1]
+    assert len(said) == 2
+
+
 def test_a_prompt_beyond_the_context_is_cut_and_that_is_said(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
@@ -342,6 +366,7 @@ def test_a_bad_value_is_told_in_one_line(
         (["--prompt", "a", "--beams", "0"], b"", "argument --beams: 0 is too small; write 1 or"),
         (["--prompt", "a", "--beams", "2", "--top-k", "4"], b"", "chance; leave out --top-k"),
         (["--prompt", "a", "--beams", "2", "--seed", "4"], b"", "chance; leave out --seed"),
+        (["--prompt", "a", "--beams", "2", "--compile"], b"", "written token by token; leave it"),
         (["--prompt", "a", "--length-penalty", "2"], b"", "belongs to beam search; add --beams 4"),
         (["--prompt", "a", "--beams", "2", "--length-penalty", "nan"], b"", "--length-penalty nan"),
     ],
@@ -403,7 +428,7 @@ def test_chat_goes_on_from_the_whole_conversation_until_the_input_ends(
 
 
 def test_a_conversation_beyond_the_context_is_cut_from_the_front(folder: Path) -> None:
-    arguments = argparse.Namespace(device=None, model=folder, seed=1)
+    arguments = argparse.Namespace(compile=False, device=None, model=folder, seed=1)
     writer = writing._Writer(arguments, {})
     for text in ("the prince " * 30, "é€😀" * 20, "short"):
         part = writer.last_part(text)

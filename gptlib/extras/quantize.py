@@ -9,7 +9,6 @@ scale for the whole batch. So a text can depend on its neighbours in the batch, 
 differ a little; measure on your own text what that costs.
 """
 
-import copy
 import warnings
 from typing import cast
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
+from gptlib.generation import share_weights
 from gptlib.gpt2 import GPT
 
 
@@ -60,8 +60,7 @@ def quantize(model: GPT) -> QuantizedGPT:
             f"the model is in {table.dtype} on {table.device}; int8 kernels need float32 on the "
             "CPU: call model.float().cpu() first"
         )
-    shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared).eval()  # what is in `shared` is not copied
+    twin = share_weights(model).eval()
     head = nn.Linear(table.size(1), table.size(0), bias=False, device="meta")
     head.weight = table
     twin.add_module("head", head)

@@ -8,8 +8,9 @@ the memory is the limit; it is measured in the same run, with several ways to re
 larger than the caches, of which the fastest counts, in each round anew. The contestants take turns
 round by round; medians are compared, and the process's CPU time stands beside the wall clock.
 "Of the limit" is about the steps after the first, which reads the prompt; where a contestant shows
-no steps, it is about the whole. What int8 weights
-cost in bits per byte is measured on War and Peace with chapter 5's model.
+no steps, it is about the whole. The compiled step is for one text at a time and is compiled
+before the race, with a C++ compiler; the time that took is printed. What int8 weights cost in bits
+per byte is measured on War and Peace with chapter 5's model.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gptlib.embeddings import split_tokens
+from gptlib.extras.compiled import compile_decode
 from gptlib.extras.datasets import war_and_peace
 from gptlib.extras.quantize import QuantizedGPT, quantize
 from gptlib.generation import (
@@ -159,6 +161,11 @@ def cached_logits(model: GPT) -> Callable[[Tensor], Tensor]:
     return read
 
 
+def row_by_row(read: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Make a function that reads texts one after the other, not together."""
+    return lambda tokens: torch.cat([read(row[None]) for row in tokens])
+
+
 def their_cached_logits(model: GPT2LMHeadModel) -> Callable[[Tensor], Tensor]:
     """Make a function that reads a text token by token through transformers' cache."""
 
@@ -208,7 +215,7 @@ def print_table(
     heads = ["batch", "what", "tokens/s", "ms/step", "CPU ms/step", "times transformers"]
     heads += ["later steps, ms", "MB read", "of the limit", "largest error"]
     print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
-    for one in contestants:
+    for one in sorted(contestants, key=lambda one: one.batch):
         theirs = next(o for o in contestants if o.batch == one.batch)
         ratio = median(t / m for t, m in zip(theirs.wall, one.wall, strict=True))
         pairs = zip(one.step, limits, strict=True)
@@ -258,6 +265,9 @@ def main() -> None:
     )
     model = GPT(GPT2_SMALL, torch.Generator().manual_seed(0)).eval()
     theirs, small = their_twin(model), quantize(model)
+    start = time.perf_counter()
+    compiled = compile_decode(model)
+    print(f"compiling the decode step took {time.perf_counter() - start:.0f} s")
     tokens = torch.randint(50_257, (8, N_PROMPT), generator=torch.Generator().manual_seed(1))
     prompts = {1: tokens[:1], 8: tokens}
     full, quarter = weight_bytes(model), weight_bytes(small)
@@ -276,10 +286,23 @@ def main() -> None:
                 "gptlib, int8", batch, partial(our_tokens, small), cached_logits(small), quarter
             ),
         ]
+    contestants.append(
+        Contestant(
+            "gptlib, compiled",
+            1,
+            partial(our_tokens, compiled),
+            row_by_row(cached_logits(compiled)),
+            full,
+        )
+    )
     text = torch.cat((tokens, torch.tensor(our_tokens(model, tokens))), dim=1)  # (8, 160)
-    errors = {one.name: largest_error(one.read, model, text) for one in contestants[:3]}
-    same = our_tokens(model, tokens) == their_tokens(theirs, tokens)
-    print(f"gptlib and transformers write the same tokens: {same}")
+    errors = {one.name: largest_error(one.read, model, text) for one in contestants}
+    expected = their_tokens(theirs, tokens)
+    same = our_tokens(model, tokens) == expected
+    same &= all(
+        our_tokens(compiled, row[None]) == [t] for row, t in zip(tokens, expected, strict=True)
+    )
+    print(f"gptlib, plain and compiled, and transformers write the same tokens: {same}")
     ways, speeds = ways_to_read(arguments.threads), []
     for number in range(arguments.rounds + 1):
         for one in contestants:

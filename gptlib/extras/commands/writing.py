@@ -21,6 +21,7 @@ from gptlib.extras.commands.base import (
 from gptlib.extras.options import Options, number, read_options, whole
 
 if TYPE_CHECKING:  # PyTorch waits
+    from gptlib.gpt2 import GPT
     from gptlib.instructions import PromptForm
 
 __all__ = ["chat_parser", "generate_parser"]
@@ -96,6 +97,12 @@ def _writing_parser(
     names = ["the beginning"] * bool(usage) + ["the model", "length"]
     groups = {group: parser.add_argument_group(group) for group in names}
     add_model_options(groups["the model"], "a model, or of chapter 5's runs")
+    groups["the model"].add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the writing of a token first, which takes up to half a minute and a C++ "
+        "compiler; for long texts of a large model on a CPU",
+    )
     _add_length_options(groups["length"])
     choice = parser.add_argument_group(
         "choosing the next token",
@@ -195,7 +202,7 @@ class _Writer:
         wanted = arguments.model or default_model()
         self.name, self.wanted = Path(wanted).name, wanted
         model, self.tokenizer = load_model(wanted)
-        self.model = model.to(device)
+        self.model = _compiled(model.to(device)) if arguments.compile else model.to(device)
         self.context_length = self.model.config.context_length
         self.generator = torch.Generator()  # on the CPU: the same text on every device
         if arguments.seed is None:
@@ -261,6 +268,17 @@ class _Writer:
         return text
 
 
+def _compiled(model: GPT) -> GPT:
+    """Compile a model's decode step; a machine that can't is told of in one line."""
+    from gptlib.extras.compiled import compile_decode
+
+    note("compiling ...")
+    try:
+        return compile_decode(model)
+    except RuntimeError as error:
+        raise ValueError(f"leave out --compile: {error}") from error
+
+
 def _generate(arguments: argparse.Namespace) -> int:
     options = _check(arguments)
     prompt = _read_prompt(arguments)
@@ -288,6 +306,8 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any]:
             f"{arguments.max_new_tokens}; lower one or raise the other"
         )
     if arguments.command == "generate" and arguments.beams is not None:
+        if arguments.compile:
+            raise ValueError("--compile is for texts that are written token by token; leave it out")
         more = {"seed": arguments.seed, "min_new_tokens": arguments.min_new_tokens or None}
         clash = [name for name, value in (given | more).items() if value is not None]
         if clash:
