@@ -79,13 +79,14 @@ def read_records(
 
     Raises:
         ValueError: If a line is broken and `skip_broken` is False, no record is left, or `lines`
-            is one string.
+            or `labels` is one string.
 
     Example:
         >>> read_records(["ham\tHi there", "oops", "spam\t "], skip_broken=True)
         ([('ham', 'Hi there')], {2: 'no tab between label and text', 3: 'the text is empty'})
     """
     check_list("lines", lines)
+    check_list("labels", labels or [])
     records: list[Record] = []
     broken: dict[int, str] = {}
     for number, line in enumerate(lines, start=1):

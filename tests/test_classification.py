@@ -105,6 +105,7 @@ def test_one_string_is_not_taken_for_a_list_of_letters() -> None:
     c, bayes = classifier(), NaiveBayes(messages(6))
     for reading in (
         lambda: read_records("ham\tsee you"),
+        lambda: read_records(["ham\tsee you"], labels="ham"),
         lambda: predict(c, "win now"),
         lambda: predict_probabilities(c, "win now"),
         lambda: text_vectors(c, "win now"),

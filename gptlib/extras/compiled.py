@@ -89,6 +89,7 @@ def compile_decode(model: GPT) -> CompiledGPT:
     """Make a twin of a model that writes one text as fast as the memory gives its weights.
 
     The C++ is kept in PyTorch's cache on this machine, so that a second time takes a few seconds.
+    Call `torch.set_num_threads` before, not after: another number of threads compiles anew.
 
     Args:
         model: The model in float32 on the CPU; it stays as it is, and shares its weights.
