@@ -110,7 +110,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the fewest tokens whose probabilities sum to p, and cut the tail.
+    """Keep the fewest likeliest tokens whose probabilities sum to at least p, and cut the tail.
 
     Args:
         logits: Shape (..., V).
@@ -185,7 +185,7 @@ class Sampling:
     top_k: int | None = None
     """Keep so many of the likeliest tokens, 1 to V; None keeps all."""
     top_p: float = 1.0
-    """Keep the fewest tokens whose probabilities sum to this, above 0 up to 1."""
+    """Keep the fewest likeliest tokens that sum to at least this, above 0 up to 1."""
     min_p: float = 0.0
     """Keep tokens with at least this share of the best one's probability, 0 to 1."""
     repetition_penalty: float = 1.0

@@ -962,7 +962,8 @@ def split_block(block: Block, mesh: DeviceMesh) -> None:
     n, attn = mesh.size(), block.attn
     if attn.n_head % n:
         raise ValueError(
-            f"n_head is {attn.n_head} and there are {n} processes; each needs as many whole heads"
+            f"n_head is {attn.n_head} and there are {n} processes; each needs the same number of "
+            "whole heads"
         )
     for parameter in attn.qkv.parameters():
         parameter.data = regroup(parameter.data, 3, n)

@@ -141,7 +141,7 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8, name: str = "valid
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Plan a run completely: with the same model, text and plan, the result is the same.
+    """Plan a run: without dropout, the same model, text and plan give the same result.
 
     Raises:
         ValueError: If a number lies outside its range; the message says which.
@@ -170,7 +170,7 @@ class TrainingConfig:
     max_gradient_norm: float = 1.0
     """A longer gradient, over all parameters, is cut to this length."""
     precision: Precision = "float32"
-    """"float32", or "bfloat16" for matrix products in half the bits where the device has them."""
+    """"float32", or "bfloat16" for matrix products in half the bits."""
     report_every: int = 10
     """Optimizer steps from one report to the next; fewer reports wait less for a GPU."""
     evaluate_every: int = 500
@@ -274,8 +274,9 @@ def next_token_loss(
     """Measure how well a model predicts, without holding the logits of all positions at once.
 
     The last product and the cross-entropy are taken together, for 256 positions at a time, forward
-    and backward, so B·T × V logits and their gradient never lie in memory whole. In bfloat16
-    PyTorch's chunks would round the loss itself, so there the logits are held whole.
+    and backward, so B·T × V logits and their gradient never lie in memory whole. PyTorch's
+    chunks ignore autocast, and given bfloat16 they would round the loss itself, so in bfloat16 the
+    logits are held whole.
 
     Args:
         model: The model.
@@ -340,7 +341,7 @@ def accumulate_gradients(
 
 @dataclass
 class TrainingState:
-    """Hold all that a run changes; put back together, it goes on to the same bit.
+    """Hold all that a run changes; restored, the run goes on bit for bit.
 
     Dropout draws from PyTorch's own random states, which a checkpoint holds as well.
 

@@ -1,4 +1,4 @@
-"""A model whose decode step is compiled: one text at the speed of the memory.
+"""A model whose decode step is compiled: one text at nearly the speed of the memory.
 
     from gptlib.extras.compiled import compile_decode
     fast = compile_decode(model)       # half a minute; then generate(fast, ...) works as before
@@ -86,7 +86,7 @@ def _(model: CompiledGPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
 
 
 def compile_decode(model: GPT) -> CompiledGPT:
-    """Make a twin of a model that writes one text as fast as the memory gives its weights.
+    """Make a twin of a model that writes one text nearly as fast as the memory gives its weights.
 
     The C++ is kept in PyTorch's cache on this machine, so that a second time takes a few seconds.
     Call `torch.set_num_threads` before, not after: another number of threads compiles anew.
