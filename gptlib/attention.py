@@ -67,11 +67,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
             query look everywhere. A query that may look nowhere gets nan.
 
     Returns:
-        The mixed values, shape (..., T, D), and the weights, shape (..., T, S); each row of the
-        weights sums to 1.
+        The mixed values, shape (..., T, last size of v), and the weights, shape (..., T, S); each
+        row of the weights sums to 1.
 
     Raises:
-        ValueError: If the shapes don't belong together, or the mask is not boolean.
+        ValueError: If q and k differ in their last size, k and v in the number of positions, or
+            the mask is not boolean.
+        RuntimeError: From PyTorch, if the sizes before these, or the mask, don't broadcast.
 
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.

@@ -85,7 +85,8 @@ def read_records(
         >>> read_records(["ham\tHi there", "oops", "spam\t "], skip_broken=True)
         ([('ham', 'Hi there')], {2: 'no tab between label and text', 3: 'the text is empty'})
     """
-    check_list("lines", lines)
+    if isinstance(lines, str):
+        raise ValueError(f"lines is one string, {lines[:40]!r}; pass an open file, or splitlines()")
     check_list("labels", labels or [])
     records: list[Record] = []
     broken: dict[int, str] = {}
@@ -305,13 +306,17 @@ def confusion(truth: Sequence[bool], answers: Sequence[bool]) -> Confusion:
         The four counts.
 
     Raises:
-        ValueError: If the one has more entries than the other, or holds labels.
+        ValueError: If the one has more entries than the other, or holds labels or probabilities.
 
     Example:
         >>> confusion([True, True, False], [True, False, False])
         Confusion(true_positives=1, false_positives=0, false_negatives=1, true_negatives=1)
     """
     check_answers(truth, answers)
+    if odd := [a for a in answers if a not in (0, 1)]:
+        raise ValueError(
+            f"{odd[0]!r} is neither yes nor no; compare probabilities with a threshold"
+        )
     pairs = Counter((bool(t), bool(a)) for t, a in zip(truth, answers, strict=True))
     return Confusion(pairs[True, True], pairs[False, True], pairs[True, False], pairs[False, False])
 
@@ -481,7 +486,7 @@ class TextClassifier(nn.Module):
         head: One linear layer from a text's state to a score for each class.
 
     Raises:
-        ValueError: If labels are fewer than two or the same, `max_tokens` is outside
+        ValueError: If there are fewer than two labels, or one comes twice, `max_tokens` is outside
             1..context_length, `pooling` is another word, or the tokenizer is another model's.
 
     Source:
@@ -519,7 +524,7 @@ class TextClassifier(nn.Module):
         self.max_tokens, self.pooling = max_tokens, pooling
         self.head = nn.Linear(model.config.n_embd, len(labels))
         initialize(self.head, 1, generator)  # as a model's own layers: near zero
-        self.head.to(model.ln_f.weight.device)
+        self.head.to(model.ln_f.weight)  # its device and type
 
     def walk(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Pass x through some stages: stage 0 embeds tokens, stage n is block n."""
@@ -570,7 +575,7 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
     for number, text in enumerate(texts):
         if not text.strip():
             raise ValueError(f"text {number} of {len(texts)} is empty; there is nothing to judge")
-        tokens = classifier.tokenizer.encode(text)
+        tokens = classifier.tokenizer.encode_ordinary(text)
         too_many = len(tokens) - limit
         if too_many > 0 and classifier.max_tokens is None:
             start = classifier.tokenizer.decode(tokens[limit : limit + 8])
@@ -620,6 +625,8 @@ def freeze(classifier: TextClassifier, frozen: Frozen) -> int:
     model.requires_grad_(False)
     for part in learned[frozen]:
         part.requires_grad_(True)
+    if model.config.positions == "sinusoidal":  # the waves stay as they are
+        model.embed.position_embedding.requires_grad_(False)
     return sum(p.numel() for p in classifier.parameters() if p.requires_grad)
 
 
@@ -750,7 +757,7 @@ def read_texts(classifier: TextClassifier, states: Sequence[Tensor], start: int 
     """Return what the head sees, shape (n, C), of texts that have passed `start` stages."""
     classifier.eval()
     weight = classifier.head.weight  # (n_labels, C)
-    seen = torch.zeros(len(states), weight.shape[1], device=weight.device)
+    seen = weight.new_zeros(len(states), weight.shape[1])
     for batch in length_batches([len(state) for state in states], 32):
         x, last = pad_batch([states[i] for i in batch])
         seen[batch] = classifier.pool(classifier.walk(x, start), last)
@@ -843,7 +850,7 @@ class EpochReport:
     validation_probabilities: Tensor
     """Of each label for each validation record, shape (n, n_labels)."""
     is_best: bool
-    """Whether no epoch before had a lower validation loss."""
+    """Whether every epoch before had a higher validation loss."""
     n_cut: int
     """Training records of which only the first `max_tokens` tokens are read."""
     seconds: float
@@ -950,7 +957,7 @@ def save_classifier(
     Args:
         classifier: The classifier.
         folder: Where to write; it is made if it is not there.
-        dtype: How the model's numbers are stored, as in `save_gpt2`; the head stays float32.
+        dtype: How the model's numbers are stored, as in `save_gpt2`; the head keeps its own.
 
     Raises:
         OSError: If the folder can't be written.
@@ -1017,7 +1024,7 @@ def leave_one_out(classifier: TextClassifier, text: str, label: str) -> list[tup
 
     Returns:
         For each token its piece of the text, and the probability with it minus that without it:
-        above 0 if it speaks for the label. The only token of a text has no without: 0.
+        above 0 if it speaks for the label. A text's only token can't be left out; it gets 0.
 
     Raises:
         ValueError: If the label is none of the classifier's, or the text is empty or too long.

@@ -29,10 +29,12 @@ def check_stream(tokens: Tensor, context_length: int) -> None:
         context_length: Tokens per window, T; at least 1.
 
     Raises:
-        ValueError: If the shape, the dtype or a length is wrong.
+        ValueError: If they are no tensor, or the shape, the dtype or a length is wrong.
     """
     if context_length < 1:
         raise ValueError(f"context_length is {context_length}; it must be at least 1")
+    if not isinstance(tokens, Tensor):
+        raise ValueError(f"tokens are a {type(tokens).__name__}; pass torch.tensor(tokens)")
     if tokens.dim() != 1 or tokens.dtype != torch.int64:
         raise ValueError(
             f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; "
@@ -55,7 +57,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         tokens: Token ids, shape (n,), dtype int64.
         context_length: Tokens per window, T; at least 1.
         stride: Tokens from the start of one window to the start of the next, at least 1; the
-            default is `context_length`, so that each token but the first is a
+            default is `context_length`: each token but the first and those left out at the end is a
             target once.
 
     Raises:
@@ -210,8 +212,10 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int, start: in
         start: The position of the first token, at least 0: so many tokens came before.
 
     Raises:
-        ValueError: If the shape, the dtype, the length or an id is wrong.
+        ValueError: If they are no tensor, or the shape, the dtype, the length or an id is wrong.
     """
+    if not isinstance(tokens, Tensor):
+        raise ValueError(f"tokens are a {type(tokens).__name__}; pass torch.tensor([tokens])")
     if tokens.dim() != 2 or tokens.dtype != torch.int64:
         raise ValueError(
             f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; "

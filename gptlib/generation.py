@@ -74,6 +74,8 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
         >>> apply_temperature(torch.tensor([1.0, 3.0]), 0).tolist()
         [-inf, 3.0]
     """
+    if not temperature >= 0:
+        raise ValueError(f"temperature is {temperature}; it must be at least 0; 0 is greedy")
     if temperature == 1:
         return logits
     if temperature > 1e-6:
@@ -127,6 +129,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         >>> keep_top_p(torch.tensor([2.0, 1.0, 0.0]), 0.9).tolist()  # 0.67, 0.24, 0.09
         [2.0, 1.0, -inf]
     """
+    if not 0 < p <= 1:
+        raise ValueError(f"top_p is {p}; it must be above 0 and at most 1; 1 keeps all")
     if p == 1:
         return logits
     probabilities = logits.softmax(dim=-1)
@@ -157,6 +161,8 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
         >>> keep_min_p(torch.tensor([2.0, 1.0, 0.0]), 0.3).tolist()  # 0.67, 0.24, 0.09
         [2.0, 1.0, -inf]
     """
+    if not 0 <= p <= 1:
+        raise ValueError(f"min_p is {p}; it must be from 0 to 1; 0 keeps all")
     if p == 0:
         return logits
     least = logits.amax(dim=-1, keepdim=True) + math.log(p)  # a factor p is a difference of log p
@@ -647,6 +653,7 @@ def use_onednn(model: GPT) -> GPT:
     """
     weight = model.ln_f.weight
     is_float32_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+    is_float32_on_cpu = is_float32_on_cpu and not torch.is_autocast_enabled("cpu")
     if type(model) is not GPT or not is_float32_on_cpu or not torch.backends.mkldnn.is_available():
         return model
     twin = share_weights(model)
@@ -955,7 +962,7 @@ def generate_batch(
     """
     sampling = Sampling() if sampling is None else sampling
     rows = [[int(token) for token in prompt] for prompt in prompts]
-    bounds = Bounds(max_new_tokens, min_new_tokens, frozenset(end_tokens), stop)
+    bounds = Bounds(max_new_tokens, min_new_tokens, frozenset(map(int, end_tokens)), stop)
     check_mode(model)
     check_prompts(rows, model.config)
     check_ids(bounds.end_tokens, model.config.vocab_size)

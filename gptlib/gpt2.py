@@ -31,8 +31,8 @@ class GPTConfig:
 
     Raises:
         ValueError: If a size is not a whole number of at least 1, `n_embd` is not divisible by
-            `n_head`, `dropout` is outside 0..1, `positions` is unknown, or an odd `n_embd` meets
-            sinusoidal positions, which come in pairs.
+            `n_head`, `dropout` is not from 0 to below 1, `positions` is unknown, or an odd
+            `n_embd` meets sinusoidal positions, which come in pairs.
 
     Source:
         Radford et al. 2019 (GPT-2), table 2, and the file `hparams.json` of each released model.
@@ -153,7 +153,8 @@ def initialize(model: nn.Module, n_layer: int, generator: torch.Generator | None
 
     Matrices come from a normal distribution with standard deviation 0.02. The two projections per
     block that add to the residual stream are scaled by 1 / √(2 n_layer), because that many of
-    them add up. Biases start at 0, gains at 1; frozen tables are left alone.
+    them add up. Biases are set to 0; gains and frozen tables are left alone. (OpenAI's
+    code draws the positions' table with 0.01.)
 
     Args:
         model: The model to fill, in place.
@@ -161,7 +162,8 @@ def initialize(model: nn.Module, n_layer: int, generator: torch.Generator | None
         generator: The source of randomness; PyTorch's global one if None.
 
     Source:
-        Radford et al. 2019 (GPT-2), section 2.3, and the initializers of OpenAI's src/model.py.
+        Radford et al. 2019 (GPT-2), section 2.3, for the scaling; the initializers of OpenAI's
+        src/model.py for the rest.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

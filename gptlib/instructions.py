@@ -88,8 +88,8 @@ class PromptForm:
     def fill(self, instruction: str, input: str = "") -> str:
         """Write the prompt of one question; an input of spaces alone counts as none."""
         text = self.with_input if input.strip() else self.plain
-        before, after = text.split("{instruction}")  # one by one: "{input}" may be asked about
-        return before + instruction.strip() + after.replace("{input}", input.strip())
+        parts = text.split("{instruction}")  # one by one: "{input}" may be asked about
+        return instruction.strip().join(part.replace("{input}", input.strip()) for part in parts)
 
 
 ALPACA = PromptForm(
@@ -280,7 +280,7 @@ def make_batch(rows: Sequence[Sequence[Example]], learn_prompt: bool = False) ->
 
 
 def pack(examples: Iterable[Example], length: int) -> list[list[Example]]:
-    """Put examples into as few rows as "the first row with room" needs.
+    """Put each example into the first row that has room for it ("first fit").
 
     Args:
         examples: In the order in which they look for a place.
@@ -579,6 +579,7 @@ def run_tuning(
         speed = n_tokens / (time.perf_counter() - begin)
         score = evaluate_responses(model, validation) if validation and is_scored else None
         seconds += time.perf_counter() - begin
+        model.eval()
         yield Report(step, sum(losses) / len(losses), score, rate, norm, speed, seconds)
         losses, n_tokens, begin = [], 0, time.perf_counter()
 
@@ -598,8 +599,8 @@ def tune(
     they are, so this trains a whole model, or only what `add_lora` added.
 
     Args:
-        model: The model, on its device; it is trained in place, and is in evaluation mode after
-            the last report.
+        model: The model, on its device; it is trained in place, and is in evaluation mode at every
+            report.
         examples: What to learn from.
         validation: Examples that are not among them, for the validation loss; or None.
         config: The plan. `batch_size` counts rows; `save_every` plays no part.
@@ -618,14 +619,15 @@ def tune(
     length = model.config.context_length
     if not examples or validation == []:
         raise ValueError("there are 0 examples; pass at least 1, and None for no validation")
-    pack([*examples, *(validation or [])], length)  # refuses what is too long
+    longest = max([*examples, *(validation or [])], key=lambda example: example.size)
+    pack([longest], length)  # refuses what is too long
     if config.accumulation_steps != 1:
         raise ValueError(
             f"accumulation_steps is {config.accumulation_steps}; batches of answers differ in "
             "size, so use 1 and a larger batch_size"
         )
     if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("all parameters are frozen; call add_lora, or model.requires_grad_()")
+        raise ValueError("all parameters are frozen; call add_lora, or unfreeze what should learn")
     device = model.ln_f.weight.device
     rows = draw_rows(examples, config, length if packed else None)
     batches = (make_batch(some, learn_prompt).to(device) for some in rows)
@@ -925,7 +927,8 @@ def fit_prompt(
         The prompt's tokens, and the text that was cut away, "" if none.
 
     Raises:
-        ValueError: If the instruction is empty, or too long even with nothing to be about.
+        ValueError: If the instruction is empty, or so long that nothing of
+            the input fits beside it.
 
     Example:
         >>> from gptlib.tokenizer import BPETokenizer

@@ -27,7 +27,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -186,11 +186,12 @@ class TokenFile:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "TokenFile":
         """Describe an empty file for the tokens of a tokenizer."""
-        theirs = isinstance(tokenizer, tiktoken.Encoding)
-        vocab_size: int = getattr(tokenizer, "n_vocab" if theirs else "vocab_size")
-        said = "\0".join(tokenizer.decode([token]) for token in range(vocab_size))
-        checksum = hashlib.sha256(said.encode()).hexdigest()[:16]
-        return cls("uint16" if vocab_size <= 2**16 else "int32", vocab_size, checksum)
+        n = tokenizer.n_vocab if isinstance(tokenizer, tiktoken.Encoding) else tokenizer.vocab_size
+        checksum = hashlib.sha256()
+        for token in range(n):
+            with suppress(KeyError):  # some of tiktoken's encodings leave ids out
+                checksum.update(f"{token} {tokenizer.decode_bytes([token]).hex()} ".encode())
+        return cls("uint16" if n <= 2**16 else "int32", n, checksum.hexdigest()[:16])
 
     @property
     def n_bytes(self) -> int:
@@ -211,8 +212,7 @@ class TokenFile:
             header = cls(**json.loads(described_in(path).read_text(encoding="utf-8")))
             promised = header.n_bytes
         except (ValueError, TypeError) as error:
-            message = f"{described_in(path)} describes no tokens; delete it and prepare them anew"
-            raise ValueError(message) from error
+            raise ValueError(f"{described_in(path)} describes no tokens; delete it") from error
         if found < promised or (header.complete and found > promised):
             raise ValueError(
                 f"{path} has {found} bytes, and {described_in(path).name} promises {promised}; "
@@ -248,10 +248,11 @@ def begin_tokens(path: Path, tokenizer: Tokenizer) -> TokenFile:
         What is there already.
 
     Raises:
-        ValueError: If the file is damaged, or was begun with another tokenizer.
+        ValueError: If the file is damaged, was begun with another tokenizer, or holds something
+            else.
     """
     header = TokenFile.of(tokenizer)
-    if described_in(path).exists():
+    if path.exists() and described_in(path).exists():
         begun = TokenFile.load(path)
         if begun.tokenizer != header.tokenizer:
             raise ValueError(
@@ -259,6 +260,8 @@ def begin_tokens(path: Path, tokenizer: Tokenizer) -> TokenFile:
                 "one, or another path"
             )
         return begun
+    if path.exists() and path.stat().st_size:
+        raise ValueError(f"{path} holds something else than tokens; choose another path")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"")
     header.save(path)
@@ -284,7 +287,8 @@ def prepare_tokens(
         The number of tokens so far, after each document, skipped ones included.
 
     Raises:
-        ValueError: If the file was begun with another tokenizer or with other documents.
+        ValueError: If the file was begun with another tokenizer or with other documents, or holds
+            something else, or `texts` is one string.
 
     Example:
         >>> import tempfile
@@ -295,9 +299,10 @@ def prepare_tokens(
         ...     open_tokens(folder + "/a.tokens").shape == (counts[-1],)
         True
     """
+    if isinstance(texts, str):
+        raise ValueError(f"texts is one string, {texts[:40]!r}; put it into a list")
     path, end = Path(path), sorted(end_of_text(tokenizer))
     header = begin_tokens(path, tokenizer)
-    encode = getattr(tokenizer, "encode_ordinary", tokenizer.encode)  # tiktoken's, or ours
     done, safe, number, checksum = header.n_documents, header.n_tokens, 0, 0
     with open(path, "r+b") as file:
         file.seek(file.truncate(header.n_bytes))
@@ -306,7 +311,9 @@ def prepare_tokens(
             if number == done and checksum != header.texts_checksum:
                 break
             if number > done:
-                data = np.array([*encode(text), *end], dtype=header.dtype).tobytes()
+                data = np.array(
+                    [*tokenizer.encode_ordinary(text), *end], dtype=header.dtype
+                ).tobytes()
                 file.write(data)
                 header.n_documents, header.texts_checksum = number, checksum
                 header.n_tokens += len(data) // np.dtype(header.dtype).itemsize
@@ -352,6 +359,7 @@ class MappedTokens(Tensor):
     """
 
     VIEWS = (
+        torch.ops.aten.select.int,
         torch.ops.aten.slice.Tensor,
         torch.ops.aten.view.default,
         torch.ops.aten.split.Tensor,
@@ -360,7 +368,6 @@ class MappedTokens(Tensor):
     )
     stored: Tensor
 
-    @staticmethod
     def __new__(cls, stored: Tensor, device: torch.device | None = None) -> "MappedTokens":
         """Make a tensor that has a shape, a dtype and a device, and no memory."""
         return Tensor._make_wrapper_subclass(
@@ -383,6 +390,8 @@ class MappedTokens(Tensor):
     ) -> Any:
         """Do what PyTorch asks for: on the stored ids if it can be put off, else on read ones."""
         first, kwargs = args[0], kwargs or {}
+        if function._schema.is_mutable and isinstance(first, cls):
+            raise ValueError("mapped tokens can't be changed; clone() them, and change the clone")
         if function in cls.VIEWS and isinstance(first, cls):
             parts = function(first.stored, *args[1:], **kwargs)
             wrap = partial(cls, device=first.device)
@@ -457,6 +466,8 @@ def processes(kind: Literal["cpu", "cuda"] | None = None) -> Iterator[torch.devi
         ...     device, dist.get_world_size()
         (device(type='cpu'), 1)
     """
+    if kind not in ("cpu", "cuda", None):
+        raise ValueError(f"kind is {kind!r}; choose 'cpu' or 'cuda', or None for what is there")
     on_gpu = kind == "cuda" or (kind is None and torch.cuda.is_available())
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
@@ -877,10 +888,14 @@ def train_in_parallel(
         A generator of reports, equal in all processes but for the times.
 
     Raises:
-        ValueError: If the batch can't be shared out evenly, a split is shorter than a window, or
-            the checkpoint is of another configuration, unsafe, or missing from the call.
+        ValueError: If no processes have joined, the batch can't be shared out evenly, a split is
+            shorter than a window, or the checkpoint is of another configuration, unsafe, missing
+            from the call, or of another run that would not be resumed.
         FileNotFoundError: If there is no checkpoint to resume from.
+        FloatingPointError: While running, at the first loss or gradient that is no number.
     """
+    if not dist.is_initialized():
+        raise ValueError("no processes have joined; call this inside `with processes():`")
     n = dist.get_world_size()
     if config.batch_size % n:
         raise ValueError(
@@ -892,6 +907,8 @@ def train_in_parallel(
     folder = None if checkpoint is None else Path(checkpoint)
     if resume and folder is None:
         raise ValueError("resume is True without a checkpoint; pass checkpoint=FOLDER as well")
+    if folder is not None and not resume and checkpoints_in(folder):
+        raise ValueError(f"{folder} holds checkpoints of a run; pass resume=True or another folder")
     wrapped = distribute(model, strategy)
     state = TrainingState.start(model, config)
     if resume and folder is not None:
@@ -1040,7 +1057,8 @@ def parallel_step(
         machine: The devices.
         n_devices: How many, n.
         batch_tokens: Tokens per optimizer step, of all devices together.
-        strategy: "ddp", "fsdp" or "tensor", where every block is cut as by `split_block`.
+        strategy: "ddp", "fsdp" or "tensor", where every block is cut as by `split_block`, and the
+            embedding and the output layer as well, as in Megatron-LM.
         windows_at_once: Windows per pass and device; more passes are accumulated.
         checkpointed: Whether blocks are computed twice, as by `checkpoint_activations`.
 

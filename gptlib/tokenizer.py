@@ -77,7 +77,7 @@ def split_words(text: str) -> list[str]:
         The words in order. A space belongs to the word after it.
 
     Raises:
-        ValueError: If the text holds a lone surrogate, which no UTF-8 can spell.
+        ValueError: If it is no str, or holds a lone surrogate, which no UTF-8 can spell.
 
     Source: `pat` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
 
@@ -85,6 +85,8 @@ def split_words(text: str) -> list[str]:
         >>> split_words("We'll meet in 1812, Natasha!")
         ['We', "'ll", ' meet', ' in', ' 1812', ',', ' Natasha', '!']
     """
+    if not isinstance(text, str):
+        raise ValueError(f"the text is of type {type(text).__name__}; pass one str")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -155,7 +157,7 @@ class PairCounts:
         word_counts: How often each of `words` occurs.
         counts: How often each pair occurs in the whole text.
         places: For each pair, indices into `words`; at least all words that hold the pair.
-        heap: One entry (-count, pair) a pair; the count may be too high (it is checked when
+        heap: One entry (-count, pair) per pair; the count may be too high (it is checked when
             the entry comes out), never too low.
 
     Example:
@@ -300,7 +302,7 @@ END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: it stands between two documents, and no merge can make it."""
 
 SPECIAL_PATTERN = r"<\|[A-Za-z][A-Za-z0-9_]*\|>"
-"""Special tokens look like <|name|>; `SPLIT_PATTERN` cuts such a text, so no merge can."""
+"""Special tokens look like <|name|>; `SPLIT_PATTERN` cuts such a text, so no merge makes one."""
 
 
 def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes]:
@@ -404,6 +406,8 @@ class Vocabulary:
         Raises:
             ValueError: If there is no such id.
         """
+        if getattr(tokens, "ndim", 1) != 1:
+            raise ValueError("tokens have several dimensions; pass one row of ids")
         return b"".join(map(self.token_bytes, tokens))
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -428,7 +432,7 @@ def spell(token: bytes) -> str:
         token: The bytes of a token.
 
     Returns:
-        One character a byte.
+        One character per byte.
 
     Example:
         >>> spell(b" Natasha\n")
@@ -442,8 +446,8 @@ def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: to a temporary name first, then moved.
 
     Args:
-        path: Where the file shall be; its folder exists.
-        text: What it shall hold, written as UTF-8.
+        path: Where the file goes; its folder must exist.
+        text: What to write, as UTF-8.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -474,7 +478,7 @@ def read_merges(path: Path) -> list[Merge]:
     """Read the merges from GPT-2's merges.txt.
 
     Args:
-        path: A text file: a version line, then one merge a line, its two tokens spelled with
+        path: A text file: a version line, then one merge per line, its two tokens spelled with
             `byte_characters` and one space between them.
 
     Returns:
@@ -486,7 +490,7 @@ def read_merges(path: Path) -> list[Merge]:
     """
     byte_of = {character: byte for byte, character in byte_characters().items()}
     merges: list[Merge] = []
-    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if line and not line.startswith("#version"):
             try:
@@ -516,7 +520,7 @@ def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
     merges = read_merges(folder / "merges.txt")
     content = (folder / "vocab.json").read_bytes()
     try:
-        vocabulary = dict(json.loads(content))
+        vocabulary = dict(sorted(dict(json.loads(content)).items(), key=lambda item: item[1]))
     except (TypeError, ValueError):
         vocabulary = {}
     special = [str(name) for name in vocabulary if regex.fullmatch(SPECIAL_PATTERN, str(name))]
@@ -530,7 +534,7 @@ def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
 
 
 class BPETokenizer(Vocabulary):
-    """Turn text into token ids and back, with merges of one's own or with GPT-2's.
+    """Turn text into token ids and back, with your own merges or with GPT-2's.
 
     Attributes:
         ranks: The place of each merge in the order of training; see `Vocabulary` for more.
@@ -598,7 +602,8 @@ class BPETokenizer(Vocabulary):
         """
         for name in allowed_special:
             if name not in self.special_tokens:
-                raise ValueError(f"{name!r} is no special token; choose from {self.special_tokens}")
+                choice = set(self.special_tokens)
+                raise ValueError(f"{name!r} is no special token; choose from {choice}, as a set")
         pattern = "|".join(map(regex.escape, allowed_special))
         tokens: list[int] = []
         for part in regex.split(f"({pattern})", text) if pattern else [text]:

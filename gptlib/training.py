@@ -76,7 +76,7 @@ def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
 
 
 def check_split(tokens: Tensor, context_length: int, name: str) -> None:
-    """Refuse a part of the text that is shorter than one window.
+    """Refuse a part of the text that is no flat tensor of token ids, or shorter than one window.
 
     Args:
         tokens: Token ids, shape (n,).
@@ -84,8 +84,10 @@ def check_split(tokens: Tensor, context_length: int, name: str) -> None:
         name: What to call the part, "training" or "validation".
 
     Raises:
-        ValueError: If fewer than T + 1 tokens are there.
+        ValueError: If it is no flat tensor of int64, or fewer than T + 1 tokens are there.
     """
+    if getattr(tokens, "dtype", None) != torch.int64 or tokens.dim() != 1:
+        raise ValueError(f"the {name} split is no flat tensor of int64; pass torch.tensor(ids)")
     if len(tokens) <= context_length:
         raise ValueError(
             f"the {name} split has {len(tokens)} tokens, fewer than the {context_length + 1} of "
@@ -130,12 +132,14 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8, name: str = "valid
     rest = (tokens[None, n_whole:-1], tokens[None, n_whole + 1 :])  # (1, less than T)
     was_training, total = model.training, 0.0
     model.eval()
-    for inputs, targets in (*whole, rest):
-        if inputs.numel():
-            logits = model(inputs.to(device)).flatten(0, 1)  # (B·T, V)
-            loss = F.cross_entropy(logits, targets.to(device).flatten(), reduction="sum")
-            total += loss.item()
-    model.train(was_training)
+    try:
+        for inputs, targets in (*whole, rest):
+            if inputs.numel():
+                logits = model(inputs.to(device)).flatten(0, 1).float()  # (B·T, V)
+                loss = F.cross_entropy(logits, targets.to(device).flatten(), reduction="sum")
+                total += loss.item()
+    finally:
+        model.train(was_training)
     return total / (len(tokens) - 1)
 
 
@@ -182,7 +186,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Refuse a plan that can't be run."""
-        counts = ("n_steps", "batch_size", "accumulation_steps")
+        every = ("report_every", "evaluate_every", "save_every")
+        counts = ("n_steps", "batch_size", "accumulation_steps", *every)
+        for name in (*counts, "warmup_steps", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be an int")
         rules = {
             **{name: ("at least 1", getattr(self, name) >= 1) for name in counts},
             "warmup_steps": ("from 0 to n_steps - 1", 0 <= self.warmup_steps < self.n_steps),
@@ -192,12 +200,12 @@ class TrainingConfig:
                 0 <= self.min_learning_rate <= self.max_learning_rate,
             ),
             "weight_decay": ("at least 0", 0 <= self.weight_decay < math.inf),
-            "betas": ("two shares from 0 to below 1", all(0 <= b < 1 for b in self.betas)),
+            "betas": (
+                "two shares from 0 to below 1",
+                len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            ),
             "max_gradient_norm": ("above 0; inf sets no limit", self.max_gradient_norm > 0),
             "precision": ("float32 or bfloat16", self.precision in ("float32", "bfloat16")),
-            "report_every": ("at least 1", self.report_every >= 1),
-            "evaluate_every": ("at least 1", self.evaluate_every >= 1),
-            "save_every": ("at least 1", self.save_every >= 1),
         }
         for name, (rule, holds) in rules.items():
             if not holds:
@@ -212,8 +220,8 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
         config: The plan.
 
     Returns:
-        The learning rate of that step. It is `max_learning_rate` at step `warmup_steps` and
-        `min_learning_rate` from the last step on.
+        The learning rate of that step: `max_learning_rate` when the warm-up has ended,
+        `min_learning_rate` from the last step on (in a run of one step, that is the only one).
 
     Source:
         Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts; warm-up, Goyal et al.
@@ -265,7 +273,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     )
 
 
-LOSS_CHUNKS = nn.LinearCrossEntropyOptions(batch_chunk_size=256, chunking_method=None)
+LOSS_CHUNKS = nn.LinearCrossEntropyOptions(batch_chunk_size=256)
+"""How `next_token_loss` cuts the last product in float32: 256 positions at a time."""
 
 
 def next_token_loss(
@@ -287,6 +296,9 @@ def next_token_loss(
     Returns:
         The mean cross-entropy over B·T positions, in nats per token; a scalar with a gradient.
 
+    Raises:
+        ValueError: If `precision` is neither of the two.
+
     Source:
         Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", for the
         idea; `torch.nn.functional.linear_cross_entropy` for the kernel.
@@ -298,6 +310,8 @@ def next_token_loss(
         >>> abs(next_token_loss(GPT(sizes), tokens[:, :-1], tokens[:, 1:]) - math.log(10)) < 0.1
         tensor(True)
     """
+    if precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is {precision!r}; choose float32 or bfloat16")
     low = precision == "bfloat16"
     with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
         x = model.embed(inputs)  # (B, T, C)
@@ -343,7 +357,8 @@ def accumulate_gradients(
 class TrainingState:
     """Hold all that a run changes; restored, the run goes on bit for bit.
 
-    Dropout draws from PyTorch's own random states, which a checkpoint holds as well.
+    Dropout draws from PyTorch's own random states, of which a checkpoint holds those of the CPU and
+    of CUDA.
 
     Example:
         >>> from gptlib.gpt2 import GPT, GPTConfig
@@ -365,7 +380,8 @@ class TrainingState:
 
     @classmethod
     def start(cls, model: GPT, config: TrainingConfig) -> "TrainingState":
-        """Begin a run at step 0 with the model as it is."""
+        """Begin a run at step 0 with the model's weights as they are; its gradients are dropped."""
+        model.zero_grad()  # an interrupted step may have left half a gradient
         generator = torch.Generator().manual_seed(config.seed)
         return cls(model, config, make_optimizer(model, config), generator)
 
@@ -419,12 +435,13 @@ def save_checkpoint(path: str | Path, state: TrainingState) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     on_cuda = state.model.ln_f.weight.device.type == "cuda"
+    cuda = torch.cuda.get_rng_state_all() if on_cuda else []
     checkpoint = {
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "step": state.step,
         "batch_random": state.generator.get_state(),
-        "dropout_random": [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() * on_cuda)],
+        "dropout_random": [torch.get_rng_state(), *cuda],
         "model_config": asdict(state.model.config),
         "training_config": asdict(state.config),
     }
@@ -437,7 +454,7 @@ def save_checkpoint(path: str | Path, state: TrainingState) -> None:
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint and refuse a file that is damaged or that could run code.
+    """Read a checkpoint and refuse a file that is cut off or that could run code.
 
     Args:
         path: A file that `save_checkpoint` wrote.
@@ -455,10 +472,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{path} holds more than tensors and plain values, so it was refused and no code "
-                "in it was run; pass a file that save_checkpoint wrote"
+                f"{path} is no checkpoint, or holds more than tensors and plain values, so it was "
+                "refused and no code in it was run; pass a file that save_checkpoint wrote"
             ) from error
-        except (RuntimeError, EOFError, OSError) as error:
+        except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
             raise ValueError(
                 f"{path} is damaged: its {os.path.getsize(path)} bytes are not a whole "
                 "checkpoint; delete it and start anew, or use a copy"
@@ -493,7 +510,7 @@ def restore(state: TrainingState, checkpoint: dict[str, Any]) -> None:
     cpu, *cuda = checkpoint["dropout_random"]
     torch.set_rng_state(cpu)
     if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda)
+        torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
     state.step = checkpoint["step"]
 
 
@@ -620,8 +637,9 @@ def train(
         A generator of reports.
 
     Raises:
-        ValueError: If a split is shorter than a window, or the checkpoint is damaged, unsafe, of
-            another configuration, or missing from the call.
+        ValueError: If a split is no flat tensor of int64 or shorter than a window, or the
+            checkpoint is a folder, damaged, unsafe, of another configuration, or missing from the
+            call.
         FileNotFoundError: If there is no checkpoint to resume from.
         FloatingPointError: While running, at the first loss or gradient that is no number; the
             checkpoint stays as it was.
@@ -630,6 +648,8 @@ def train(
     if validation_tokens is not None:
         check_split(validation_tokens, model.config.context_length, "validation")
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.is_dir():
+        raise ValueError(f"checkpoint is a folder, {path}; pass a file in it: {path / 'run.pt'}")
     state = TrainingState.start(model, config)
     if resume:
         if path is None:

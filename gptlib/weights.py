@@ -993,6 +993,8 @@ def check_vocabulary(tokenizer: Tokenizer, config: GPTConfig) -> None:
             n_tokens = tokenizer.n_vocab
         case BPETokenizer():
             n_tokens = tokenizer.vocab_size
+        case _:
+            raise ValueError(f"{tokenizer!r} is no BPETokenizer and no tiktoken.Encoding")
     if n_tokens != config.vocab_size:
         raise ValueError(
             f"the tokenizer has {n_tokens} tokens and the model {config.vocab_size} (vocab_size); "
@@ -1118,7 +1120,7 @@ def load_gpt2(
         FileNotFoundError: there is no folder 'my-model'; pass one, or one of gpt2, gpt2-medium,
         gpt2-large, gpt2-xl
     """
-    is_release = str(name_or_folder) in RELEASES
+    is_release = isinstance(name_or_folder, str) and name_or_folder in RELEASES
     folder = find_release(str(name_or_folder)) if is_release else Path(name_or_folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -1214,10 +1216,15 @@ def save_gpt2(
     """
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"dtype is {dtype}; choose torch.float32, torch.float16 or torch.bfloat16")
-    layout(model.config)  # refuses what has no place in it
+    ours = {place.ours for place in layout(model.config).values()}  # refuses what has no place
+    if odd := sorted(ours ^ model.state_dict().keys()):
+        raise ValueError(
+            f"the model has other tensors than GPT-2's layout ({len(odd)}, such as {odd[0]}); if "
+            "they are adapters, call merge_lora first"
+        )
     check_vocabulary(tokenizer, model.config)
     folder = Path(folder).expanduser()
-    for name in ("tokenizer.json", "added_tokens.json", "model.ckpt.index"):
+    for name in ("encoder.json", "tokenizer.json", "added_tokens.json", "model.ckpt.index"):
         if (folder / name).exists():
             raise ValueError(f"{folder} holds another model's {name}; choose an empty folder")
     try:
@@ -1227,7 +1234,8 @@ def save_gpt2(
             end = write_tokenizer(draft, tokenizer)
             write_config(draft / "config.json", model.config, dtype, end)
             write_safetensors(draft / "model.safetensors", model, dtype)
-            for file in ("config.json", "model.safetensors"):
+            added = ("head.safetensors", "prompt_form.json")  # of chapters 8 and 9
+            for file in ("config.json", "model.safetensors", *added):
                 (folder / file).unlink(missing_ok=True)  # from here to the end: no model
             for file in ("tokenizer_config.json", *MODEL_FILES):
                 os.replace(draft / file, folder / file)

@@ -379,3 +379,10 @@ def test_waves_with_an_odd_number_of_channels_are_refused() -> None:
 def test_the_number_of_windows_matches_the_rule_of_the_chapter() -> None:
     for stride in (1, 3, 8):
         assert len(TokenWindows(STREAM, 8, stride)) == ceil((100 - 8) / stride)
+
+
+def test_ids_in_a_list_are_refused_with_a_way_out() -> None:
+    with pytest.raises(ValueError, match=r"tokens are a list; pass torch.tensor\(tokens\)"):
+        TokenWindows([1, 2, 3], 2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"tokens are a list; pass torch.tensor\(\[tokens\]\)"):
+        check_tokens([1, 2], 5, 5)  # type: ignore[arg-type]

@@ -849,3 +849,32 @@ def test_logits_that_are_no_numbers_are_an_error(bad: float, sampling: Sampling)
         list(generate(model, [3, 4], 5, sampling))
     with pytest.raises(FloatingPointError, match=message):
         beam_search(model, [3, 4], 2, 5)
+
+
+def test_end_tokens_may_be_a_tensor() -> None:
+    ends = torch.arange(TINY.vocab_size)
+    assert len(list(generate(MODEL, [1], 50, end_tokens=ends))) == 1
+
+
+def test_it_writes_under_autocast_too() -> None:
+    wide = GPT(replace(TINY, n_embd=512), seeded()).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert len(list(generate(wide, [1, 2], 4))) == 4
+
+
+@pytest.mark.parametrize(
+    ("stage", "value", "message"),
+    [
+        (apply_temperature, -1.0, "temperature is -1.0; it must be at least 0"),
+        (apply_temperature, math.nan, "temperature is nan; it must be at least 0"),
+        (keep_top_p, 0.0, "top_p is 0.0; it must be above 0 and at most 1"),
+        (keep_top_p, 95, "top_p is 95; it must be above 0 and at most 1"),
+        (keep_min_p, 1.5, "min_p is 1.5; it must be from 0 to 1"),
+        (keep_min_p, -0.1, "min_p is -0.1; it must be from 0 to 1"),
+    ],
+)
+def test_a_filter_alone_refuses_what_sampling_refuses(
+    stage: Callable[[Tensor, float], Tensor], value: float, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        stage(torch.zeros(1, 5), value)

@@ -120,6 +120,11 @@ def test_braces_in_a_question_are_only_text(form: PromptForm, text: str) -> None
     assert form.fill("do it", text).count(text) == 1
 
 
+def test_the_input_may_stand_before_the_question() -> None:
+    form = PromptForm("first", "{instruction}\n", "Text: {input}\nQ: {instruction}\nA:\n")
+    assert form.fill("Say {input}.", "Hallo") == "Text: Hallo\nQ: Say {input}.\nA:\n"
+
+
 @pytest.mark.parametrize(
     ("plain", "with_input"),
     [
@@ -400,6 +405,7 @@ def test_a_caller_may_look_at_the_model_between_reports() -> None:
         model = small(dropout=0.5)
         torch.manual_seed(0)
         for report in tune(model, encoded(), None, plan(report_every=1)):
+            assert not model.training
             if look:
                 model.eval()
             expected.append(report.loss)

@@ -207,8 +207,10 @@ def test_large_vocabularies_take_four_bytes() -> None:
     class Large:
         vocab_size = 70_000
 
-        def decode(self, tokens: list[int]) -> str:
-            return str(tokens)
+        def decode_bytes(self, tokens: list[int]) -> bytes:
+            if tokens[0] % 1000 == 7:  # as in some of tiktoken's encodings
+                raise KeyError("no such token")
+            return str(tokens).encode()
 
     assert TokenFile.of(Large()).dtype == "int32"  # type: ignore[arg-type]
 
@@ -243,6 +245,50 @@ def test_parts_of_a_mapped_tensor_are_mapped() -> None:
     assert isinstance(judge, MappedTokens)
     assert isinstance(tokens[:496].view(-1, 8).split(4)[0], MappedTokens)
     assert isinstance(tokens.to("cpu"), MappedTokens)
+
+
+def test_one_mapped_token_reads_only_itself_and_none_can_be_changed() -> None:
+    tokens = mapped()
+    assert isinstance(tokens[5], MappedTokens)
+    assert int(tokens[5]) == int(text()[5])
+    with pytest.raises(ValueError, match=r"mapped tokens can't be changed; clone\(\) them"):
+        tokens[:3] = -100
+    changed = tokens.clone()
+    changed[:3] = -100
+    assert changed[:4].tolist() == [-100, -100, -100, int(text()[3])]
+
+
+def test_a_file_that_holds_something_else_is_left_alone(
+    tokenizer: BPETokenizer, tmp_path: Path
+) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("to be")
+    with pytest.raises(ValueError, match=r"book\.txt holds something else than tokens; choose"):
+        list(prepare_tokens(["a"], tokenizer, book))
+    assert book.read_text() == "to be"
+    with pytest.raises(ValueError, match="texts is one string, 'to be'; put it into a list"):
+        list(prepare_tokens("to be", tokenizer, tmp_path / "a"))
+
+
+def test_tokens_that_spell_no_character_tell_tokenizers_apart(tmp_path: Path) -> None:
+    one, other = (BPETokenizer([(b"\xe4", end)]) for end in (b"\xb8", b"\xb9"))
+    list(prepare_tokens(["中"], one, tmp_path / "a"))
+    with pytest.raises(ValueError, match="was begun with another tokenizer"):
+        list(prepare_tokens(["中"], other, tmp_path / "a"))
+
+
+def test_a_new_run_does_not_begin_in_an_old_one_s_folder(tmp_path: Path) -> None:
+    with processes("cpu"):
+        list(train_in_parallel(new_model(), text(), None, PLAN, checkpoint=tmp_path))
+        with pytest.raises(ValueError, match="holds checkpoints of a run; pass resume=True or an"):
+            train_in_parallel(new_model(), text(), None, PLAN, checkpoint=tmp_path)
+
+
+def test_what_needs_processes_says_so() -> None:
+    with pytest.raises(ValueError, match=r"no processes have joined; call this inside `with pro"):
+        train_in_parallel(new_model(), text(), None, PLAN)
+    with pytest.raises(ValueError, match="kind is 'gpu'; choose 'cpu' or 'cuda', or None"):
+        processes("gpu").__enter__()  # type: ignore[arg-type]
 
 
 def test_training_from_a_file_is_training_from_memory(

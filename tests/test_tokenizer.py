@@ -7,10 +7,12 @@ from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import regex
 import tiktoken
+import torch
 import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -566,3 +568,25 @@ def test_a_table_without_the_parts_of_a_token_is_refused() -> None:
 
 
 ENCODING = gpt2_encoding()
+
+
+@pytest.mark.parametrize("text", [b"a", 5, None])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    with pytest.raises(ValueError, match="pass one str"):
+        BPETokenizer([]).encode(text)
+
+
+def test_a_batch_is_not_decoded_as_one_row() -> None:
+    with pytest.raises(ValueError, match="pass one row of ids"):
+        BPETokenizer([]).decode(torch.tensor([[1, 2, 3]]))
+
+
+def test_files_with_windows_line_ends_or_sorted_names_are_read(tmp_path: Path) -> None:
+    plain = BPETokenizer.train("the cat and the hat " * 9, 262)
+    tokenizer = BPETokenizer(plain.merges, ["<|z|>", "<|a|>"])
+    tokenizer.save(tmp_path)
+    merges, names = tmp_path / "merges.txt", tmp_path / "vocab.json"
+    merges.write_bytes(merges.read_bytes().replace(b"\n", b"\r\n"))
+    names.write_text(json.dumps(json.loads(names.read_text()), sort_keys=True))
+    back = BPETokenizer.load(tmp_path)
+    assert (back.merges, back.special_tokens) == (tokenizer.merges, tokenizer.special_tokens)

@@ -156,6 +156,11 @@ WRONG_PLANS: list[tuple[dict[str, Any], str]] = [
     ({"report_every": 0}, "report_every is 0; it must be at least 1"),
     ({"evaluate_every": 0}, "evaluate_every is 0; it must be at least 1"),
     ({"save_every": 0}, "save_every is 0; it must be at least 1"),
+    ({"n_steps": 1e2}, "n_steps is 100.0; it must be an int"),
+    ({"warmup_steps": 0.1}, "warmup_steps is 0.1; it must be an int"),
+    ({"report_every": 10.0}, "report_every is 10.0; it must be an int"),
+    ({"seed": None}, "seed is None; it must be an int"),
+    ({"betas": (0.9,)}, r"betas is \(0.9,\); it must be two shares"),
 ]
 
 
@@ -332,6 +337,38 @@ def test_a_split_shorter_than_a_window_is_refused(name: str) -> None:
         train(new_model(), parts["training"], parts["validation"], CONFIG)
 
 
+@pytest.mark.parametrize("name", ["training", "validation"])
+@pytest.mark.parametrize("wrong", [text().tolist(), text().int(), text()[None]])
+def test_a_split_that_is_no_flat_stream_is_refused_before_the_first_step(
+    wrong: Any, name: str
+) -> None:
+    parts = {"training": text(), "validation": text()} | {name: wrong}
+    with pytest.raises(ValueError, match=f"the {name} split is no flat tensor of int64; pass"):
+        train(new_model(), parts["training"], parts["validation"], CONFIG)
+
+
+def test_gradients_that_an_interrupted_step_left_play_no_part() -> None:
+    fresh, used = new_model(), new_model()
+    next_token_loss(used, text()[None, :8], text()[None, 1:9]).backward()
+    runs = [without_times(list(train(model, text(), None, CONFIG))) for model in (fresh, used)]
+    assert runs[0] == runs[1]
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    x = text()[None, :8]
+    with pytest.raises(ValueError, match="precision is 'bf16'; choose float32 or bfloat16"):
+        next_token_loss(new_model(), x, x, "bf16")  # type: ignore[arg-type]
+
+
+def test_evaluation_restores_the_mode_after_an_error_and_sums_half_precision_exactly() -> None:
+    model = new_model().train()
+    with pytest.raises(ValueError, match="token id"):
+        evaluate(model, text() + 5)
+    assert model.training
+    low, long = new_model(vocab_size=2000).bfloat16(), text(20_000)
+    assert evaluate(low, long, batch_size=1) == pytest.approx(evaluate(low, long, 500), rel=1e-4)
+
+
 # Checkpoints.
 
 
@@ -460,7 +497,10 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
         lambda: path.write_bytes(pickle.dumps({"model": Code(witness)}, protocol=2)),
     ):
         write()
-        with pytest.raises(ValueError, match=r"bad\.pt holds more than tensors .* no code in it"):
+        with pytest.raises(
+            ValueError,
+            match=r"bad\.pt is no checkpoint, or holds more than tensors .* no code in it",
+        ):
             load_checkpoint(path)
         assert not witness.exists()
 
@@ -494,6 +534,18 @@ def test_a_checkpoint_of_another_plan_is_refused_and_nothing_is_changed(tmp_path
     with pytest.raises(ValueError, match="made with n_steps 20, this run has 30; use its training"):
         restore(state, load_checkpoint(path))
     assert same(state.model, new_model())
+
+
+def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"checkpoint is a folder, .*; pass a file in it: .*run"):
+        train(new_model(), text(), None, CONFIG, checkpoint=tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"hello world\n", b"{}", b"\x80\x02hello", b"PK\x03\x04"])
+def test_a_file_of_another_kind_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pt (is no checkpoint|is damaged)"):
+        load_checkpoint(tmp_path / "a.pt")
 
 
 def test_resuming_needs_a_path_and_a_file(tmp_path: Path) -> None:

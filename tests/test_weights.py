@@ -40,6 +40,7 @@ from gptlib.gpt2 import (
     GPTConfig,
     attention_maps,
 )
+from gptlib.instructions import add_lora
 from gptlib.tokenizer import BPETokenizer, gpt2_encoding
 from gptlib.weights import (
     VOCABULARY_SHA256,
@@ -729,7 +730,7 @@ def test_a_save_that_is_interrupted_anywhere_leaves_no_mixture_of_two_models(
     first: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new, other = tiny(seed=1), tiny(seed=2), BPETokenizer.train(TEXT[::-1], 270)
-    steps = ["unlink"] * 2 + ["replace"] * 5  # every call that changes the folder, in order
+    steps = ["unlink"] * 4 + ["replace"] * 5  # every call that changes the folder, in order
     for stop in range(len(steps) + 1):
         folder = tmp_path / str(stop)
         if not first:
@@ -1392,3 +1393,18 @@ def test_openais_release_is_fetched_and_a_broken_download_goes_on(
         openai_release.download_openai("124M", place)
     with pytest.raises(ValueError, match="size is '125M'; choose"):
         openai_release.download_openai("125M", place)
+
+
+def test_a_path_named_like_a_release_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_gpt2(tiny(), TOKENIZER, "gpt2")
+    assert_same_weights(load_gpt2(Path("gpt2"))[0], tiny())
+
+
+def test_adapters_and_strange_tokenizers_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="if they are adapters, call merge_lora first"):
+        save_gpt2(add_lora(tiny()), TOKENIZER, tmp_path)
+    with pytest.raises(ValueError, match="'gpt2' is no BPETokenizer and no tiktoken.Encoding"):
+        save_gpt2(tiny(), "gpt2", tmp_path)  # type: ignore[arg-type]
