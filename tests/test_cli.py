@@ -23,6 +23,7 @@ from gptlib import generation
 from gptlib.extras import doctor
 from gptlib.extras.cli import COMMANDS, main
 from gptlib.extras.commands import writing
+from gptlib.extras.commands.base import quoted, suggestion
 from gptlib.extras.doctor import Finding
 from gptlib.extras.models import load_model
 from gptlib.extras.options import read_options
@@ -281,6 +282,16 @@ def test_the_defaults_in_the_help_are_the_library_s() -> None:
     assert penalty == 1.0
 
 
+def test_the_end_of_an_option_s_name_is_enough_to_be_understood() -> None:
+    known = ["--help", "--training.min-learning-rate", "--training.n-steps"]
+    assert suggestion("--n-steps", known) == "; did you mean --training.n-steps?"
+    assert suggestion("--steps", known) == "; did you mean --training.n-steps?"
+
+
+def test_paths_are_printed_so_that_they_can_be_pasted() -> None:
+    assert [quoted(Path(name)) for name in ("a/b", "my book")] == ["a/b", '"my book"']
+
+
 def test_options_read_from_the_source_are_those_of_the_module() -> None:
     options = read_options("gptlib.generation", "Sampling")
     for ours, theirs in zip(fields(options.made_by), fields(Sampling), strict=True):
@@ -339,6 +350,7 @@ for words in (["--help"], ["generate", "--help"], ["chat", "--help"], ["chat", "
         (["--tempratur", "1"], "there is no option --tempratur; did you mean --temperature?"),
         (["--temp", "1"], "there is no option --temp; did you mean --temperature?"),
         (["--temperature"], "argument --temperature: expected one argument"),
+        (["--stop", "---"], "one that begins with - is written --option=VALUE"),
         (["Prince"], "'Prince' is no option; put a text of several words in quotes"),
     ],
 )
@@ -364,8 +376,8 @@ def test_a_bad_value_is_told_in_one_line(
         ([], b"a\xff", "standard input is no UTF-8 text (byte 1); convert it first"),
         (["--prompt", "a\udcff"], b"", r"'\udcff' is a lone surrogate, half a character"),
         (["--prompt", "a", "--beams", "0"], b"", "argument --beams: 0 is too small; write 1 or"),
-        (["--prompt", "a", "--beams", "2", "--top-k", "4"], b"", "chance; leave out --top-k"),
-        (["--prompt", "a", "--beams", "2", "--seed", "4"], b"", "chance; leave out --seed"),
+        (["--prompt", "a", "--beams", "2", "--top-k", "4"], b"", "takes no --top-k; leave it out"),
+        (["--prompt", "a", "--beams", "2", "--seed", "4"], b"", "takes no --seed; leave it out"),
         (["--prompt", "a", "--beams", "2", "--compile"], b"", "written token by token; leave it"),
         (["--prompt", "a", "--length-penalty", "2"], b"", "belongs to beam search; add --beams 4"),
         (["--prompt", "a", "--beams", "2", "--length-penalty", "nan"], b"", "--length-penalty nan"),

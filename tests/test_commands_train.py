@@ -282,8 +282,11 @@ def test_overwrite_replaces_a_run_and_nothing_else(
     assert call("train", book, *TINY, "--training.seed", 1, "--overwrite") == 0
     assert (folder / "notes.txt").read_text() == "mine"
     assert parse("--config", folder / "config.yaml").training.seed == 1
-    (folder / "config.yaml").unlink()
     capsys.readouterr()
+    wrong = refusal(capsys, "train", book, *TINY, "--overwrite", "--device", "cuda:99")
+    assert "PyTorch sees" in wrong
+    assert (folder / "model" / "model.safetensors").is_file()  # refused before it was replaced
+    (folder / "config.yaml").unlink()
     assert "holds something that is no run" in refusal(
         capsys, "train", book, *TINY, "--overwrite", "--folder", folder
     )
@@ -357,6 +360,17 @@ def test_prepared_tokens_and_gpt2_s_tokenizer_are_learnt_from(
     assert tokenizer.encode("War and Peace") == gpt2_encoding().encode("War and Peace")
     said = refusal(capsys, "train", prepared, book, "--folder", tmp_path / "2")
     assert "one is a folder of prepared tokens; name that alone" in said
+
+
+def test_a_run_of_prepared_tokens_goes_on_with_the_words_that_began_it(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared, folder = tmp_path / "prepared", tmp_path / "run"
+    options = ("--tokenizer", "train", "--vocab-size", 290)
+    written(capsys, "data", "prepare", book, *options, "--save", prepared)
+    assert call("train", prepared, *TINY, "--folder", folder) == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # as torchrun calls them again
+    assert call("train", prepared, *TINY, "--folder", folder) == 0
 
 
 @pytest.mark.parametrize("option", ["--checkpoint-activations", "--onednn"])
@@ -435,7 +449,7 @@ def test_ctrl_c_keeps_the_step_and_the_run_goes_on_to_the_bit(
     with talk_at_terminal("train", book, *words, "--folder", folder) as talk:
         talk.wait_for("tokens/s")
         os.write(talk.out, b"\x03")
-        assert "stopping after this step; Ctrl-C again ends at once" in talk.wait_for("unsaved")
+        assert "stopping at the next report; Ctrl-C again ends at once" in talk.wait_for("unsaved")
         said = talk.wait_for(f"train --resume --folder {folder}")
         assert "stopped after step" in said
         assert "300 [" in said, "the bar shows how many steps there are"

@@ -15,6 +15,7 @@ from test_gpt2 import TINY, perturbed, random_tokens, seeded
 from torch import Tensor
 
 from gptlib.extras.compiled import CompiledGPT, compile_decode
+from gptlib.extras.onednn import multiply_in_onednn
 from gptlib.extras.quantize import quantize
 from gptlib.generation import (
     Sampling,
@@ -126,6 +127,14 @@ def test_models_compiled_in_one_process_do_not_use_up_each_other_s_room(fast: Co
         twin = compile_decode(small)
         assert list(generate(twin, [1], 6, GREEDY)) == list(generate(small, [1], 6, GREEDY))
         assert list(generate(fast, [1], 6, GREEDY)) == list(generate(MODEL, [1], 6, GREEDY))
+
+
+@needs_compiler
+def test_a_model_that_multiplies_in_onednn_can_be_compiled() -> None:
+    model = GPT(replace(TINY, n_layer=1, n_head=1, n_embd=8), seeded()).eval()
+    expected = list(generate(model, [1], 6, GREEDY))
+    multiply_in_onednn(model)
+    assert list(generate(compile_decode(model), [1], 6, GREEDY)) == expected
 
 
 @pytest.mark.parametrize(

@@ -1406,5 +1406,5 @@ def test_a_path_named_like_a_release_is_a_folder(
 def test_adapters_and_strange_tokenizers_are_refused_with_a_way_out(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="if they are adapters, call merge_lora first"):
         save_gpt2(add_lora(tiny()), TOKENIZER, tmp_path)
-    with pytest.raises(ValueError, match="'gpt2' is no BPETokenizer and no tiktoken.Encoding"):
+    with pytest.raises(ValueError, match=r"'gpt2' is no BPETokenizer and no tiktoken\.Encoding"):
         save_gpt2(tiny(), "gpt2", tmp_path)  # type: ignore[arg-type]

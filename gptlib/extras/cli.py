@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = _find(words[0])
     forgiving_output()
     try:
-        return command.run(words[1:])
+        status = command.run(words[1:])
+        sys.stdout.flush()  # fails here, not at Python's end
+        return status
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
         return 141

@@ -116,6 +116,7 @@ def compile_decode(model: GPT) -> CompiledGPT:
     one_row.__class__ = _OneRowGPT
     for layer in one_row.modules():
         if type(layer) is nn.Linear:
+            layer.__dict__.pop("forward", None)  # left there by `multiply_in_onednn`
             layer.__class__ = _OneRowLinear
     twin = use_onednn(share_weights(model).eval())  # for prompts, and several texts at once
     twin.__class__ = CompiledGPT

@@ -48,7 +48,10 @@ def launch(
     try:
         said, complaints = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired as error:
-        raise RuntimeError(f"{Path(script).name} did not end within {timeout:.0f} s") from error
+        _end(process)
+        _, complaints = process.communicate()
+        late = f"{Path(script).name} did not end within {timeout:g} s"
+        raise RuntimeError(f"{late}\n{complaints[-3000:]}") from error
     finally:
         if process.poll() is None:
             _end(process)

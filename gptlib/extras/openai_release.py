@@ -38,7 +38,13 @@ def fetch(address: str, path: Path) -> None:
     """
     try:
         continue_fetch(address, path)
-    except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
+    except (
+        urllib.error.URLError,
+        ConnectionResetError,
+        ConnectionAbortedError,
+        TimeoutError,
+        http.client.HTTPException,
+    ) as error:
         raise ConnectionError(
             f"{path.name} could not be fetched ({error}). Connect to the internet and run this "
             f"again; or save {address} as {path}"

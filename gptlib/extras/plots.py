@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from IPython.display import display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -83,7 +84,7 @@ def heatmap(
     cmap: str | None = None,
     columns_at: Literal["top", "bottom"] = "top",
 ) -> AxesImage:
-    """Draw a matrix as coloured cells with its labels, and its numbers where they fit.
+    """Draw a matrix as coloured cells with its labels and, if asked, its numbers.
 
     Args:
         ax: Where to draw.
@@ -98,6 +99,8 @@ def heatmap(
     Returns:
         The image, for a colour bar.
     """
+    if isinstance(matrix, torch.Tensor):
+        matrix = matrix.detach().float().cpu()
     cells = np.asarray(matrix, dtype=float)
     low, high = limits or (float(np.nanmin(cells)), float(np.nanmax(cells)))
     image = ax.imshow(cells, vmin=low, vmax=high, cmap=cmap, aspect="auto")

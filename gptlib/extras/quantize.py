@@ -4,9 +4,9 @@
     small = quantize(model)            # generate(small, ...) works as before
 
 PyTorch's dynamic quantization does the work. Each row of a weight matrix becomes whole numbers of
--127 to 127 and one scale; activations are rounded in the same way, anew at each call, with one
-scale for the whole batch. So a text can depend on its neighbours in the batch, and the logits
-differ a little; measure on your own text what that costs.
+-128 to 127 and one scale. Activations are rounded anew at each call, to 7 bits, with one scale and
+one zero point for the whole batch. So a text can depend on its neighbours in the batch, and the
+logits differ a little; measure on your own text what that costs.
 """
 
 import warnings
@@ -18,6 +18,8 @@ from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
 from gptlib.generation import share_weights
 from gptlib.gpt2 import GPT
+
+__all__ = ["QuantizedGPT", "quantize"]
 
 
 class QuantizedGPT(GPT):

@@ -11,6 +11,7 @@ model/          in the end, the model in GPT-2's layout
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,12 +114,11 @@ def begin_run(folder: Path, config: RunConfig, overwrite: bool = False) -> Run:
     write_text(folder / CONFIG, to_yaml(config))
     try:
         return _load(folder, config, texts)
-    except (
-        ValueError,
-        OSError,
-    ):  # nothing was learnt yet, so the corrected command finds the place free
+    except (ValueError, OSError):
+        # nothing was learnt yet, so the corrected command finds the place free
         _delete(folder)
-        folder.rmdir()
+        with suppress(OSError):  # files that are somebody's own stay
+            folder.rmdir()
         raise
 
 

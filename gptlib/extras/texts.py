@@ -150,7 +150,8 @@ def _read_course_text() -> str:
 
 def _is_text(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    return file.is_file() and not hidden
+    ours = file.name in ("merges.txt", "made-by.txt")  # of the tokenizer of a run or of tokens
+    return file.is_file() and not hidden and not ours
 
 
 def _is_empty(file: Path) -> bool:

@@ -38,6 +38,7 @@ __all__ = [
     "print_json",
     "program",
     "progress",
+    "quoted",
     "read_standard_input",
     "suggestion",
     "table",
@@ -53,6 +54,11 @@ def program() -> str:
         "gptlib" if that is what was typed, else "python -m gptlib".
     """
     return "gptlib" if Path(sys.argv[0]).stem == "gptlib" else "python -m gptlib"
+
+
+def quoted(path: Path) -> str:
+    """Write a path so that it can be pasted into a terminal."""
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def end_with_error(command: str, message: str) -> NoReturn:
@@ -74,6 +80,8 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line; fields' names become options' names."""
+        if message.endswith("expected one argument"):
+            message += "; one that begins with - is written --option=VALUE"
         for action in self._actions:
             name = action.dest  # a field's name: at the beginning, or anywhere if it has a _
             if action.option_strings and name != "help":
@@ -123,7 +131,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         "; did you mean ...?", empty if nothing is like it.
     """
     options = list(known)
-    close = [option for option in options if option.startswith(name)]
+    ends = tuple(mark + name.lstrip("-") for mark in ".-")
+    close = [o for o in options if o.startswith(name) or o.endswith(ends)]
     close += difflib.get_close_matches(name, options)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -347,7 +356,7 @@ def commas(value: float, digits: int = 0) -> str:
 
 def print_json(value: object) -> None:
     """Write a result as JSON on one line."""
-    print(json.dumps(value, ensure_ascii=False))
+    print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def forgiving_output() -> None:

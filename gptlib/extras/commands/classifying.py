@@ -163,6 +163,10 @@ def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
         number, reason = next(iter(broken.items()))
         note(f"{len(broken)} broken lines are left out; the first is line {number}: {reason}")
     unique = remove_duplicates(records)
+    if len(unique) < len(records):
+        note(
+            f"{len(records) - len(unique)} records repeat another, figures aside; they are left out"
+        )
     train, validation, test = split_records(unique, seed=config.seed)
     labels = sorted({label for label, _ in unique})
     model, tokenizer = load_model(arguments.model)

@@ -9,8 +9,9 @@ __all__ = ["doctor_parser"]
 
 def doctor_parser() -> CommandParser:
     """Make the parser of `doctor`."""
-    purpose = "examine this machine: can it run the course, and if not, what helps?"
-    return command_parser("doctor", _doctor, purpose)
+    purpose = "Examine this machine: can it run the course, and if not, what helps?"
+    end = "exit status: 0 if all is well, 1 if a problem was found.\n"
+    return command_parser("doctor", _doctor, purpose, end)
 
 
 def _doctor(_: argparse.Namespace) -> int:

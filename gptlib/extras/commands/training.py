@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
-from gptlib.extras.commands.base import commas, device_name, find_device, note, program
+from gptlib.extras.commands.base import commas, device_name, find_device, note, program, quoted
 from gptlib.extras.run_config import RunConfig, RunParser, to_yaml
 from gptlib.extras.run_logs import JsonLines, Log, TensorBoard, WeightsAndBiases, check_installed
 
@@ -28,7 +28,8 @@ __all__ = ["TrainCommand", "train_parser"]
 _TRAIN = """\
 Train a model on texts: any UTF-8 text file, a folder of them, or a folder of prepared tokens. The
 run keeps all it needs in a folder of its own, and in the end the model in GPT-2's layout is there.
-Ctrl-C finishes the step, writes a checkpoint and says how to go on; a second one ends at once.
+Ctrl-C goes on to the next report (--training.report-every), writes a checkpoint and says how to
+go on; a second one ends at once.
 
 Fields of the configuration are options, such as --training.n-steps 500; the n- of a number may be
 left out, so --training.steps 500 is the same. Later options win over --config."""
@@ -171,7 +172,7 @@ class _Stop:
                 raise KeyboardInterrupt
             return
         self.asked = number
-        sys.stderr.write("\nstopping after this step; Ctrl-C again ends at once, unsaved\n")
+        sys.stderr.write("\nstopping at the next report; Ctrl-C again ends at once, unsaved\n")
 
 
 class _Training:
@@ -221,7 +222,8 @@ class _Training:
         """Prepare, train, save."""
         try:
             if not self.is_parallel:
-                return self._train(self._open(), find_device(self.wishes.device))
+                device = find_device(self.wishes.device)  # refused before a run is replaced
+                return self._train(self._open(), device)
             return self._train_in_parallel()
         except KeyboardInterrupt:
             sys.stderr.write(f"\nended at once; {self._how_to_go_on()}\n")
@@ -409,15 +411,17 @@ class _Training:
         place = self.folder / MODEL
         save_gpt2(model.eval(), run.tokenizer, place)
         print(f"the model is in {place}; let it write: ", file=sys.stderr, end="")
-        print(f'{program()} generate --model {place} --prompt "The"', file=sys.stderr)
+        print(f'{program()} generate --model {quoted(place)} --prompt "The"', file=sys.stderr)
 
     def _how_to_go_on(self) -> str:
-        from gptlib.extras.runs import checkpoint_step
+        from gptlib.extras.runs import CONFIG, checkpoint_step
 
+        if not (self.folder / CONFIG).is_file():
+            return "nothing was begun yet; the same command begins"
         step = checkpoint_step(self.folder)
         kept = f"a checkpoint of step {step} is in {self.folder}" if step else "no step is saved"
         torchrun = "torchrun ... -m gptlib" if self.is_parallel else program()
-        return f"{kept}. Go on with: {torchrun} train --resume --folder {self.folder}"
+        return f"{kept}. Go on with: {torchrun} train --resume --folder {quoted(self.folder)}"
 
 
 def _has_fields(words: Sequence[str]) -> bool:
@@ -428,6 +432,7 @@ def _has_fields(words: Sequence[str]) -> bool:
 
 def _compare(wanted: RunConfig, saved: RunConfig, folder: Path) -> None:
     """Refuse to go on with a run that was asked for in other words than it was begun with."""
+    from gptlib.extras.commands.preparing import is_prepared
     from gptlib.extras.runs import with_absolute_texts
 
     new, old = with_absolute_texts(wanted).values(), saved.values()
@@ -437,11 +442,13 @@ def _compare(wanted: RunConfig, saved: RunConfig, folder: Path) -> None:
         else:
             old_values = old[section]
         for name, value in values.items():
-            follows = name == "vocab_size" and old["data"]["tokenizer"] != "train"
+            made_elsewhere = old["data"]["tokenizer"] != "train"
+            made_elsewhere |= any(map(is_prepared, old["data"]["texts"]))
+            follows = name == "vocab_size" and made_elsewhere
             if old_values[name] != value and not follows:
                 key = f"{section}.{name}".rstrip(".")
                 raise ValueError(
                     f"{folder} was begun with {key} {old_values[name]!r}, not {value!r}; go on "
-                    f"with {program()} train --resume --folder {folder}, or begin another run with "
-                    "another --folder"
+                    f"with {program()} train --resume --folder {quoted(folder)}, or begin another "
+                    "run with another --folder"
                 )

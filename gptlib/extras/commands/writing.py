@@ -312,7 +312,7 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any]:
         clash = [name for name, value in (given | more).items() if value is not None]
         if clash:
             raise ValueError(
-                f"--beams draws nothing by chance; leave out --{clash[0].replace('_', '-')}"
+                f"--beams searches and takes no --{clash[0].replace('_', '-')}; leave it out"
             )
     elif arguments.command == "generate" and arguments.length_penalty is not None:
         raise ValueError("--length-penalty belongs to beam search; add --beams 4, or leave it out")
