@@ -72,7 +72,7 @@ def test_a_folder_s_files_are_documents_in_order_and_a_file_may_hold_several(
 def test_a_folder_s_tokenizers_are_no_texts(
     book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--tokenizer", "train", "--vocab-size", 290)
+    options = ("--tokenizer", "train", "--vocab-size", 270)
     for _ in range(2):  # the second time the first one's files are in the folder
         written(capsys, "data", "prepare", tmp_path, *options, "--save", tmp_path / "prepared")
     assert find_text(str(tmp_path)).files == (book,)
