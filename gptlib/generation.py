@@ -643,8 +643,8 @@ def use_onednn(model: GPT) -> GPT:
 
     Returns:
         The twin, its large matrices multiplied in oneDNN. The model itself where that can't be:
-        not in float32 on a CPU, not exactly a `GPT` (one with quantized weights, say), or PyTorch
-        built without oneDNN.
+        not in float32 on a CPU, under autocast, not exactly a `GPT` (one with quantized weights,
+        say), or PyTorch built without oneDNN.
 
     Example:
         >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16))

@@ -927,8 +927,8 @@ def fit_prompt(
         The prompt's tokens, and the text that was cut away, "" if none.
 
     Raises:
-        ValueError: If the instruction is empty, or so long that nothing of
-            the input fits beside it.
+        ValueError: If the instruction is empty, or so long that nothing of the input fits beside
+            it.
 
     Example:
         >>> from gptlib.tokenizer import BPETokenizer

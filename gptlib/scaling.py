@@ -212,7 +212,7 @@ class TokenFile:
             header = cls(**json.loads(described_in(path).read_text(encoding="utf-8")))
             promised = header.n_bytes
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{described_in(path)} describes no tokens; delete it") from error
+            raise ValueError(f"{path}'s .json describes no tokens; delete both files") from error
         if found < promised or (header.complete and found > promised):
             raise ValueError(
                 f"{path} has {found} bytes, and {described_in(path).name} promises {promised}; "

@@ -1199,8 +1199,9 @@ def save_gpt2(
 ) -> None:
     """Write a model and its tokenizer in GPT-2's form, which transformers and others open.
 
-    The files are written whole in a place of their own and then moved. config.json and the weights
-    of another model leave first, config.json comes last: no mixture of two models is ever loaded.
+    The files are written whole in a place of their own and then moved. Another model's config.json
+    and weights leave first, with the head and the form of prompts that chapters 8 and 9 put beside
+    them; config.json comes last: no mixture of two models is ever loaded.
 
     Args:
         model: The model, on any device.

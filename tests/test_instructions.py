@@ -781,6 +781,8 @@ def test_a_tuned_model_s_folder_names_its_form(tmp_path: Path) -> None:
     model, _ = load_gpt2(tmp_path / "tuned")
     assert torch.equal(model(TOKENS), small()(TOKENS))
     assert not list((tmp_path / "tuned").glob("*.part"))
+    save_gpt2(small(), BYTES, tmp_path / "tuned")  # another model, which has no form
+    assert load_form(tmp_path / "tuned") is None
 
 
 def test_a_model_that_was_never_tuned_names_no_form(tmp_path: Path) -> None:

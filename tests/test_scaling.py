@@ -196,7 +196,7 @@ def test_a_damaged_file_is_refused(tokenizer: BPETokenizer, tmp_path: Path) -> N
     with pytest.raises(ValueError, match="largest id 65535"):
         open_tokens(path, verify=True)
     path.with_name("a.json").write_text("{}")
-    with pytest.raises(ValueError, match="describes no tokens"):
+    with pytest.raises(ValueError, match="describes no tokens; delete both files"):
         open_tokens(path)
     path.with_name("a.json").unlink()
     with pytest.raises(FileNotFoundError):
