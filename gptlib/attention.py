@@ -1,9 +1,5 @@
 """How every position looks back at the ones before it (chapter 3).
 
-The definitions stand in teaching order: who may look where (`causal_mask`), one look with its
-weights (`attend`), the layer with many heads and the fused kernel (`CausalSelfAttention`), and a
-way to see the weights that this kernel never shows (`attention_weights`).
-
 Example:
     >>> attention = CausalSelfAttention(n_embd=8, n_head=2)
     >>> x = torch.randn(1, 5, 8)
@@ -14,6 +10,7 @@ Example:
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,15 +22,10 @@ def causal_mask(
 ) -> Tensor:
     """Say which keys each query may look at: those at its own position and before.
 
-    When there are more keys than queries, the queries are the last positions of the sequence.
-
-    Args:
-        n_queries: Query positions, T.
-        n_keys: Key positions, S, at least T; T by default.
-        device: Where the mask is made.
+    With more keys than queries, the queries are the last positions of the sequence.
 
     Returns:
-        Booleans of shape (T, S); True means "may look".
+        Booleans of shape (T, S); True means "may look". S is T by default.
 
     Raises:
         ValueError: If there are fewer keys than queries.
@@ -57,7 +49,7 @@ def causal_mask(
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mix the values by how well each query matches each key, and show the mixing weights.
 
-    Computes softmax(q kᵀ / √D) v, with the scores of forbidden keys set to -∞ before the softmax.
+    Computes softmax(q kᵀ / √D) v.
 
     Args:
         q: Queries, shape (..., T, D).
@@ -71,9 +63,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
         row of the weights sums to 1.
 
     Raises:
-        ValueError: If q and k differ in their last size, k and v in the number of positions, or
-            the mask is not boolean.
-        RuntimeError: From PyTorch, if the sizes before these, or the mask, don't broadcast.
+        ValueError: If the mask is not boolean.
+        RuntimeError: From PyTorch, if the sizes don't match.
 
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
@@ -84,79 +75,45 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
         >>> weights[0].tolist()
         [1.0, 0.0]
     """
-    if q.size(-1) != k.size(-1) or k.size(-2) != v.size(-2):
-        raise ValueError(
-            f"q, k and v have shapes {tuple(q.shape)}, {tuple(k.shape)} and {tuple(v.shape)}; "
-            "pass q and k with the same last size, and one value for each key"
-        )
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (..., T, S)
     if mask is not None:
         if mask.dtype != torch.bool:
             raise ValueError(f"mask has dtype {mask.dtype}; pass booleans, True = may look")
-        scores = scores.masked_fill(~mask, float("-inf"))
+        scores = scores.masked_fill(~mask, -math.inf)  # before the softmax, so that rows sum to 1
     weights = scores.softmax(dim=-1)  # (..., T, S)
     return weights @ v, weights  # (..., T, D)
+
+
+Mix = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""How heads look back: from queries, keys and values (B, H, T, D) to results (B, H, T, D)."""
 
 
 class CausalSelfAttention(nn.Module):
     """Let each position gather what it needs from itself and the positions before it.
 
-    The three steps of `forward` are methods of their own, so that attention maps and caches can
-    take them one by one.
-
     Args:
         n_embd: Channels, C.
-        n_head: Heads, H; each works on D = C / H channels.
-        dropout: The share of attention weights, and of output values, set to zero in training;
-            0 or more and below 1.
-        bias: Whether the projections add a bias.
+        n_head: Heads, H; each works on D = C / H channels, so C must be divisible by H.
+        dropout: The share of attention weights, and of output values, set to zero in training.
 
     Attributes:
         qkv: One linear layer for the queries, keys and values of all heads, in this order; weight
             of shape (3C, C).
         proj: The linear layer that mixes the heads' results; weight of shape (C, C).
 
-    Raises:
-        ValueError: If `n_embd` is not divisible by `n_head`.
-
     Source:
         Radford et al. 2019 (GPT-2), the function `attn` of OpenAI's src/model.py.
-
-    Example:
-        >>> attention = CausalSelfAttention(n_embd=8, n_head=2)
-        >>> attention(torch.zeros(1, 3, 8)).shape
-        torch.Size([1, 3, 8])
     """
 
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
-        if n_head < 1 or n_embd < n_head or n_embd % n_head:
-            raise ValueError(
-                f"n_embd {n_embd} is not divisible by n_head {n_head}; "
-                "each head needs the same whole number of channels, at least 1"
-            )
         self.n_head = n_head
         self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Make each head's queries, keys and values.
-
-        Args:
-            x: Vectors, shape (B, T, C).
-
-        Returns:
-            q, k and v, each of shape (B, H, T, D).
-
-        Raises:
-            ValueError: If x has another number of dimensions or channels.
-        """
-        if x.dim() != 3 or x.size(-1) != self.qkv.in_features:
-            raise ValueError(
-                f"x has shape {tuple(x.shape)}; "
-                f"pass (batch, positions, {self.qkv.in_features} channels)"
-            )
+        """Make each head's queries, keys and values, (B, H, T, D) each, from x (B, T, C)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v  # each (B, H, T, D)
 
@@ -164,9 +121,11 @@ class CausalSelfAttention(nn.Module):
         """Lay the heads' results (B, H, T, D) side by side and mix them: (B, T, C)."""
         return self.dropout(self.proj(heads.transpose(1, 2).flatten(2)))  # (B, T, C)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend causally over x, shape (B, T, C); the result has the same shape."""
+    def forward(self, x: Tensor, mix: Mix | None = None) -> Tensor:
+        """Attend over x, shape (B, T, C): causally, or as `mix` says; the shape stays."""
         q, k, v = self.project(x)
+        if mix is not None:
+            return self.merge(mix(q, k, v))  # (B, T, C)
         dropout = self.dropout.p if self.training else 0.0
         heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.merge(heads)  # (B, T, C)
@@ -182,9 +141,6 @@ def attention_weights(attention: CausalSelfAttention, x: Tensor) -> Tensor:
     Returns:
         The weights of every head, shape (B, H, T, S) with S = T; each row sums to 1, and nothing
         stands above the diagonal.
-
-    Raises:
-        ValueError: If x has another number of dimensions or channels.
 
     Example:
         >>> attention = CausalSelfAttention(n_embd=8, n_head=2)

@@ -44,8 +44,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from gptlib.generation import Tokenizer
 from gptlib.gpt2 import GPT, initialize
+from gptlib.tokenizer import Tokenizer
 from gptlib.training import TrainingConfig, learning_rate_at
 from gptlib.weights import check_vocabulary, load_gpt2, save_gpt2
 

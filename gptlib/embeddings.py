@@ -1,8 +1,5 @@
 """From a stream of tokens to the vectors that enter the model (chapter 2).
 
-The definitions stand in teaching order. Data: `check_stream`, `TokenWindows`, `random_batch`,
-`split_tokens`. Vectors: `sinusoidal_positions`, `check_tokens`, `InputEmbedding`.
-
 Example:
     >>> train, validation = split_tokens(torch.arange(100))
     >>> generator = torch.Generator().manual_seed(0)
@@ -20,30 +17,30 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 
-def check_stream(tokens: Tensor, context_length: int) -> None:
+def check_stream(tokens: Tensor, context_length: int, name: str = "tokens") -> None:
     """Refuse a token stream that gives no window, and say what to pass instead.
 
     Args:
-        tokens: Token ids, shape (n,), dtype int64; n must be at least `context_length` + 1,
-            because the last token of a window needs a target.
+        tokens: Token ids, shape (n,), whole numbers of any size in bytes (a mapped file's are
+            uint16); n must be at least `context_length` + 1, because the last token of a window
+            needs a target.
         context_length: Tokens per window, T; at least 1.
+        name: What to call the stream in a message.
 
     Raises:
         ValueError: If they are no tensor, or the shape, the dtype or a length is wrong.
     """
     if context_length < 1:
         raise ValueError(f"context_length is {context_length}; it must be at least 1")
-    if not isinstance(tokens, Tensor):
-        raise ValueError(f"tokens are a {type(tokens).__name__}; pass torch.tensor(tokens)")
-    if tokens.dim() != 1 or tokens.dtype != torch.int64:
-        raise ValueError(
-            f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; "
-            "pass one flat stream of dtype torch.int64"
-        )
+    if not isinstance(tokens, Tensor) or tokens.dim() != 1 or tokens.is_floating_point():
+        found = type(tokens).__name__
+        if isinstance(tokens, Tensor):
+            found = f"shape {tuple(tokens.shape)} and dtype {tokens.dtype}"
+        raise ValueError(f"{name} must be one flat tensor of ids, not {found}; pass torch.tensor")
     if len(tokens) <= context_length:
         raise ValueError(
-            f"{len(tokens)} tokens are too few for a window of {context_length} and its last "
-            f"target; pass at least {context_length + 1} tokens or a shorter context_length"
+            f"{name}: {len(tokens)} tokens are too few for a window of {context_length} and its "
+            f"last target; pass at least {context_length + 1} tokens or a shorter context_length"
         )
 
 
@@ -54,15 +51,13 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
     `stride - 1` tokens at the end, too few for another window, are left out.
 
     Args:
-        tokens: Token ids, shape (n,), dtype int64.
+        tokens: Token ids, shape (n,).
         context_length: Tokens per window, T; at least 1.
-        stride: Tokens from the start of one window to the start of the next, at least 1; the
-            default is `context_length`: each token but the first and those left out at the end is a
-            target once.
+        stride: Tokens from the start of one window to the start of the next, at least 1; by
+            default `context_length`, so that windows don't overlap.
 
     Raises:
-        ValueError: If the stream is too short for one window and its last target, if it is not a
-            flat int64 tensor, or if a length is below 1.
+        ValueError: If the stream gives no window (see `check_stream`), or the stride is below 1.
 
     Example:
         >>> windows = TokenWindows(torch.arange(10), context_length=4)
@@ -86,7 +81,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         """Return window `index`, counted from 0: inputs and targets, each of shape (T,)."""
-        if not 0 <= index < len(self):
+        if not 0 <= index < len(self):  # a loop over the windows ends at this error
             raise IndexError(f"window {index} does not exist; choose one of 0..{len(self) - 1}")
         start = index * self.stride
         window = self.tokens[start : start + self.context_length + 1]  # (T + 1,)
@@ -99,18 +94,17 @@ def random_batch(
     """Draw windows that start anywhere, so that no two passes over a text are alike.
 
     Args:
-        tokens: Token ids, shape (n,), dtype int64, on any device.
+        tokens: Token ids, shape (n,), on any device; at least `context_length` + 1 of them.
         batch_size: Windows to draw, B; at least 1. Two of them may overlap or be equal.
         context_length: Tokens per window, T; at least 1.
         generator: The source of the random starts, on the CPU; its state fixes the batch, on
             every device.
 
     Returns:
-        Inputs and targets, each of shape (B, T), on the device of `tokens`.
+        Inputs and targets, each of shape (B, T) and dtype int64, on the device of `tokens`.
 
     Raises:
-        ValueError: If the stream is too short for one window and its last target, if it is not a
-            flat int64 tensor, or if a number is below 1.
+        ValueError: If the stream gives no window (see `check_stream`), or the batch is empty.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -123,7 +117,7 @@ def random_batch(
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 window")
     n_starts = len(tokens) - context_length
     starts = torch.randint(n_starts, (batch_size, 1), generator=generator)  # (B, 1)
-    windows = tokens[starts + torch.arange(context_length + 1)]  # (B, T + 1)
+    windows = tokens[starts + torch.arange(context_length + 1)].long()  # (B, T + 1)
     return windows[:, :-1], windows[:, 1:]  # (B, T), (B, T)
 
 
@@ -142,7 +136,7 @@ def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tens
         The training part and the validation part, as views of `tokens`.
 
     Raises:
-        ValueError: If the fraction is not between 0 and 1, or leaves one part empty.
+        ValueError: If the fraction leaves one part empty.
 
     Example:
         >>> train, validation = split_tokens(torch.arange(10), validation_fraction=0.2)
@@ -169,15 +163,15 @@ def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
     product of two rows depends only on how far apart they are.
 
     Args:
-        context_length: Number of positions, T; at least 1.
-        n_embd: Channels, C; even, at least 2.
+        context_length: Number of positions, T.
+        n_embd: Channels, C; even.
 
     Returns:
         The table of positions, shape (T, C), dtype float32, values in -1..1; each row has the
         length √(C / 2).
 
     Raises:
-        ValueError: If `n_embd` is odd, or a number is too small.
+        ValueError: If `n_embd` is odd.
 
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
@@ -186,20 +180,15 @@ def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
         >>> sinusoidal_positions(2, 4)[0].tolist()
         [0.0, 1.0, 0.0, 1.0]
     """
-    if context_length < 1:
-        raise ValueError(f"context_length is {context_length}; it must be at least 1")
-    if n_embd < 2 or n_embd % 2:
-        raise ValueError(
-            f"n_embd is {n_embd}; sines and cosines come in pairs, so pass an even number, "
-            "2 or more"
-        )
+    if n_embd % 2:
+        raise ValueError(f"n_embd is {n_embd}; sines and cosines come in pairs: pass an even one")
     t = torch.arange(context_length, dtype=torch.float32)[:, None]  # (T, 1)
     channel = torch.arange(0, n_embd, 2, dtype=torch.float32)  # (C / 2,)
     angles = t * torch.exp(-math.log(10_000.0) * channel / n_embd)  # (T, C / 2)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (T, C)
 
 
-def check_tokens(tokens: Tensor, vocab_size: int, context_length: int, start: int = 0) -> None:
+def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
     """Refuse tokens that the embedding tables can't serve, and say what to do instead.
 
     Off the CPU the ids are not read, because every step would have to wait for them; a wrong id
@@ -208,8 +197,7 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int, start: in
     Args:
         tokens: Token ids, shape (B, T), dtype int64.
         vocab_size: Ids must lie in 0..vocab_size - 1.
-        context_length: `start` + T may be at most this.
-        start: The position of the first token, at least 0: so many tokens came before.
+        context_length: The longest sequence, T.
 
     Raises:
         ValueError: If they are no tensor, or the shape, the dtype, the length or an id is wrong.
@@ -221,18 +209,10 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int, start: in
             f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; "
             "pass shape (batch, positions) and dtype torch.int64"
         )
-    if start < 0:
-        raise ValueError(f"start is {start}; positions count from 0")
-    end = start + tokens.size(1)
-    if end > context_length and start == 0:
+    if tokens.size(1) > context_length:
         raise ValueError(
-            f"{end} tokens exceed the context length of {context_length}; "
+            f"{tokens.size(1)} tokens exceed the context length of {context_length}; "
             f"pass the last {context_length}"
-        )
-    if end > context_length:
-        raise ValueError(
-            f"positions {start}..{end - 1} exceed the context length of {context_length}; "
-            f"begin again at start=0 with the last {context_length} tokens of the sequence"
         )
     if tokens.device.type == "cpu" and tokens.numel():
         low, high = (int(bound) for bound in tokens.aminmax())
@@ -244,7 +224,7 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int, start: in
 
 
 Positions = Literal["learned", "sinusoidal"]
-"""Where the vector of a position comes from: a trained table, or fixed waves."""
+"""Where the vector of a position comes from: a trained table, or fixed sines and cosines."""
 
 
 class InputEmbedding(nn.Module):
@@ -254,16 +234,13 @@ class InputEmbedding(nn.Module):
         vocab_size: Number of different tokens, V.
         context_length: Number of positions, the longest sequence.
         n_embd: Channels of a vector, C; even if `positions` is "sinusoidal".
-        dropout: The share of the sum's values set to zero in training, 0 or more and below 1.
-        positions: "learned" (a table like the tokens') or "sinusoidal" (fixed waves, no
-            parameters to train).
+        dropout: The share of the sum's values set to zero in training.
+        positions: "learned" (a table like the tokens') or "sinusoidal" (nothing to train).
 
     Attributes:
         token_embedding: The table of the tokens, weight of shape (V, C).
-        position_embedding: The table of the positions, weight of shape (context_length, C).
-
-    Raises:
-        ValueError: If `positions` is neither of the two, or waves meet an odd `n_embd`.
+        position_embedding: The table of the positions, weight of shape (context_length, C); a
+            buffer if sinusoidal.
 
     Source:
         Radford et al. 2018 (GPT-1), section 3.1: h0 = U We + Wp.
@@ -283,22 +260,21 @@ class InputEmbedding(nn.Module):
         positions: Positions = "learned",
     ) -> None:
         super().__init__()
-        if positions not in ("learned", "sinusoidal"):
-            raise ValueError(f"positions is {positions!r}; choose 'learned' or 'sinusoidal'")
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(context_length, n_embd)
-        if positions == "sinusoidal":
-            waves = sinusoidal_positions(context_length, n_embd)
-            self.position_embedding.weight = nn.Parameter(waves, requires_grad=False)
+        if positions == "sinusoidal":  # saved like a parameter, but never trained
+            del self.position_embedding.weight
+            table = sinusoidal_positions(context_length, n_embd)
+            self.position_embedding.register_buffer("weight", table)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor, start: int = 0) -> Tensor:
-        """Embed tokens that stand at positions `start`, `start + 1`, and so on.
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Embed tokens that stand at positions 0 to T - 1, or where `positions` says.
 
         Args:
             tokens: Token ids, shape (B, T), dtype int64.
-            start: The position of the first token; 0 unless tokens before it were embedded
-                already.
+            positions: The position of each token, shape (T,) or (B, T), for callers that know
+                where their tokens stand; ids and positions are then not checked.
 
         Returns:
             Vectors, shape (B, T, C).
@@ -306,8 +282,11 @@ class InputEmbedding(nn.Module):
         Raises:
             ValueError: If the tokens don't fit the tables (see `check_tokens`).
         """
-        n_positions = self.position_embedding.num_embeddings
-        check_tokens(tokens, self.token_embedding.num_embeddings, n_positions, start)
-        t = torch.arange(start, start + tokens.size(1), device=tokens.device)  # (T,)
-        x = self.token_embedding(tokens) + self.position_embedding(t)  # (B, T, C) + (T, C)
+        if positions is None:
+            n_tokens, n_positions = (
+                table.num_embeddings for table in (self.token_embedding, self.position_embedding)
+            )
+            check_tokens(tokens, n_tokens, n_positions)
+            positions = torch.arange(tokens.size(1), device=tokens.device)  # (T,)
+        x = self.token_embedding(tokens) + self.position_embedding(positions)  # (B, T, C)
         return self.dropout(x)  # (B, T, C)

@@ -10,7 +10,7 @@ context is full, `window_start`, `read_on`; matrices at the speed of the memory,
 `beam_search`.
 
 Example:
-    >>> from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.gpt2 import GPT, GPTConfig
     >>> sizes = GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16)
     >>> model = GPT(sizes, torch.Generator().manual_seed(0)).eval()
     >>> seeded = torch.Generator().manual_seed(0)
@@ -26,13 +26,13 @@ from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 
-import tiktoken
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gptlib.attention import Mix
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.tokenizer import END_OF_TEXT, BPETokenizer
+from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size
 
 
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
@@ -383,30 +383,22 @@ class KeyValueCache:
         values[:, :, self.length :] = v
         return keys, values
 
+    def mix(self, layer: int, mask: Tensor | None) -> Mix:
+        """Let one layer's new queries look at all keys so far, its own included."""
+
+        def look_back(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            keys, values = self.append(layer, k, v)  # each (B, H, S, D)
+            is_causal = mask is None and q.size(-2) > 1  # only with an empty cache
+            return F.scaled_dot_product_attention(q, keys, values, mask, is_causal=is_causal)
+
+        return look_back
+
     def reorder(self, rows: Sequence[int]) -> None:
         """Make row i a copy of what is now row `rows[i]`; rows may be left out or repeated."""
         index = torch.tensor(rows, device=self.starts.device)
         self.keys = [part.index_select(0, index) for part in self.keys]
         self.values = [part.index_select(0, index) for part in self.values]
         self.starts = self.starts[index]
-
-
-def embed_next(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-    """Embed tokens at the positions that follow what is in the cache, counted per row.
-
-    Args:
-        model: The model.
-        tokens: Token ids, shape (B, T).
-        cache: How many tokens each row has already.
-
-    Returns:
-        Vectors, shape (B, T, C). Padding before a row's first token gets position 0.
-    """
-    if not cache.is_padded:
-        return model.embed(tokens, start=cache.length)
-    slots = torch.arange(cache.length, cache.length + tokens.size(1), device=tokens.device)
-    positions = (slots - cache.starts[:, None]).clamp(min=0)  # (B, T)
-    return model.embed.token_embedding(tokens) + model.embed.position_embedding(positions)
 
 
 def allowed_keys(cache: KeyValueCache, n_new: int) -> Tensor | None:
@@ -434,10 +426,8 @@ def allowed_keys(cache: KeyValueCache, n_new: int) -> Tensor | None:
 
 
 @torch.no_grad()
-def walk(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+def read_new(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
     """Pass new tokens through the blocks; what came before them is read from the cache.
-
-    The blocks know nothing of it: their parts are called one by one from outside.
 
     Args:
         model: The model, in evaluation mode.
@@ -456,15 +446,12 @@ def walk(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
             f"{n_new} new tokens don't fit: {cache.length} of the cache's {cache.capacity} slots "
             "are filled; make it larger, or prefill it anew with the last tokens"
         )
-    x = embed_next(model, tokens, cache)  # (B, T, C)
+    slots = torch.arange(cache.length, cache.length + n_new, device=tokens.device)  # (T,)
+    # Positions count from each row's own first token; padding before it gets position 0.
+    positions = (slots - cache.starts[:, None]).clamp(min=0) if cache.is_padded else slots
     mask = allowed_keys(cache, n_new)
-    is_causal = mask is None and n_new > 1
-    for layer, block in enumerate(model.blocks):
-        q, k, v = block.attn.project(block.ln_1(x))  # each (B, H, T, D)
-        keys, values = cache.append(layer, k, v)  # each (B, H, S, D)
-        heads = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=is_causal)
-        x = x + block.attn.merge(heads)  # (B, T, C)
-        x = x + block.mlp(block.ln_2(x))
+    mixes = [cache.mix(layer, mask) for layer in range(len(model.blocks))]
+    x = model.stream(model.embed(tokens, positions), mixes)  # (B, T, C)
     cache.length += n_new
     return x
 
@@ -494,7 +481,7 @@ def extend(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         >>> torch.allclose(torch.cat((first, rest), dim=1), model(tokens), atol=1e-6)
         True
     """
-    return model.unembed(walk(model, tokens, cache))
+    return model.unembed(read_new(model, tokens, cache))
 
 
 @torch.no_grad()
@@ -515,7 +502,7 @@ def prefill(model: GPT, prompts: Sequence[Sequence[int]], cache: KeyValueCache) 
     longest = max(map(len, prompts))
     cache.align([len(prompt) for prompt in prompts])
     padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    x = walk(model, torch.tensor(padded, device=cache.starts.device), cache)  # (B, T, C)
+    x = read_new(model, torch.tensor(padded, device=cache.starts.device), cache)  # (B, T, C)
     return model.unembed(x[:, -1:])[:, 0]  # (B, V)
 
 
@@ -537,7 +524,7 @@ def decode(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
     Raises:
         ValueError: If the cache is full.
     """
-    return model.unembed(walk(model, tokens[:, None], cache))[:, 0]  # (B, V)
+    return model.unembed(read_new(model, tokens[:, None], cache))[:, 0]  # (B, V)
 
 
 def window_start(n_tokens: int, context_length: int) -> int:
@@ -1030,10 +1017,6 @@ def generate(
     return (token for step in steps for token in step if token is not None)
 
 
-Tokenizer = BPETokenizer | tiktoken.Encoding
-"""What turns text into tokens and back: ours, or tiktoken's."""
-
-
 class TextStream:
     """Turn tokens into text as they come: no half characters, no part of a stop string.
 
@@ -1092,24 +1075,6 @@ class TextStream:
             )
         shown, self.held = self.held[:end], "" if self.is_stopped else self.held[end:]
         return shown
-
-
-def end_of_text(tokenizer: Tokenizer) -> frozenset[int]:
-    """Look up the token that ends a text.
-
-    Args:
-        tokenizer: Ours or tiktoken's.
-
-    Returns:
-        The id of `END_OF_TEXT`; nothing if the tokenizer has no such token.
-
-    Example:
-        >>> end_of_text(BPETokenizer([]))
-        frozenset({256})
-    """
-    if isinstance(tokenizer, tiktoken.Encoding):
-        return frozenset({tokenizer.eot_token})
-    return frozenset(i for name, i in tokenizer.special_tokens.items() if name == END_OF_TEXT)
 
 
 def stream_text(
@@ -1181,10 +1146,7 @@ def generate_text(
         >>> len("".join(pieces)) <= 10
         True
     """
-    if isinstance(tokenizer, tiktoken.Encoding):
-        n_known = tokenizer.n_vocab
-    else:
-        n_known = tokenizer.vocab_size
+    n_known = vocabulary_size(tokenizer)
     if n_known != model.config.vocab_size:
         raise ValueError(
             f"the tokenizer has {n_known} tokens and the model {model.config.vocab_size}; pass the "

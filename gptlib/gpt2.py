@@ -1,9 +1,5 @@
 """The whole model, and what it costs before it is built (chapter 4).
 
-The definitions stand in teaching order: the configuration and GPT-2's four sizes, the parts
-(`MLP`, `Block`), the starting weights (`initialize`), the model (`GPT`), a look inside
-(`attention_maps`), and the bill (`count_parameters`, `flops_per_token`, `memory_bytes`).
-
 Example:
     >>> small = GPTConfig(vocab_size=100, context_length=16, n_layer=2, n_head=2, n_embd=32)
     >>> model = GPT(small, torch.Generator().manual_seed(0))
@@ -15,13 +11,13 @@ Example:
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptlib.attention import CausalSelfAttention, attention_weights
+from gptlib.attention import CausalSelfAttention, Mix, attend, causal_mask
 from gptlib.embeddings import InputEmbedding, Positions
 
 
@@ -90,19 +86,11 @@ GPT2_XL = replace(GPT2_SMALL, n_layer=48, n_head=25, n_embd=1600)
 
 
 class MLP(nn.Module):
-    """Work on each position alone: widen four times, bend with GELU, narrow again.
-
-    Args:
-        config: The model's configuration.
+    """Work on each position alone: widen four times, apply GELU, narrow again.
 
     Source:
         Radford et al. 2019 (GPT-2), the function `mlp` of OpenAI's src/model.py; GELU in its tanh
         form, Hendrycks and Gimpel 2016, section 2.
-
-    Example:
-        >>> mlp = MLP(GPTConfig(n_head=2, n_embd=8))
-        >>> mlp(torch.zeros(1, 3, 8)).shape
-        torch.Size([1, 3, 8])
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -123,16 +111,8 @@ class Block(nn.Module):
     Each part reads a normalised copy of the stream and adds its result to the stream itself
     ("pre-norm"), so an untouched path leads from the last layer back to the first.
 
-    Args:
-        config: The model's configuration.
-
     Source:
         Radford et al. 2019 (GPT-2), section 2.3 and the function `block` of OpenAI's src/model.py.
-
-    Example:
-        >>> block = Block(GPTConfig(n_head=2, n_embd=8))
-        >>> block(torch.zeros(1, 3, 8)).shape
-        torch.Size([1, 3, 8])
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -142,22 +122,22 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Pass the stream x, shape (B, T, C), through the block."""
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, mix: Mix | None = None) -> Tensor:
+        """Pass the stream x, shape (B, T, C), through the block; `mix` is attention's."""
+        x = x + self.attn(self.ln_1(x), mix)
         return x + self.mlp(self.ln_2(x))  # (B, T, C)
 
 
 def initialize(model: nn.Module, n_layer: int, generator: torch.Generator | None = None) -> None:
-    """Draw GPT-2's starting weights, so that a fresh model's loss is about ln V.
+    """Draw GPT-2's starting weights in place, so that a fresh model's loss is about ln V.
 
     Matrices come from a normal distribution with standard deviation 0.02. The two projections per
     block that add to the residual stream are scaled by 1 / √(2 n_layer), because that many of
-    them add up. Biases are set to 0; gains and frozen tables are left alone. (OpenAI's
-    code draws the positions' table with 0.01.)
+    them add up. Biases are set to 0; gains stay 1. (OpenAI's code draws the positions' table with
+    0.01.)
 
     Args:
-        model: The model to fill, in place.
+        model: The model to fill.
         n_layer: Its number of blocks.
         generator: The source of randomness; PyTorch's global one if None.
 
@@ -168,9 +148,21 @@ def initialize(model: nn.Module, n_layer: int, generator: torch.Generator | None
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
-        elif parameter.dim() == 2 and parameter.requires_grad:
+        elif parameter.dim() == 2:
             scale = 1 / math.sqrt(2 * n_layer) if name.endswith("proj.weight") else 1.0
             nn.init.normal_(parameter, std=0.02 * scale, generator=generator)
+
+
+def tie_head(model: "GPT", *_: Any) -> None:
+    """Let the output layer use the token embedding's table: one parameter for both."""
+    model.head.weight = model.embed.token_embedding.weight
+
+
+def fill_head(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    """Name the shared table in a state dictionary that names it as the token embedding alone."""
+    table = f"{prefix}embed.token_embedding.weight"
+    if table in state:
+        state.setdefault(f"{prefix}head.weight", state[table])
 
 
 class GPT(nn.Module):
@@ -180,13 +172,14 @@ class GPT(nn.Module):
         config: What to build.
         generator: The source of the starting weights; PyTorch's global one if None.
 
-    The output layer is the token embedding's own table ("weight tying"). Dropout acts in training
+    The output layer shares the token embedding's table ("weight tying"). Dropout acts in training
     mode only; call `model.eval()` before you use the model.
 
     Attributes:
         embed: Tokens and positions to vectors, an `InputEmbedding`.
         blocks: The `n_layer` blocks.
         ln_f: The layer norm before the output.
+        head: The output layer; its weight, shape (V, C), is `embed.token_embedding.weight`.
 
     Source:
         Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3;
@@ -211,18 +204,37 @@ class GPT(nn.Module):
         blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.blocks = cast(Sequence[Block], blocks)  # a type checker now knows what is in it
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        # "meta": a layer without memory, because its weight is replaced at once.
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, device="meta")
+        tie_head(self)
+        # A file may hold the shared table once, and loading with assign=True would part the two.
+        self.register_load_state_dict_pre_hook(fill_head)
+        self.register_load_state_dict_post_hook(tie_head)
         initialize(self, config.n_layer, generator)
 
     def unembed(self, x: Tensor) -> Tensor:
-        """Score every token of the vocabulary against the stream x (B, T, C).
+        """Score every token: logits (B, T, V) of the stream (B, T, C) after the last block."""
+        return self.head(self.ln_f(x))  # (B, T, V)
+
+    def stream(self, x: Tensor, mixes: Sequence[Mix | None] | None = None) -> Tensor:
+        """Pass embedded tokens through all blocks.
 
         Args:
-            x: The stream after the last block, shape (B, T, C).
+            x: Vectors, shape (B, T, C).
+            mixes: How each block's attention looks back, one for each block; causally if None.
 
         Returns:
-            Logits, shape (B, T, V): the product of the normalised stream and the token table.
+            The stream after the last block, shape (B, T, C), before `unembed`.
+
+        Raises:
+            ValueError: If there are more or fewer mixes than blocks.
         """
-        return F.linear(self.ln_f(x), self.embed.token_embedding.weight)  # (B, T, V)
+        mixes = [None] * len(self.blocks) if mixes is None else mixes
+        if len(mixes) != len(self.blocks):
+            raise ValueError(f"{len(mixes)} mixes for {len(self.blocks)} blocks; pass one for each")
+        for block, mix in zip(self.blocks, mixes, strict=True):
+            x = block(x, mix)
+        return x
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the logits of the token that follows each of `tokens`.
@@ -236,10 +248,7 @@ class GPT(nn.Module):
         Raises:
             ValueError: If shape, dtype, length or an id is wrong.
         """
-        x = self.embed(tokens)  # (B, T, C)
-        for block in self.blocks:
-            x = block(x)
-        return self.unembed(x)
+        return self.unembed(self.stream(self.embed(tokens)))
 
 
 def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
@@ -257,10 +266,14 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
         >>> attention_maps(model, torch.tensor([[1, 2, 3, 4]])).shape
         torch.Size([2, 1, 3, 4, 4])
     """
-    x, maps = model.embed(tokens), []
-    for block in model.blocks:
-        maps.append(attention_weights(block.attn, block.ln_1(x)))  # (B, H, T, S)
-        x = block(x)
+    maps = []
+
+    def attend_and_keep(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        heads, weights = attend(q, k, v, causal_mask(q.size(-2), device=q.device))
+        maps.append(weights)  # (B, H, T, S)
+        return heads
+
+    model.stream(model.embed(tokens), [attend_and_keep] * len(model.blocks))
     return torch.stack(maps)  # (L, B, H, T, S)
 
 

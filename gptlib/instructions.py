@@ -40,16 +40,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gptlib.attention import causal_mask
-from gptlib.generation import (
-    Sampling,
-    TextStream,
-    Tokenizer,
-    end_of_text,
-    generate,
-    generate_batch,
-    stream_text,
-)
+from gptlib.generation import Sampling, TextStream, generate, generate_batch, stream_text
 from gptlib.gpt2 import GPT
+from gptlib.tokenizer import Tokenizer, end_of_text
 from gptlib.training import Report, TrainingConfig, check_finite, learning_rate_at, make_optimizer
 from gptlib.weights import damaged, parse_json, read_small, save_gpt2
 

@@ -53,16 +53,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint as recompute
 
-from gptlib.embeddings import random_batch
-from gptlib.generation import Tokenizer, end_of_text
+from gptlib.embeddings import check_stream, random_batch
 from gptlib.gpt2 import GPT, Block, GPTConfig, flops_per_token, memory_bytes
+from gptlib.tokenizer import Tokenizer, end_of_text
 from gptlib.training import (
     Precision,
     Report,
     TrainingConfig,
     TrainingState,
     check_finite,
-    check_split,
     evaluate,
     learning_rate_at,
     next_token_loss,
@@ -901,9 +900,9 @@ def train_in_parallel(
         raise ValueError(
             f"batch_size is {config.batch_size} and there are {n} processes; pass a multiple of {n}"
         )
-    check_split(train_tokens, model.config.context_length, "training")
+    check_stream(train_tokens, model.config.context_length, "the training split")
     if validation_tokens is not None:
-        check_split(validation_tokens, model.config.context_length, "validation")
+        check_stream(validation_tokens, model.config.context_length, "the validation split")
     folder = None if checkpoint is None else Path(checkpoint)
     if resume and folder is None:
         raise ValueError("resume is True without a checkpoint; pass checkpoint=FOLDER as well")

@@ -761,3 +761,26 @@ def gpt2_encoding() -> tiktoken.Encoding:
         special_tokens={END_OF_TEXT: 50256},
         explicit_n_vocab=50257,
     )
+
+
+Tokenizer = BPETokenizer | tiktoken.Encoding
+"""What turns text into tokens and back: ours, or tiktoken's."""
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Count the tokens, special ones included: all ids lie below it."""
+    if isinstance(tokenizer, tiktoken.Encoding):
+        return tokenizer.n_vocab
+    return tokenizer.vocab_size
+
+
+def end_of_text(tokenizer: Tokenizer) -> frozenset[int]:
+    """Look up the id of `END_OF_TEXT`; empty if the tokenizer has no such token.
+
+    Example:
+        >>> end_of_text(BPETokenizer([]))
+        frozenset({256})
+    """
+    if isinstance(tokenizer, tiktoken.Encoding):
+        return frozenset({tokenizer.eot_token})
+    return frozenset(i for name, i in tokenizer.special_tokens.items() if name == END_OF_TEXT)

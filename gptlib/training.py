@@ -1,10 +1,5 @@
 """How a model learns from text, stops and goes on (chapter 5).
 
-The definitions stand in teaching order: what a loss means (`perplexity`, `bits_per_byte`,
-`evaluate`), the plan (`TrainingConfig`, `learning_rate_at`), one step (`make_optimizer`,
-`next_token_loss`, `accumulate_gradients`, `take_step`), what is kept (`TrainingState`,
-`save_checkpoint`, `load_checkpoint`, `restore`) and the run (`Report`, `train`).
-
 Example:
     >>> from gptlib.gpt2 import GPT, GPTConfig
     >>> sizes = GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16)
@@ -19,16 +14,17 @@ import math
 import os
 import pickle
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptlib.embeddings import random_batch
+from gptlib.embeddings import check_stream, random_batch
 from gptlib.gpt2 import GPT
 
 Precision = Literal["float32", "bfloat16"]
@@ -75,29 +71,8 @@ def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
     return nats_per_token / math.log(2) * n_tokens / n_bytes
 
 
-def check_split(tokens: Tensor, context_length: int, name: str) -> None:
-    """Refuse a part of the text that is no flat tensor of token ids, or shorter than one window.
-
-    Args:
-        tokens: Token ids, shape (n,).
-        context_length: Tokens per window, T.
-        name: What to call the part, "training" or "validation".
-
-    Raises:
-        ValueError: If it is no flat tensor of int64, or fewer than T + 1 tokens are there.
-    """
-    if getattr(tokens, "dtype", None) != torch.int64 or tokens.dim() != 1:
-        raise ValueError(f"the {name} split is no flat tensor of int64; pass torch.tensor(ids)")
-    if len(tokens) <= context_length:
-        raise ValueError(
-            f"the {name} split has {len(tokens)} tokens, fewer than the {context_length + 1} of "
-            "one window and its last target; use a longer text, a larger share of it, or a "
-            "shorter context_length"
-        )
-
-
 @torch.no_grad()
-def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8, name: str = "validation") -> float:
+def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8) -> float:
     """Measure how well a model predicts a text, each token once, in the text's own order.
 
     The text is cut into windows that don't overlap; what is left over makes a shorter one. Each
@@ -107,7 +82,6 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8, name: str = "valid
         model: The model; dropout is off meanwhile, and its mode is restored.
         tokens: Token ids, shape (n,), more than the model's context length.
         batch_size: Windows predicted at once; it changes the speed and the memory only.
-        name: What to call the text in an error.
 
     Returns:
         The mean cross-entropy over n - 1 tokens, in nats per token.
@@ -122,7 +96,7 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8, name: str = "valid
         True
     """
     length, device = model.config.context_length, model.ln_f.weight.device
-    check_split(tokens, length, name)
+    check_stream(tokens, length, "the text to evaluate")
     n_whole = (len(tokens) - 1) // length * length  # targets in whole windows
     whole = zip(
         tokens[:n_whole].view(-1, length).split(batch_size),
@@ -135,9 +109,9 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8, name: str = "valid
     try:
         for inputs, targets in (*whole, rest):
             if inputs.numel():
-                logits = model(inputs.to(device)).flatten(0, 1).float()  # (B·T, V)
-                loss = F.cross_entropy(logits, targets.to(device).flatten(), reduction="sum")
-                total += loss.item()
+                logits = model(inputs.to(device, torch.int64)).flatten(0, 1).float()  # (B·T, V)
+                answers = targets.to(device, torch.int64).flatten()  # (B·T,)
+                total += F.cross_entropy(logits, answers, reduction="sum").item()
     finally:
         model.train(was_training)
     return total / (len(tokens) - 1)
@@ -273,35 +247,20 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
     )
 
 
-LOSS_CHUNKS = nn.LinearCrossEntropyOptions(batch_chunk_size=256)
-"""How `next_token_loss` cuts the last product in float32: 256 positions at a time."""
+Loss = Callable[..., Tensor]
+"""From a model and the tensors of one batch to a mean loss in nats, a scalar with a gradient."""
 
 
-def next_token_loss(
-    model: GPT, inputs: Tensor, targets: Tensor, precision: Precision = "float32"
-) -> Tensor:
-    """Measure how well a model predicts, without holding the logits of all positions at once.
-
-    The last product and the cross-entropy are taken together, for 256 positions at a time, forward
-    and backward, so B·T × V logits and their gradient never lie in memory whole. PyTorch's
-    chunks ignore autocast, and given bfloat16 they would round the loss itself, so in bfloat16 the
-    logits are held whole.
+def next_token_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Measure how well a model predicts the token that follows each of `inputs`.
 
     Args:
         model: The model.
         inputs: Token ids, shape (B, T).
         targets: The tokens that follow, shape (B, T).
-        precision: "bfloat16" runs matrix products in half the bits; weights stay float32.
 
     Returns:
         The mean cross-entropy over B·T positions, in nats per token; a scalar with a gradient.
-
-    Raises:
-        ValueError: If `precision` is neither of the two.
-
-    Source:
-        Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary Language Models", for the
-        idea; `torch.nn.functional.linear_cross_entropy` for the kernel.
 
     Example:
         >>> from gptlib.gpt2 import GPT, GPTConfig
@@ -310,34 +269,27 @@ def next_token_loss(
         >>> abs(next_token_loss(GPT(sizes), tokens[:, :-1], tokens[:, 1:]) - math.log(10)) < 0.1
         tensor(True)
     """
-    if precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is {precision!r}; choose float32 or bfloat16")
-    low = precision == "bfloat16"
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=low):
-        x = model.embed(inputs)  # (B, T, C)
-        for block in model.blocks:
-            x = block(x)
-        return F.linear_cross_entropy(
-            model.ln_f(x).flatten(0, 1),  # (B·T, C)
-            model.embed.token_embedding.weight,  # (V, C)
-            targets.flatten(),
-            options=None if low else LOSS_CHUNKS,
-        )
+    logits = model(inputs)  # (B, T, V)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def accumulate_gradients(
-    model: GPT, batches: Sequence[tuple[Tensor, Tensor]], precision: Precision = "float32"
+    model: nn.Module,
+    batches: Sequence[Sequence[Tensor]],
+    loss: Loss = next_token_loss,
+    precision: Precision = "float32",
 ) -> Tensor:
     """Add to the gradients what several batches say, as if they were one big batch.
 
     Args:
         model: The model; its gradients are added to.
-        batches: Pairs of inputs and targets, each of shape (B, T), on the model's device; all of
-            one size, so that the mean of their losses is the loss of the big batch.
+        batches: What `loss` takes behind the model, on the model's device; all of one size, so
+            that the mean of their losses is the loss of the big batch.
+        loss: Measures the mean loss of one batch.
         precision: "bfloat16" runs matrix products in half the bits; weights stay float32.
 
     Returns:
-        The mean loss, in nats per token, on the device (nothing waits for it).
+        The mean loss, in nats, on the device (nothing waits for it).
 
     Example:
         >>> from gptlib.gpt2 import GPT, GPTConfig
@@ -345,11 +297,13 @@ def accumulate_gradients(
         >>> accumulate_gradients(model, [(torch.tensor([[1]]), torch.tensor([[2]]))]).shape
         torch.Size([])
     """
-    total = torch.zeros((), device=batches[0][0].device)
-    for inputs, targets in batches:
-        loss = next_token_loss(model, inputs, targets, precision) / len(batches)
-        loss.backward()
-        total += loss.detach()
+    device, is_low = batches[0][0].device, precision == "bfloat16"
+    total = torch.zeros((), device=device)
+    for batch in batches:
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_low):
+            value = loss(model, *batch) / len(batches)
+        value.backward()
+        total += value.detach()
     return total
 
 
@@ -367,8 +321,8 @@ class TrainingState:
         0
     """
 
-    model: GPT
-    """What learns."""
+    model: nn.Module
+    """What learns: a `GPT`, or what a later chapter puts around one."""
     config: TrainingConfig
     """The plan."""
     optimizer: torch.optim.AdamW
@@ -377,40 +331,63 @@ class TrainingState:
     """Draws the batches, on the CPU."""
     step: int = 0
     """Optimizer steps done; it fixes the learning rate."""
+    n_tokens: int = 0
+    """Tokens drawn since the start or the resume; it gives the speed."""
 
     @classmethod
-    def start(cls, model: GPT, config: TrainingConfig) -> "TrainingState":
+    def start(cls, model: nn.Module, config: TrainingConfig) -> "TrainingState":
         """Begin a run at step 0 with the model's weights as they are; its gradients are dropped."""
         model.zero_grad()  # an interrupted step may have left half a gradient
         generator = torch.Generator().manual_seed(config.seed)
         return cls(model, config, make_optimizer(model, config), generator)
 
 
-def take_step(state: TrainingState, train_tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Let the model learn from one random batch.
+Draw = Callable[[TrainingState], Sequence[Sequence[Tensor]]]
+"""Draw the batches of one step, `accumulation_steps` of them, and count their tokens."""
+
+
+def draw_windows(tokens: Tensor, state: TrainingState) -> list[tuple[Tensor, Tensor]]:
+    """Draw one step's windows at random.
 
     Args:
-        state: The run; its model, optimizer, generator and step move on.
-        train_tokens: Token ids, shape (n,), on the model's device.
+        tokens: Token ids, shape (n,), on any device; a file of them may be mapped into memory.
+        state: The run; its generator and its count of tokens move on.
 
     Returns:
-        The batch's loss in nats per token, and the length of its gradient before it was cut; both
-        stay on the device, so that a GPU need not be waited for.
+        For each pass of the step, inputs and targets of shape (B, T) on the model's device.
     """
-    model, config = state.model, state.config
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate_at(state.step, config)
-    sizes = config.batch_size, model.config.context_length
+    model, config = cast(GPT, state.model), state.config
+    length, device = model.config.context_length, model.ln_f.weight.device
+    state.n_tokens += config.accumulation_steps * config.batch_size * length
     batches = [
-        random_batch(train_tokens, *sizes, state.generator)
+        random_batch(tokens, config.batch_size, length, state.generator)
         for _ in range(config.accumulation_steps)
     ]
-    loss = accumulate_gradients(model, batches, config.precision)
+    return [(inputs.to(device), targets.to(device)) for inputs, targets in batches]
+
+
+def take_step(state: TrainingState, draw: Draw, loss: Loss) -> tuple[Tensor, Tensor]:
+    """Let the model learn from the next batches.
+
+    Args:
+        state: The run; its model, optimizer and step move on.
+        draw: Draws the batches.
+        loss: Measures the mean loss of one batch.
+
+    Returns:
+        The mean loss in nats, and the length of the gradient before it was cut; both stay on the
+        device, so that a GPU need not be waited for.
+    """
+    model, config = state.model, state.config
+    rate = learning_rate_at(state.step, config)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)  # some callers' parts learn faster
+    mean_loss = accumulate_gradients(model, draw(state), loss, config.precision)
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    return loss, norm
+    return mean_loss, norm
 
 
 def save_checkpoint(path: str | Path, state: TrainingState) -> None:
@@ -434,15 +411,16 @@ def save_checkpoint(path: str | Path, state: TrainingState) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    on_cuda = state.model.ln_f.weight.device.type == "cuda"
+    model = cast(GPT, state.model)
+    on_cuda = model.ln_f.weight.device.type == "cuda"
     cuda = torch.cuda.get_rng_state_all() if on_cuda else []
     checkpoint = {
-        "model": state.model.state_dict(),
+        "model": model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "step": state.step,
         "batch_random": state.generator.get_state(),
         "dropout_random": [torch.get_rng_state(), *cuda],
-        "model_config": asdict(state.model.config),
+        "model_config": asdict(model.config),
         "training_config": asdict(state.config),
     }
     draft = path.with_name(path.name + ".part")
@@ -496,7 +474,8 @@ def restore(state: TrainingState, checkpoint: dict[str, Any]) -> None:
         ValueError: If the checkpoint belongs to another configuration; the message says where
             they differ.
     """
-    for kind, mine in (("model", state.model.config), ("training", state.config)):
+    model = cast(GPT, state.model)
+    for kind, mine in (("model", model.config), ("training", state.config)):
         theirs = checkpoint[f"{kind}_config"]
         for name, value in asdict(mine).items():
             if theirs.get(name) != value:
@@ -504,7 +483,7 @@ def restore(state: TrainingState, checkpoint: dict[str, Any]) -> None:
                     f"the checkpoint was made with {name} {theirs.get(name)!r}, this run has "
                     f"{value!r}; use its {kind}_config, or start anew at another path"
                 )
-    state.model.load_state_dict(checkpoint["model"])
+    model.load_state_dict(checkpoint["model"])
     state.optimizer.load_state_dict(checkpoint["optimizer"])
     state.generator.set_state(checkpoint["batch_random"])
     cpu, *cuda = checkpoint["dropout_random"]
@@ -560,47 +539,57 @@ def check_finite(first: int, values: Sequence[float], name: str, path: Path | No
 
 
 def run_steps(
-    state: TrainingState, train_tokens: Tensor, validation_tokens: Tensor | None, path: Path | None
+    state: TrainingState,
+    step: Callable[[TrainingState], tuple[Tensor, Tensor]],
+    score: Callable[[], float] | None = None,
+    path: Path | None = None,
+    *,
+    save: Callable[[Path, TrainingState], None] = save_checkpoint,
+    gather: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> Generator[Report, None, None]:
-    """Take the steps that are left and report; `train` checks what comes in, and explains.
+    """Take the steps that are left and report: the one loop of all that learns.
 
     Args:
         state: The run.
-        train_tokens: Token ids, shape (n,), on the model's device.
-        validation_tokens: Token ids, shape (m,), or None.
-        path: Where checkpoints go, or None.
+        step: Takes one step; returns its loss and the length of its gradient.
+        score: Measures the validation loss, in nats; None for no evaluations.
+        path: Where checkpoints go; None saves nothing.
+        save: Writes a checkpoint.
+        gather: Makes of this process's losses and lengths, shape (2, steps), those of all.
 
     Yields:
-        A `Report` at every multiple of `report_every`, `evaluate_every` and `save_every`.
+        A `Report` at every multiple of `report_every`, `evaluate_every` and `save_every`, with the
+        model in evaluation mode.
+
+    Raises:
+        FloatingPointError: At the first loss or gradient that is no number.
     """
     config, seconds, clock = state.config, 0.0, time.perf_counter
-    window_tokens = (
-        config.batch_size * config.accumulation_steps * state.model.config.context_length
-    )
     intervals = (config.report_every, config.evaluate_every, config.save_every)
     while state.step < config.n_steps:
-        first, begin, score = state.step, clock(), None
+        first, begin, drawn, validation_loss = state.step, clock(), state.n_tokens, None
         stop = min(config.n_steps, *(first + every - first % every for every in intervals))
         state.model.train()  # the caller may have looked at the model meanwhile
-        steps = [torch.stack(take_step(state, train_tokens)) for _ in range(first, stop)]
-        losses, norms = torch.stack(steps, dim=1).tolist()  # only here is a GPU waited for
+        steps = [torch.stack(step(state)) for _ in range(first, stop)]
+        losses, norms = gather(torch.stack(steps, dim=1)).tolist()  # only here a GPU is waited for
         check_finite(first + 1, losses, "loss", path)
         check_finite(first + 1, norms, "gradient norm", path)
-        speed = len(losses) * window_tokens / (clock() - begin)
+        speed = (state.n_tokens - drawn) / (clock() - begin)
+        state.model.eval()
         last = stop == config.n_steps
-        if validation_tokens is not None and (last or stop % config.evaluate_every == 0):
-            score = evaluate(state.model, validation_tokens)
-            check_finite(stop, [score], "validation loss", path)
+        if score is not None and (last or stop % config.evaluate_every == 0):
+            validation_loss = score()
+            check_finite(stop, [validation_loss], "validation loss", path)
         saved = path is not None and (last or stop % config.save_every == 0)
         if path is not None and saved:
-            save_checkpoint(path, state)
+            save(path, state)
         seconds += clock() - begin
-        rate = learning_rate_at(stop - 1, config)
+        mean_loss, rate = sum(losses) / len(losses), learning_rate_at(stop - 1, config)
         try:
-            yield Report(stop, sum(losses) / len(losses), score, rate, norms[-1], speed, seconds)
+            yield Report(stop, mean_loss, validation_loss, rate, norms[-1], speed, seconds)
         except GeneratorExit:  # the caller stops here: nothing that was learnt is lost
             if path is not None and not saved:
-                save_checkpoint(path, state)
+                save(path, state)
             raise
 
 
@@ -610,6 +599,7 @@ def train(
     validation_tokens: Tensor | None,
     config: TrainingConfig,
     *,
+    loss: Loss = next_token_loss,
     checkpoint: str | Path | None = None,
     resume: bool = False,
 ) -> Generator[Report, None, None]:
@@ -626,9 +616,10 @@ def train(
 
     Args:
         model: The model, on its device; it is trained in place.
-        train_tokens: Token ids, shape (n,), dtype int64, more than the context length.
+        train_tokens: Token ids, shape (n,), more than the context length.
         validation_tokens: Token ids, shape (m,), or None to train without evaluations.
         config: The plan.
+        loss: What to lower: takes the model, inputs and targets.
         checkpoint: Where to save, every `save_every` steps and at the end; an older file there is
             replaced. None saves nothing.
         resume: Whether to go on from the checkpoint that is there.
@@ -637,22 +628,23 @@ def train(
         A generator of reports.
 
     Raises:
-        ValueError: If a split is no flat tensor of int64 or shorter than a window, or the
-            checkpoint is a folder, damaged, unsafe, of another configuration, or missing from the
-            call.
+        ValueError: If a split is no flat tensor of ids or shorter than a window, or the checkpoint
+            is a folder, damaged, unsafe, of another configuration, or missing from the call.
         FileNotFoundError: If there is no checkpoint to resume from.
         FloatingPointError: While running, at the first loss or gradient that is no number; the
             checkpoint stays as it was.
     """
-    check_split(train_tokens, model.config.context_length, "training")
+    check_stream(train_tokens, model.config.context_length, "the training split")
     if validation_tokens is not None:
-        check_split(validation_tokens, model.config.context_length, "validation")
+        check_stream(validation_tokens, model.config.context_length, "the validation split")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.is_dir():
         raise ValueError(f"checkpoint is a folder, {path}; pass a file in it: {path / 'run.pt'}")
+    if resume and path is None:
+        raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
     state = TrainingState.start(model, config)
-    if resume:
-        if path is None:
-            raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
+    if resume and path is not None:
         restore(state, load_checkpoint(path))
-    return run_steps(state, train_tokens.to(model.ln_f.weight.device), validation_tokens, path)
+    step = partial(take_step, draw=partial(draw_windows, train_tokens), loss=loss)
+    score = None if validation_tokens is None else partial(evaluate, model, validation_tokens)
+    return run_steps(state, step, score, path)

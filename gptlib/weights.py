@@ -38,11 +38,11 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gptlib.generation import Tokenizer
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import (
     END_OF_TEXT,
     BPETokenizer,
+    Tokenizer,
     gpt2_encoding,
     read_gpt2_ranks,
     recover_merges,

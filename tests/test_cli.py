@@ -27,17 +27,10 @@ from gptlib.extras.commands.base import quoted, suggestion
 from gptlib.extras.doctor import Finding
 from gptlib.extras.models import load_model
 from gptlib.extras.options import read_options
-from gptlib.generation import (
-    Sampling,
-    Tokenizer,
-    beam_search,
-    end_of_text,
-    generate,
-    generate_text,
-)
+from gptlib.generation import Sampling, beam_search, generate, generate_text
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.instructions import CHAT, encode_records, save_tuned, tune
-from gptlib.tokenizer import BPETokenizer
+from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text
 from gptlib.training import TrainingConfig
 from gptlib.weights import save_gpt2
 

@@ -12,9 +12,8 @@ from command_line import pipe_in, refusal, written
 from gptlib.extras.cli import main
 from gptlib.extras.commands.preparing import TOKENS_FILE
 from gptlib.extras.texts import find_text
-from gptlib.generation import Tokenizer, end_of_text
 from gptlib.scaling import open_tokens
-from gptlib.tokenizer import BPETokenizer, gpt2_encoding
+from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, gpt2_encoding
 from gptlib.weights import read_tokenizer
 
 ODD = "Hé\r\n <|endoftext|>\x00 x\u2028\n\n".encode()

@@ -31,7 +31,6 @@ from gptlib.generation import (
     count_tokens,
     decode,
     draw,
-    end_of_text,
     extend,
     generate,
     generate_batch,
@@ -51,7 +50,7 @@ from gptlib.generation import (
     window_start,
 )
 from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig
-from gptlib.tokenizer import BPETokenizer, gpt2_encoding
+from gptlib.tokenizer import BPETokenizer, end_of_text, gpt2_encoding
 
 GREEDY = Sampling(temperature=0)
 BYTES = BPETokenizer([])  # 256 bytes and the end of text

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from gptlib.embeddings import TokenWindows, random_batch, split_tokens
 from gptlib.extras.launch import launch
-from gptlib.generation import Tokenizer
 from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig, count_parameters, flops_per_token, memory_bytes
 from gptlib.scaling import (
     Machine,
@@ -36,7 +35,7 @@ from gptlib.scaling import (
     regroup,
     train_in_parallel,
 )
-from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, gpt2_encoding
+from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding
 from gptlib.training import Report, next_token_loss, train
 
 WORKER = Path(__file__).with_name("parallel_worker.py")

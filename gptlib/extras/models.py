@@ -11,9 +11,8 @@ from pathlib import Path
 
 import torch
 
-from gptlib.generation import Tokenizer
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.tokenizer import BPETokenizer, find_data, gpt2_encoding
+from gptlib.tokenizer import BPETokenizer, Tokenizer, find_data, gpt2_encoding
 from gptlib.training import load_checkpoint
 from gptlib.weights import RELEASES, check_vocabulary, load_gpt2, read_tokenizer
 

@@ -21,7 +21,6 @@ from torch import nn
 
 from gptlib.extras.datasets import instructions
 from gptlib.extras.models import load_model
-from gptlib.generation import Tokenizer
 from gptlib.gpt2 import GPT
 from gptlib.instructions import (
     CHAT,
@@ -37,6 +36,7 @@ from gptlib.instructions import (
     respond,
     tune,
 )
+from gptlib.tokenizer import Tokenizer
 from gptlib.training import TrainingConfig
 
 HELD_OUT = 160

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # PyTorch waits
 
     import torch
 
-    from gptlib.generation import Tokenizer
+    from gptlib.tokenizer import Tokenizer
 
 __all__ = [
     "TOKENIZERS",

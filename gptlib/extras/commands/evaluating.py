@@ -25,8 +25,8 @@ from gptlib.extras.texts import find_texts
 if TYPE_CHECKING:  # PyTorch waits
     from torch import Tensor
 
-    from gptlib.generation import Tokenizer
     from gptlib.gpt2 import GPT
+    from gptlib.tokenizer import Tokenizer
 
 __all__ = ["evaluate_parser", "text_loss"]
 
@@ -118,7 +118,7 @@ def _measure(
     """Measure one text, by the names that --json prints."""
     import torch
 
-    from gptlib.generation import end_of_text
+    from gptlib.tokenizer import end_of_text
     from gptlib.training import bits_per_byte, perplexity
 
     ends = sorted(end_of_text(tokenizer))

@@ -22,7 +22,7 @@ from gptlib.extras.options import whole
 from gptlib.extras.texts import Text, find_texts
 
 if TYPE_CHECKING:  # PyTorch waits
-    from gptlib.generation import Tokenizer
+    from gptlib.tokenizer import Tokenizer
 
 __all__ = ["TOKENS_FILE", "data_parser", "is_prepared", "keep_tokenizer", "prepare"]
 

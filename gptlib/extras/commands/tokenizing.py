@@ -172,8 +172,7 @@ def _read(file: str) -> str:
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    from gptlib.generation import end_of_text
-    from gptlib.tokenizer import END_OF_TEXT, BPETokenizer
+    from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text
 
     tokenizer = load_tokenizer(arguments.tokenizer)
     text = _read(arguments.file)

@@ -227,7 +227,8 @@ class _Writer:
 
     def reply(self, prompt: Sequence[int]) -> Generator[str, None, None]:
         """Answer a prompt of tokens, which may hold the ends of earlier answers."""
-        from gptlib.generation import TextStream, end_of_text, generate, stream_text
+        from gptlib.generation import TextStream, generate, stream_text
+        from gptlib.tokenizer import end_of_text
 
         ends = end_of_text(self.tokenizer)
         tokens = generate(
@@ -243,8 +244,8 @@ class _Writer:
 
     def search(self, prompt: str) -> Iterator[str]:
         """Find the text that beam search thinks best, in one piece."""
-        from gptlib.generation import beam_search, end_of_text
-        from gptlib.tokenizer import END_OF_TEXT
+        from gptlib.generation import beam_search
+        from gptlib.tokenizer import END_OF_TEXT, end_of_text
 
         penalty = self.arguments.length_penalty
         beams = beam_search(

@@ -32,8 +32,9 @@ from gptlib.extras.widgets.generation_writer import (
     shown_text,
     spell,
 )
-from gptlib.generation import Sampling, Tokenizer, end_of_text, generate_text
+from gptlib.generation import Sampling, generate_text
 from gptlib.gpt2 import GPT
+from gptlib.tokenizer import Tokenizer, end_of_text
 
 HERE = Path(__file__).parent
 SECONDS_PER_DRAWING = 0.08

@@ -16,7 +16,6 @@ from gptlib.generation import (
     Beam,
     KeyValueCache,
     Sampling,
-    Tokenizer,
     beam_search,
     count_tokens,
     decode,
@@ -28,6 +27,7 @@ from gptlib.generation import (
     window_start,
 )
 from gptlib.gpt2 import GPT
+from gptlib.tokenizer import Tokenizer
 from gptlib.training import perplexity
 
 N_ALTERNATIVES = 12

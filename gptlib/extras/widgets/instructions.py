@@ -13,9 +13,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from gptlib.extras.plots import COLORS, style
-from gptlib.generation import Sampling, Tokenizer
+from gptlib.generation import Sampling
 from gptlib.gpt2 import GPT
 from gptlib.instructions import PromptForm, answer, fit_prompt, remember
+from gptlib.tokenizer import Tokenizer
 
 _SHOWN = 400
 """Characters of a text that a picture shows."""
