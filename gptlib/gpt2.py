@@ -9,9 +9,9 @@ Example:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,21 @@ from torch import Tensor, nn
 
 from gptlib.attention import CausalSelfAttention, Mix, attend, causal_mask
 from gptlib.embeddings import InputEmbedding, Positions
+
+
+def check_fields(settings: object, rules: Mapping[str, tuple[str, bool]]) -> None:
+    """Refuse settings that break a rule, with the field, its value and the rule.
+
+    Args:
+        settings: Holds the fields.
+        rules: For each field to check, what it must be, and whether it is.
+
+    Raises:
+        ValueError: At the first rule that doesn't hold.
+    """
+    for name, (rule, holds) in rules.items():
+        if not holds:
+            raise ValueError(f"{name} is {getattr(settings, name)!r}; it must be {rule}")
 
 
 @dataclass(frozen=True)
@@ -56,20 +71,23 @@ class GPTConfig:
     """"learned", as GPT-2's, or "sinusoidal"."""
 
     def __post_init__(self) -> None:
-        """Refuse a model that can't be built."""
-        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or size < 1:
-                raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1")
-        if self.n_embd % self.n_head:
-            raise ValueError(
-                f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}; "
-                "each head needs the same whole number of channels"
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; choose a share from 0 to below 1")
-        if self.positions not in ("learned", "sinusoidal"):
-            raise ValueError(f"positions is {self.positions!r}; choose 'learned' or 'sinusoidal'")
+        sizes = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
+        whole = {name: getattr(self, name) for name in sizes}
+        rules = {
+            name: ("a whole number of at least 1", isinstance(size, int) and size >= 1)
+            for name, size in whole.items()
+        }
+        check_fields(self, rules)
+        rules = {
+            "n_embd": (
+                f"divisible by n_head, which is {self.n_head}: each head needs the same whole "
+                "number of channels",
+                self.n_embd % self.n_head == 0,
+            ),
+            "dropout": ("a share from 0 to below 1", 0 <= self.dropout < 1),
+            "positions": ("learned or sinusoidal", self.positions in get_args(Positions)),
+        }
+        check_fields(self, rules)
         if self.positions == "sinusoidal" and self.n_embd % 2:
             raise ValueError(f"n_embd is {self.n_embd}; sinusoidal positions need an even number")
 

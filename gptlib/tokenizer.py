@@ -19,7 +19,8 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from heapq import heapify, heappop, heappush
 from itertools import chain, pairwise
@@ -442,19 +443,33 @@ def spell(token: bytes) -> str:
     return "".join(characters[byte] for byte in token)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all: to a temporary name first, then moved.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all, whenever the process is killed.
 
     Args:
-        path: Where the file goes; its folder must exist.
-        text: What to write, as UTF-8.
+        path: Where the file goes; its folder is made.
+
+    Yields:
+        A temporary name to write to; in the end it is forced to the disk and moved.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with whole_file(Path(folder, "a.txt")) as draft:
+        ...         _ = draft.write_text("all of it")
+        ...     Path(folder, "a.txt").read_text()
+        'all of it'
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(text.encode())
-        temporary.replace(path)
+        yield draft
+        with open(draft, "r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
 
 
 def write_files(folder: Path, vocabulary: Vocabulary) -> None:
@@ -467,11 +482,12 @@ def write_files(folder: Path, vocabulary: Vocabulary) -> None:
     Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py, which reads such files
         under the names encoder.json and vocab.bpe.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [f"{spell(left)} {spell(right)}\n" for left, right in vocabulary.merges]
-    write_text(folder / "merges.txt", "#version: 0.2\n" + "".join(lines))
     ids = {spell(token): i for i, token in enumerate(vocabulary.tokens)}
-    write_text(folder / "vocab.json", json.dumps(ids))
+    with whole_file(folder / "merges.txt") as draft:
+        draft.write_bytes(("#version: 0.2\n" + "".join(lines)).encode())
+    with whole_file(folder / "vocab.json") as draft:
+        draft.write_bytes(json.dumps(ids).encode())
 
 
 def read_merges(path: Path) -> list[Merge]:

@@ -18,14 +18,15 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptlib.embeddings import check_stream, random_batch
-from gptlib.gpt2 import GPT
+from gptlib.gpt2 import GPT, check_fields
+from gptlib.tokenizer import whole_file
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -159,31 +160,32 @@ class TrainingConfig:
     """Fixes the order of the batches."""
 
     def __post_init__(self) -> None:
-        """Refuse a plan that can't be run."""
         every = ("report_every", "evaluate_every", "save_every")
-        counts = ("n_steps", "batch_size", "accumulation_steps", *every)
-        for name in (*counts, "warmup_steps", "seed"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be an int")
+        counts = {n: getattr(self, n) for n in ("n_steps", "batch_size", "accumulation_steps")}
+        counts |= {name: getattr(self, name) for name in every}
+        highest = self.max_learning_rate
+        whole = "a whole number of at least 1"
         rules = {
-            **{name: ("at least 1", getattr(self, name) >= 1) for name in counts},
-            "warmup_steps": ("from 0 to n_steps - 1", 0 <= self.warmup_steps < self.n_steps),
-            "max_learning_rate": ("above 0", 0 < self.max_learning_rate < math.inf),
+            **{name: (whole, isinstance(n, int) and n >= 1) for name, n in counts.items()},
+            "seed": ("a whole number", isinstance(self.seed, int)),
+            "warmup_steps": (
+                "a whole number from 0 to n_steps - 1",
+                isinstance(self.warmup_steps, int) and 0 <= self.warmup_steps < self.n_steps,
+            ),
+            "max_learning_rate": ("above 0", 0 < highest < math.inf),
             "min_learning_rate": (
                 "from 0 to max_learning_rate",
-                0 <= self.min_learning_rate <= self.max_learning_rate,
+                0 <= self.min_learning_rate <= highest,
             ),
             "weight_decay": ("at least 0", 0 <= self.weight_decay < math.inf),
             "betas": (
                 "two shares from 0 to below 1",
-                len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+                len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
             ),
             "max_gradient_norm": ("above 0; inf sets no limit", self.max_gradient_norm > 0),
-            "precision": ("float32 or bfloat16", self.precision in ("float32", "bfloat16")),
+            "precision": ("float32 or bfloat16", self.precision in get_args(Precision)),
         }
-        for name, (rule, holds) in rules.items():
-            if not holds:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {rule}")
+        check_fields(self, rules)
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
@@ -410,7 +412,6 @@ def save_checkpoint(path: str | Path, state: TrainingState) -> None:
         0
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     model = cast(GPT, state.model)
     on_cuda = model.ln_f.weight.device.type == "cuda"
     cuda = torch.cuda.get_rng_state_all() if on_cuda else []
@@ -423,12 +424,8 @@ def save_checkpoint(path: str | Path, state: TrainingState) -> None:
         "model_config": asdict(model.config),
         "training_config": asdict(state.config),
     }
-    draft = path.with_name(path.name + ".part")
-    with open(draft, "wb") as file:
-        torch.save(checkpoint, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    with whole_file(path) as draft:
+        torch.save(checkpoint, draft)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

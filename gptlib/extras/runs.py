@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlib.embeddings import split_tokens
+from gptlib.embeddings import check_stream, split_tokens
 from gptlib.extras.commands.base import load_tokenizer, note
 from gptlib.extras.commands.preparing import TOKENS_FILE, is_prepared, keep_tokenizer, prepare
 from gptlib.extras.commands.tokenizing import say_empty, train_tokenizer
@@ -27,8 +27,8 @@ from gptlib.extras.run_config import START_STD, RunConfig, to_yaml
 from gptlib.extras.texts import Text, find_text, find_texts
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.scaling import open_tokens
-from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, write_text
-from gptlib.training import TrainingConfig, check_split
+from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text
+from gptlib.training import TrainingConfig
 
 __all__ = [
     "CHECKPOINT",
@@ -110,7 +110,8 @@ def begin_run(folder: Path, config: RunConfig, overwrite: bool = False) -> Run:
         _delete(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = with_absolute_texts(config)
-    write_text(folder / CONFIG, to_yaml(config))
+    with whole_file(folder / CONFIG) as draft:
+        draft.write_text(to_yaml(config), encoding="utf-8")
     try:
         return _load(folder, config, texts)
     except (ValueError, OSError):
@@ -176,10 +177,11 @@ def _load(folder: Path, config: RunConfig, texts: Sequence[Text]) -> Run:
     if n_tokens != size:
         note(f"model.vocab_size is {n_tokens}, as the tokenizer has, not {size}")
         config = replace(config, model=replace(config.model, vocab_size=n_tokens))
-        write_text(folder / CONFIG, to_yaml(config))
+        with whole_file(folder / CONFIG) as draft:
+            draft.write_text(to_yaml(config), encoding="utf-8")
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
     for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
-        check_split(part, config.model.context_length, name)
+        check_stream(part, config.model.context_length, f"the {name} split")
     return Run(folder, config, tokenizer, train_tokens, validation_tokens)
 
 
