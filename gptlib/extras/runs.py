@@ -27,7 +27,7 @@ from gptlib.extras.run_config import START_STD, RunConfig, to_yaml
 from gptlib.extras.texts import Text, find_text, find_texts
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.scaling import open_tokens
-from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text
+from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, whole_file
 from gptlib.training import TrainingConfig
 
 __all__ = [
