@@ -7,11 +7,12 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from gptlib.extras.chat import answer, fit_prompt
 from gptlib.extras.widgets import instructions as module
 from gptlib.extras.widgets.instructions import ChatBox, SideBySide
 from gptlib.generation import Sampling
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.instructions import CHAT, answer, fit_prompt
+from gptlib.instructions import CHAT
 from gptlib.tokenizer import BPETokenizer
 
 BYTES = BPETokenizer([])

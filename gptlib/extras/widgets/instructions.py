@@ -12,10 +12,11 @@ import ipywidgets as widgets
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from gptlib.extras.chat import answer, fit_prompt, remember
 from gptlib.extras.plots import COLORS, style
 from gptlib.generation import Sampling
 from gptlib.gpt2 import GPT
-from gptlib.instructions import PromptForm, answer, fit_prompt, remember
+from gptlib.instructions import PromptForm
 from gptlib.tokenizer import Tokenizer
 
 _SHOWN = 400
