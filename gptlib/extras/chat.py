@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from gptlib.generation import Sampling, TextStream, generate, stream_text
+from gptlib.generation import Sampling, Step, TextStream, generate, stream_text
 from gptlib.gpt2 import GPT
 from gptlib.instructions import PromptForm, Record, ending_of, lora_layers
 from gptlib.tokenizer import Tokenizer, whole_file
@@ -102,6 +102,7 @@ def answer(
     max_new_tokens: int = 60,
     sampling: Sampling | None = None,
     generator: torch.Generator | None = None,
+    step: Step | None = None,
 ) -> Generator[str, None, None]:
     """Answer one prompt, and hand over the text while it is written; leaving the loop stops it.
 
@@ -112,12 +113,15 @@ def answer(
         max_new_tokens: Where an answer is cut off.
         sampling: The knobs; the likeliest token each time if None.
         generator: The source of randomness, on the CPU; PyTorch's global one if None.
+        step: What `gptlib.extras.fast` made for this model, if anything.
 
     Returns:
         A generator of pieces of text; what `generate` refuses is refused at the call.
     """
     sampling, ends = sampling or Sampling(temperature=0), {ending_of(tokenizer)}
-    tokens = generate(model, prompt, max_new_tokens, sampling, end_tokens=ends, generator=generator)
+    tokens = generate(
+        model, prompt, max_new_tokens, sampling, end_tokens=ends, generator=generator, step=step
+    )
     return stream_text(tokens, TextStream(tokenizer), ends)
 
 
