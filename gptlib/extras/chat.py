@@ -23,7 +23,7 @@ from gptlib.generation import Sampling, Step, TextStream, generate, stream_text
 from gptlib.gpt2 import GPT
 from gptlib.instructions import PromptForm, Record, ending_of, lora_layers
 from gptlib.tokenizer import Tokenizer, whole_file
-from gptlib.weights import damaged, parse_json, read_small, save_gpt2
+from gptlib.weights import damaged, read_json, save_gpt2
 
 
 def fit_prompt(
@@ -147,7 +147,7 @@ def save_tuned(
     """
     if lora_layers(model):
         raise ValueError("the model has adapters, which GPT-2's layout can't hold; merge_lora it")
-    save_gpt2(model, tokenizer, folder, dtype)
+    save_gpt2(model, tokenizer, folder, dtype, beside=(FORM_FILE,))
     with whole_file(Path(folder).expanduser() / FORM_FILE) as draft:
         draft.write_text(json.dumps(asdict(form), indent=2) + "\n", encoding="utf-8")
 
@@ -164,7 +164,9 @@ def load_form(folder: str | Path) -> PromptForm | None:
     path = Path(folder).expanduser() / FORM_FILE
     if not path.is_file():
         return None
-    values = parse_json(read_small(path), path)
+    config = read_json(path.with_name("config.json"))
     with suppress(TypeError, ValueError, AttributeError):
-        return PromptForm(**values)
+        if FORM_FILE not in config.get("beside", [FORM_FILE]):  # older folders have no such list
+            return None  # what another model left behind
+        return PromptForm(**read_json(path))
     raise damaged(path, "it must hold the texts name, plain and with_input of a form")
