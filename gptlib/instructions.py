@@ -44,7 +44,7 @@ from gptlib.generation import Sampling, TextStream, generate, generate_batch, st
 from gptlib.gpt2 import GPT
 from gptlib.tokenizer import Tokenizer, end_of_text
 from gptlib.training import Report, TrainingConfig, check_finite, learning_rate_at, make_optimizer
-from gptlib.weights import damaged, parse_json, read_small, save_gpt2
+from gptlib.weights import damaged, read_json, save_gpt2
 
 Record = Mapping[str, str]
 """What is asked and answered: "instruction", "output", and perhaps "input" and "task"."""
@@ -1048,7 +1048,7 @@ def load_form(folder: str | Path) -> PromptForm | None:
     path = Path(folder).expanduser() / FORM_FILE
     if not path.is_file():
         return None
-    values = parse_json(read_small(path), path)
+    values = read_json(path)
     with suppress(TypeError, ValueError, AttributeError):
         return PromptForm(**values)
     raise damaged(path, "it must hold the texts name, plain and with_input of a form")

@@ -418,9 +418,9 @@ def _open(arguments: argparse.Namespace) -> _Text | _Questions:
     """Begin a conversation of the kind that the model is made for."""
     given = _check(arguments)
     writer = _Writer(arguments, given)
+    from gptlib.extras.formats.hub import RELEASES
     from gptlib.generation import Sampling
     from gptlib.instructions import load_form
-    from gptlib.weights import RELEASES
 
     form = None if str(writer.wanted) in RELEASES else load_form(writer.wanted)
     if form is None:
