@@ -44,10 +44,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, initialize
 from gptlib.tokenizer import Tokenizer
 from gptlib.training import TrainingConfig, learning_rate_at
-from gptlib.weights import check_vocabulary, load_gpt2, save_gpt2
+from gptlib.weights import load_gpt2, save_gpt2
 
 Record = tuple[str, str]
 """A label and the text that it was given to."""
@@ -512,7 +513,7 @@ class TextClassifier(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_vocabulary(tokenizer, model.config)
+        check_vocabulary(tokenizer, model)
         longest = model.config.context_length
         if isinstance(labels, str) or not 2 <= len(labels) == len(set(labels)):
             raise ValueError(f"labels are {labels!r}; give a list of at least two, each once")

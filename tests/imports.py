@@ -3,7 +3,7 @@
 import ast
 import sys
 
-THIRD_PARTY = {"huggingface_hub", "numpy", "regex", "safetensors", "tiktoken", "torch"}
+THIRD_PARTY = {"numpy", "regex", "safetensors", "tiktoken", "torch"}
 
 
 def imported_modules(source: str) -> list[str]:

@@ -273,7 +273,7 @@ def load_tokenizer(name: str) -> Tokenizer:
         FileNotFoundError: If there is no such folder, or it holds no tokenizer.
         ValueError: If its files are damaged.
     """
-    from gptlib.extras.models import kept_tokenizer
+    from gptlib.extras.models import load_run_tokenizer
     from gptlib.tokenizer import gpt2_encoding
 
     if name == "gpt2":
@@ -282,7 +282,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no tokenizer {name!r}; name {TOKENIZERS}")
     inside = folder / "tokenizer"
-    return kept_tokenizer(inside if inside.is_dir() else folder)
+    return load_run_tokenizer(inside if inside.is_dir() else folder)
 
 
 # What goes in and out

@@ -89,7 +89,7 @@ def keep_tokenizer(folder: Path, name: str, make: Callable[[], Tokenizer]) -> To
     Raises:
         ValueError: If the folder's tokenizer was asked for by another name.
     """
-    from gptlib.extras.models import MADE_BY, kept_tokenizer
+    from gptlib.extras.models import MADE_BY, load_run_tokenizer
     from gptlib.tokenizer import BPETokenizer
 
     place, file = folder / "tokenizer", folder / "tokenizer" / MADE_BY
@@ -100,7 +100,7 @@ def keep_tokenizer(folder: Path, name: str, make: Callable[[], Tokenizer]) -> To
                 f"{folder} was begun with the tokenizer {before!r}, not {name!r}; name another "
                 "folder, or delete it"
             )
-        return kept_tokenizer(place)
+        return load_run_tokenizer(place)
     tokenizer = make()
     place.mkdir(parents=True, exist_ok=True)
     if isinstance(tokenizer, BPETokenizer):

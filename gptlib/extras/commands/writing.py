@@ -423,8 +423,8 @@ def _open(arguments: argparse.Namespace) -> _Text | _Questions:
     given = _check(arguments)
     writer = _Writer(arguments, given)
     from gptlib.extras.chat import load_form
+    from gptlib.extras.formats.hub import RELEASES
     from gptlib.generation import Sampling
-    from gptlib.weights import RELEASES
 
     form = None if str(writer.wanted) in RELEASES else load_form(writer.wanted)
     if form is None:
