@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
+from gptlib.extras.adapters import adapter_tensors
 from gptlib.generation import Sampling, Step, TextStream, generate, stream_text
 from gptlib.gpt2 import GPT
-from gptlib.instructions import PromptForm, Record, ending_of, lora_layers
+from gptlib.instructions import PromptForm, Record, ending_of
 from gptlib.tokenizer import Tokenizer, whole_file
 from gptlib.weights import damaged, read_json, save_gpt2
 
@@ -145,7 +146,7 @@ def save_tuned(
         folder: Where to write; it is made if it is not there.
         dtype: How the numbers are stored, as `save_gpt2` does it.
     """
-    if lora_layers(model):
+    if adapter_tensors(model):
         raise ValueError("the model has adapters, which GPT-2's layout can't hold; merge_lora it")
     save_gpt2(model, tokenizer, folder, dtype, beside=(FORM_FILE,))
     with whole_file(Path(folder).expanduser() / FORM_FILE) as draft:
