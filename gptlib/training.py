@@ -392,15 +392,16 @@ def take_step(state: TrainingState, draw: Draw, loss: Loss) -> tuple[Tensor, Ten
     return mean_loss, norm
 
 
-def save_checkpoint(path: str | Path, state: TrainingState) -> None:
-    """Write all of a run to one file, so that a kill at any moment leaves a whole file.
-
-    The file is written under another name, forced to the disk, and then renamed in one move: the
-    path holds the old checkpoint or the new one, never half of one.
+def save_checkpoint(
+    path: str | Path, state: TrainingState, gathered: tuple[Any, Any] | None = None
+) -> None:
+    """Write all of a run to one file: a kill leaves the old checkpoint or the new one, never half.
 
     Args:
         path: The file, such as runs/war-and-peace.pt; its folder is made.
         state: The run.
+        gathered: The state dictionaries of the model and of the optimizer, where the run's own hold
+            only a part, because the model is spread over several processes.
 
     Example:
         >>> import tempfile
@@ -411,20 +412,20 @@ def save_checkpoint(path: str | Path, state: TrainingState) -> None:
         ...     load_checkpoint(folder + "/a.pt")["step"]
         0
     """
-    path = Path(path)
     model = cast(GPT, state.model)
     on_cuda = model.ln_f.weight.device.type == "cuda"
     cuda = torch.cuda.get_rng_state_all() if on_cuda else []
+    weights, averages = gathered or (model.state_dict(), state.optimizer.state_dict())
     checkpoint = {
-        "model": model.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
+        "model": weights,
+        "optimizer": averages,
         "step": state.step,
         "batch_random": state.generator.get_state(),
         "dropout_random": [torch.get_rng_state(), *cuda],
         "model_config": asdict(model.config),
         "training_config": asdict(state.config),
     }
-    with whole_file(path) as draft:
+    with whole_file(Path(path)) as draft:
         torch.save(checkpoint, draft)
 
 
@@ -460,12 +461,18 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def restore(state: TrainingState, checkpoint: dict[str, Any]) -> None:
+def restore(
+    state: TrainingState,
+    checkpoint: dict[str, Any],
+    load: Callable[[TrainingState, dict[str, Any]], None] | None = None,
+) -> None:
     """Put a run back to where a checkpoint was made, random states included.
 
     Args:
         state: A run with the same model configuration and the same plan.
         checkpoint: What `load_checkpoint` returned.
+        load: Fills the model and the optimizer, where the run's own hold only a part; by default
+            each loads its state dictionary.
 
     Raises:
         ValueError: If the checkpoint belongs to another configuration; the message says where
@@ -480,8 +487,11 @@ def restore(state: TrainingState, checkpoint: dict[str, Any]) -> None:
                     f"the checkpoint was made with {name} {theirs.get(name)!r}, this run has "
                     f"{value!r}; use its {kind}_config, or start anew at another path"
                 )
-    model.load_state_dict(checkpoint["model"])
-    state.optimizer.load_state_dict(checkpoint["optimizer"])
+    if load is None:
+        state.model.load_state_dict(checkpoint["model"])
+        state.optimizer.load_state_dict(checkpoint["optimizer"])
+    else:
+        load(state, checkpoint)
     state.generator.set_state(checkpoint["batch_random"])
     cpu, *cuda = checkpoint["dropout_random"]
     torch.set_rng_state(cpu)

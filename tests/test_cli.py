@@ -214,7 +214,7 @@ def test_a_step_that_cannot_be_compiled_is_told_in_one_line(
     def without_compiler(model: GPT) -> GPT:
         raise RuntimeError("it needs a C++ compiler")
 
-    monkeypatch.setattr("gptlib.extras.compiled.compile_decode", without_compiler)
+    monkeypatch.setattr("gptlib.extras.fast.compile_decode", without_compiler)
     with pytest.raises(SystemExit) as caught:
         main(["generate", "--model", str(folder), "--prompt", "the", "--compile"])
     assert caught.value.code == 2

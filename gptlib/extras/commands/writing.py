@@ -1,7 +1,6 @@
 """What `generate` and `chat` share: the options of a text that is written, and its writing."""
 
 import argparse
-import contextlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from gptlib.extras.commands.base import add_model, device_of
+from gptlib.extras.fast import fast
 from gptlib.extras.models import default_model, load_model
 from gptlib.extras.options import CommandParser, given, whole
 from gptlib.extras.terminal import note
@@ -94,13 +94,12 @@ class Writer:
         self.name = Path(self.wanted).name
         model, self.tokenizer = load_model(self.wanted)
         self.context_length = model.config.context_length
-        self.model = model.to(device_of(arguments))
         if arguments.compile:
             note("compiling ...")
-            try:
-                self.model = compile_decode(self.model)
-            except RuntimeError as error:
-                raise ValueError(f"leave out --compile: {error}") from error
+        try:
+            self.model, self.step = fast(model.to(device_of(arguments)), arguments.compile)
+        except RuntimeError as error:
+            raise ValueError(f"leave out --compile: {error}") from error
         self.generator = torch.Generator()  # on the CPU: the same text on every device
         if arguments.seed is None:
             self.generator.seed()
@@ -118,6 +117,7 @@ class Writer:
             min_new_tokens=self.arguments.min_new_tokens,
             end_tokens=ends,
             generator=self.generator,
+            step=self.step,
         )
         return stream_text(tokens, TextStream(self.tokenizer, self.arguments.stop), ends)
 

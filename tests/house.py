@@ -1,0 +1,227 @@
+"""Count what the package weighs, so that it stays small: `python tests/house.py`.
+
+Lines of code are those that hold something besides comments and docstrings. Validation is every
+line of an `if` that ends in `raise`, of a handler of exceptions, of `__post_init__`, and every call
+of a function that does nothing but raise.
+"""
+
+import ast
+import io
+import sys
+import tempfile
+import tokenize
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from notebook_files import ROOT, module_path, public_names, taught_stems
+
+PACKAGE = ROOT / "gptlib"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What one module, or all of them, weigh in lines."""
+
+    code: int = 0
+    names: int = 0
+    validation: int = 0
+    docstrings: int = 0
+    comments: int = 0
+
+    def __add__(self, other: "Weight") -> "Weight":
+        return Weight(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
+
+
+def docstring_lines(tree: ast.AST) -> set[int]:
+    """Find the lines of strings that stand alone."""
+    return {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+
+
+def code_lines(source: str) -> set[int]:
+    """Find the lines that hold code."""
+    silent = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    silent |= {tokenize.ENCODING, tokenize.ENDMARKER}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in silent:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return lines - docstring_lines(ast.parse(source))
+
+
+def _span(node: ast.stmt | ast.ExceptHandler | ast.Expr) -> range:
+    return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+
+def _only_raises(function: ast.FunctionDef) -> bool:
+    """Whether a function returns nothing and exists to raise."""
+    nodes = list(ast.walk(function))
+    returns = any(isinstance(node, ast.Return | ast.Yield) and node.value for node in nodes)
+    return not returns and any(isinstance(node, ast.Raise) for node in nodes)
+
+
+def checkers(sources: list[str]) -> set[str]:
+    """Name the functions that do nothing but raise."""
+    return {
+        node.name
+        for source in sources
+        for node in ast.parse(source).body
+        if isinstance(node, ast.FunctionDef) and _only_raises(node)
+    }
+
+
+def validation_lines(source: str, helpers: set[str]) -> set[int]:
+    """Find the lines that only refuse."""
+    lines: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.If) and isinstance(node.body[-1], ast.Raise):
+            lines.update(range(node.lineno, (node.body[-1].end_lineno or node.lineno) + 1))
+        elif isinstance(node, ast.ExceptHandler):
+            lines.update(_span(node))
+        elif isinstance(node, ast.FunctionDef):
+            if node.name == "__post_init__":
+                lines.update(_span(node))
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            if getattr(node.value.func, "id", "") in helpers:
+                lines.update(_span(node))
+    return lines & code_lines(source)
+
+
+def weigh(source: str, helpers: set[str]) -> Weight:
+    """Weigh one module."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return Weight(
+        code=len(code_lines(source)),
+        names=len(public_names(source)),
+        validation=len(validation_lines(source, helpers)),
+        docstrings=len(docstring_lines(ast.parse(source))),
+        comments=sum(
+            token.type == tokenize.COMMENT and not token.string.startswith(("# type:", "# noqa"))
+            for token in tokens
+        ),
+    )
+
+
+FORBIDDEN: dict[str, Callable[[ast.AST], bool]] = {
+    "__class__ =": lambda node: (
+        isinstance(node, ast.Assign)
+        and any(getattr(target, "attr", "") == "__class__" for target in node.targets)
+    ),
+    "singledispatch": lambda node: isinstance(node, ast.alias) and node.name == "singledispatch",
+    "patched forward": lambda node: (
+        isinstance(node, ast.Assign)
+        and any(
+            isinstance(target, ast.Attribute) and target.attr == "forward"
+            for target in node.targets
+        )
+    ),
+    "tensor subclass": lambda node: (
+        isinstance(node, ast.ClassDef)
+        and any(getattr(base, "id", "") == "Tensor" for base in node.bases)
+    ),
+    "exec": lambda node: isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exec",
+}
+"""What makes a class something else behind its reader's back."""
+
+
+def tricks() -> Iterator[tuple[str, str]]:
+    """Find such places outside the checks of exercises, as pairs of what and where."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "checks" not in path.parts:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                for name, is_it in FORBIDDEN.items():
+                    if is_it(node):
+                        yield name, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+
+
+def functions_called(work: Callable[[], Any], until: str = "") -> set[tuple[str, str]]:
+    """Run something and note the package's own functions that it enters, as (file, name).
+
+    What a module does when it is imported, and comprehensions, don't count.
+    """
+    called: set[tuple[str, str]] = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        file, name = Path(frame.f_code.co_filename), frame.f_code.co_qualname
+        if event == "call" and PACKAGE in file.parents and "<" not in name.rsplit(".", 1)[-1]:
+            called.add((str(file.relative_to(ROOT)), name))
+            if name == until:
+                sys.setprofile(None)
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return called
+
+
+def first_piece() -> set[tuple[str, str]]:
+    """Note what `generate_text` calls until its first piece of text."""
+    from gptlib.extras.models import load_model
+    from gptlib.generation import Sampling, generate_text
+
+    model, tokenizer = load_model()
+    settings = Sampling(temperature=0.8, top_p=0.95)
+    return functions_called(lambda: next(generate_text(model, tokenizer, "The ", 5, settings)))
+
+
+def first_step() -> set[tuple[str, str]]:
+    """Note what the command `train` calls until its first step on a text of one's own."""
+    from gptlib.extras.cli import main
+
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder, "my-book.txt")
+        text.write_text("It was a dark and stormy night. " * 400, encoding="utf-8")
+        plan = ["--training.steps=1", "--training.warmup-steps=0", "--model.context-length=16"]
+        plan += ["--model.vocab-size=270", "--model.n-layer=1", "--training.batch-size=2"]
+        words = ["train", str(text), "--folder", str(Path(folder, "run")), *plan]
+        words += ["--model.n-embd=16", "--model.n-head=2", "--device=cpu"]
+        return functions_called(lambda: main(words), until="take_step")
+
+
+def main() -> None:
+    """Print the figures of the whole house."""
+    sources = {stem: module_path(stem).read_text(encoding="utf-8") for stem in taught_stems()}
+    helpers = checkers(list(sources.values()))
+    total = Weight()
+    print(f"{'module':<16}{'code':>6}{'names':>7}{'checks':>8}{'docs':>6}{'comments':>10}")
+    for stem, source in sources.items():
+        found = weigh(source, helpers)
+        total += found
+        print(
+            f"{stem:<16}{found.code:>6}{found.names:>7}{found.validation:>8}"
+            f"{found.docstrings:>6}{found.comments:>10}"
+        )
+    print(f"taught: {total.code} lines of code, {total.names} public names")
+    print(f"validation: {total.validation / total.code:.1%}")
+    print(f"docstrings: {100 * total.docstrings / total.code:.0f} lines per 100 of code")
+    print(f"comments: {total.comments}, {100 * total.comments / total.code:.1f} per 100")
+    lines = sum(
+        len(p.read_text("utf-8").splitlines())
+        for p in PACKAGE.rglob("*")
+        if p.is_file() and p.suffix in {".py", ".js", ".yaml"}
+    )
+    print(f"lines of gptlib in all: {lines}")
+    found_tricks = list(tricks())
+    print(f"tricks: {len(found_tricks)} {found_tricks}")
+    if "--calls" in sys.argv:
+        text = first_piece()
+        print(f"generate_text to its first piece: {len(text)} functions")
+        train = first_step()
+        print(
+            f"train to its first step: {len(train)} functions, "
+            f"{len({file for file, _ in train})} files"
+        )
+
+
+if __name__ == "__main__":
+    main()
