@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a "?" where a console can't spell a letter
     try:
         module = import_module(f"gptlib.extras.commands.{words[0]}")
-        status: int = module.parser(f"python -m gptlib {words[0]}").run(words[1:])
+        wishes = module.parser(f"python -m gptlib {words[0]}").read(words[1:])
+        status: int = wishes.work(wishes)
         sys.stdout.flush()  # fails here, not at Python's end
         return status
     except BrokenPipeError:
@@ -63,3 +64,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        wishes.parser.error(str(error))

@@ -4,10 +4,13 @@ import argparse
 import ast
 import difflib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
@@ -16,7 +19,6 @@ import yaml
 __all__ = [
     "EXIT_STATUS",
     "CommandParser",
-    "choice",
     "descriptions",
     "given",
     "number",
@@ -26,7 +28,9 @@ __all__ = [
     "whole",
 ]
 
-EXIT_STATUS = "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it.\n"
+EXIT_STATUS = (
+    "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it.\n"
+)
 
 
 def program() -> str:
@@ -118,16 +122,19 @@ class CommandParser(argparse.ArgumentParser):
         for field in fields(made_by):
             text, _, without = texts[field.name].partition("; None ")
             if field.default is not MISSING:
-                text += f" (default: {without or as_typed(field.default)})"
-            dest = prefix + field.name
+                default = without or json.dumps(field.default).strip('"')
+                text += f" (default: {default})"
+            dest, kind = prefix + field.name, kinds[field.name]
             option = "--" + dest.replace("_", "-")
+            metavars = {int: "N", float: "X", bool: "true|false", tuple: "[A,B]"}
             group.add_argument(
                 option,
                 dest=dest,
                 default=argparse.SUPPRESS,
                 required=field.default is MISSING,
+                type=partial(_read, kind=kind),
+                metavar=metavars.get(get_origin(kind) or kind, "NAME"),
                 help=text.replace("%", "%%"),
-                **_reader(kinds[field.name]),
             )
             for name in (field.name, field.name.removeprefix("n_")):
                 self.spellings[f"--{prefix}{name}"] = option
@@ -147,16 +154,6 @@ class CommandParser(argparse.ArgumentParser):
             options = [*parser._option_string_actions, *parser.spellings]
             parser.error(f"there is no option {word}{suggestion(word.partition('=')[0], options)}")
         return known
-
-    def run(self, words: Sequence[str]) -> int:
-        """Do what the words after the command's name say, and return the exit status."""
-        known = self.read(words)
-        try:
-            return int(known.work(known))
-        except (ValueError, OSError, FloatingPointError) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            known.parser.error(str(error))
 
     def error(self, message: str) -> NoReturn:
         """End with status 2 and one line; fields' names become options' names."""
@@ -194,7 +191,7 @@ def descriptions(made_by: type[Any]) -> dict[str, str]:
     [definition] = ast.parse(inspect.getsource(made_by)).body
     body = definition.body if isinstance(definition, ast.ClassDef) else []
     texts = {}
-    for line, below in zip(body, body[1:], strict=False):
+    for line, below in pairwise(body):
         if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
             text = " ".join(str(ast.literal_eval(below.value)).split()).rstrip(".")
             texts[ast.unparse(line.target)] = text[:1].lower() + text[1:]
@@ -207,46 +204,17 @@ def given(arguments: argparse.Namespace, made_by: type[Any], prefix: str = "") -
     return {n: getattr(arguments, prefix + n) for n in names if hasattr(arguments, prefix + n)}
 
 
-def as_typed(value: object) -> str:
-    """Write a value as its option takes it."""
-    if isinstance(value, tuple | list):
-        return f"[{', '.join(map(as_typed, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _reader(kind: Any) -> dict[str, Any]:
-    """What argparse needs to know of a field's type."""
-    if get_origin(kind) is Literal:
-        return {"type": choice(*get_args(kind)), "metavar": "NAME"}
-    if get_origin(kind) is tuple:
-        return {"type": _several(get_args(kind)), "metavar": "[A,B]"}
-    if kind is bool:
-        read = choice("true", "false")
-        return {"type": lambda text: read(text.lower()) == "true", "metavar": "true|false"}
-    if kind is str:
-        return {"metavar": "NAME"}
-    is_whole = kind is int or int in get_args(kind)
-    return {"type": whole() if is_whole else number, "metavar": "N" if is_whole else "X"}
-
-
 def number(text: str) -> float:
     """Read the value of an option as a number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number; write one like 0.8") from None
+    return _read(text, float)
 
 
-def whole(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """Make a reader of whole numbers within bounds, both allowed, for argparse's `type`."""
 
     def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            message = f"{text!r} is no whole number; write one like 40"
-            raise argparse.ArgumentTypeError(message) from None
-        if least is not None and value < least:
+        value: int = _read(text, int)
+        if value < least:
             raise argparse.ArgumentTypeError(f"{value} is too small; write {least} or more")
         if most is not None and value > most:
             raise argparse.ArgumentTypeError(f"{value} is too large; write {most} or less")
@@ -255,30 +223,24 @@ def whole(least: int | None = None, most: int | None = None) -> Callable[[str], 
     return read
 
 
-def choice(*names: str) -> Callable[[str], str]:
-    """Make a reader of one of several names, for argparse's `type`."""
-
-    def read(text: str) -> str:
-        if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is no choice; write {' or '.join(names)}")
-        return text
-
-    return read
-
-
-def _several(kinds: Sequence[Any]) -> Callable[[str], tuple[Any, ...]]:
-    """Make a reader of a list: of so many numbers, or of any number of texts."""
-    is_texts = kinds[-1] is Ellipsis
-
-    def read(text: str) -> tuple[Any, ...]:
-        try:
-            values = yaml.safe_load(text)
-            if is_texts and isinstance(values, list):
-                return tuple(map(str, values))
-            first, second = map(float, values)
-        except (TypeError, ValueError, yaml.YAMLError):
-            rule = "a list like [a, b]" if is_texts else "two numbers like [0.9, 0.95]"
-            raise argparse.ArgumentTypeError(f"{text!r} can't be read; write {rule}") from None
-        return first, second
-
-    return read
+def _read(text: str, kind: Any) -> Any:
+    """Read the value of an option as a type of a dataclass's field."""
+    choices, rule = get_args(kind), "another"
+    try:
+        if kind is bool:
+            rule = "true or false"
+            return {"true": True, "false": False}[text.lower()]
+        if get_origin(kind) is Literal:
+            rule = " or ".join(choices)
+            return choices[choices.index(text)]
+        if get_origin(kind) is not tuple:
+            is_whole = kind is int or int in choices
+            rule = "a whole number like 40" if is_whole else "a number like 0.8"
+            return int(text) if is_whole else kind(text)
+        is_texts = ... in choices
+        rule = "a list like [a, b]" if is_texts else "two numbers like [0.9, 0.95]"
+        values = yaml.safe_load(text)
+        kinds = choices[:1] * len(values) if is_texts else choices
+        return tuple(kind(value) for kind, value in zip(kinds, values, strict=True))
+    except (KeyError, TypeError, ValueError, yaml.YAMLError):
+        raise argparse.ArgumentTypeError(f"{text!r} can't be used; write {rule}") from None

@@ -62,8 +62,8 @@ DEFAULT_CONFIG = "war-and-peace-cpu"
 START_STD = 0.02
 
 CONFIG, CHECKPOINT, LOG, MODEL = "config.yaml", "checkpoint.pt", "log.jsonl", "model"
-_PARTS = (CONFIG, CHECKPOINT, LOG, MODEL, TOKENS_FILE, TOKENS_FILE + ".json")
-_PARTS += ("tokenizer", "tensorboard", "wandb", "wandb-id.txt")
+_FILES = (CONFIG, CHECKPOINT, LOG, TOKENS_FILE, TOKENS_FILE + ".json", "wandb-id.txt")
+_FOLDERS = (MODEL, "tokenizer", "tensorboard", "wandb")
 
 
 # What a run learns
@@ -83,10 +83,6 @@ class DataConfig:
     validation_fraction: float = 0.1
     """Share of the tokens, at the end, that is kept to judge by."""
 
-    def __post_init__(self) -> None:
-        is_share = 0 < self.validation_fraction < 1
-        check_fields(self, {"validation_fraction": ("between 0 and 1", is_share)})
-
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -102,12 +98,9 @@ class RunConfig:
     """Standard deviation of the starting weights; narrow models want more than GPT-2's."""
 
     def __post_init__(self) -> None:
+        is_share = 0 < self.data.validation_fraction < 1
+        check_fields(self.data, {"validation_fraction": ("between 0 and 1", is_share)})
         check_fields(self, {"start_std": ("above 0", 0 < self.start_std < math.inf)})
-
-    def values(self) -> dict[str, Any]:
-        """The configuration as plain values, as YAML has them."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # makes lists of tuples
-        return values
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -120,7 +113,8 @@ SECTIONS: dict[str, type[Any]] = {
 
 def to_yaml(config: RunConfig) -> str:
     """Write a configuration as YAML that `--config` reads."""
-    return yaml.safe_dump(config.values(), sort_keys=False, allow_unicode=True)
+    values = json.loads(json.dumps(asdict(config)))  # makes lists of tuples
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
 def ready_configs() -> dict[str, Path]:
@@ -265,9 +259,9 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     Raises:
         ValueError: If its files don't belong together.
     """
+    texts: list[Text] = []
     try:
         open_tokens(folder / TOKENS_FILE)
-        texts = []
     except (ValueError, FileNotFoundError):
         _, texts = find_run_texts(config)
     return _load(folder, config, texts, checkpoint_step(folder) or 0)
@@ -332,7 +326,7 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
 
 def _delete(folder: Path) -> None:
     """Delete a run, and nothing else that somebody may have put there."""
-    for name in _PARTS:
+    for name in (*_FILES, *_FOLDERS):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -356,7 +350,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, step: int = 0) -> None:
-        kept = [line for line in self.read(path) if line["step"] <= step]
+        before = self.read(path) if path.exists() else []
+        kept = [line for line in before if line["step"] <= step]
         self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
         with whole_file(path) as draft:
             draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -366,7 +361,7 @@ class JsonLines:
     def read(path: Path) -> list[dict[str, Any]]:
         """Read the lines that are whole."""
         lines: list[dict[str, Any]] = []
-        with suppress(ValueError, FileNotFoundError):  # cut off by a kill: nothing can follow
+        with suppress(ValueError):  # cut off by a kill: nothing can follow
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 lines.append(json.loads(line))
         return lines

@@ -30,7 +30,9 @@ def read_text(name: str) -> str:
         raise FileNotFoundError(f"there is no file {name!r}; name one that is there") from None
     except UnicodeDecodeError as error:
         what = "standard input" if name == "-" else name
-        raise ValueError(f"{what} is no UTF-8 text (byte {error.start}); convert it first") from None
+        raise ValueError(
+            f"{what} is no UTF-8 text (byte {error.start}); convert it first"
+        ) from None
 
 
 def note(text: str) -> None:

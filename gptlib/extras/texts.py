@@ -66,11 +66,6 @@ class Text:
     empty: tuple[Path, ...] = ()
     """Files that hold nothing but white space and are left out."""
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes to read, 0 if that is not known before."""
-        return sum(file.stat().st_size for file in self.files)
-
     def documents(self, advance: Callable[[int], object] = lambda _: None) -> Iterator[str]:
         """Read the documents one by one.
 
@@ -214,7 +209,7 @@ def read_with_bar(texts: Sequence[Text], what: str) -> Iterator[str]:
         texts: The texts.
         what: What they are read for, such as "tokens".
     """
-    quiet, n_bytes = not sys.stderr.isatty(), sum(text.n_bytes for text in texts)
+    quiet, n_bytes = not sys.stderr.isatty(), sum(f.stat().st_size for t in texts for f in t.files)
     with tqdm(
         total=n_bytes, desc=what, unit="B", unit_scale=True, leave=False, disable=quiet
     ) as bar:
@@ -277,6 +272,7 @@ def make_tokenizer(
                 "folder, or delete it"
             )
         return kept_tokenizer(place)
+    tokenizer: Tokenizer
     if name == "train":
         tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), vocab_size)
     else:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from gptlib.extras.device import best_device, chosen_device
+from gptlib.extras.device import chosen_device
 from gptlib.extras.options import CommandParser
 from gptlib.extras.texts import COURSE_TEXTS
 
-__all__ = ["add_device", "add_model", "add_texts", "device_of", "new_folder"]
+__all__ = ["add_device", "add_model", "add_texts", "new_folder"]
 
 
 def add_texts(parser: CommandParser) -> None:
@@ -77,8 +77,3 @@ def new_folder(text: str) -> Path:
     if not text.strip() or (folder.exists() and not folder.is_dir()):
         raise argparse.ArgumentTypeError(f"{text!r} can't be a folder; name a new one")
     return folder
-
-
-def device_of(arguments: argparse.Namespace) -> torch.device:
-    """Say where to compute: the device that `--device` names, or the best one."""
-    return arguments.device or best_device()

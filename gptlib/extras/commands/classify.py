@@ -22,7 +22,8 @@ from gptlib.classification import (
     save_classifier,
     split_records,
 )
-from gptlib.extras.commands.base import add_model, device_of, new_folder
+from gptlib.extras.commands.base import add_model, new_folder
+from gptlib.extras.device import best_device
 from gptlib.extras.models import load_model
 from gptlib.extras.options import EXIT_STATUS, CommandParser, given
 from gptlib.extras.terminal import note, print_json, read_text
@@ -93,7 +94,7 @@ def _sort(arguments: argparse.Namespace) -> int:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         lines = sys.stdin  # line by line, so that it can be a stream
-    classifier = load_classifier(arguments.model).to(device_of(arguments))
+    classifier = load_classifier(arguments.model).to(arguments.device or best_device())
     for line in lines:
         message = line.strip("\r\n")
         if not message.strip():
@@ -135,7 +136,7 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     train, validation, test = split_records(unique, seed=config.seed)
     labels = sorted({label for label, _ in unique})
     model, tokenizer = load_model(arguments.model)
-    model.to(device_of(arguments))
+    model.to(arguments.device or best_device())
     generator = torch.Generator().manual_seed(config.seed)
     longest = model.config.context_length
     classifier = TextClassifier(model, tokenizer, labels, longest, "mean", generator)

@@ -115,4 +115,6 @@ def _search(writer: Writer, prompt: list[int]) -> Iterator[str]:
         end_token=next(iter(end_of_text(writer.tokenizer)), None),
     )
     text = writer.tokenizer.decode(beams[0].tokens).removesuffix(END_OF_TEXT)
-    return iter([text[: min([len(text), *(text.find(stop) for stop in wishes.stop if stop in text)])]])
+    return iter(
+        [text[: min([len(text), *(text.find(stop) for stop in wishes.stop if stop in text)])]]
+    )

@@ -96,7 +96,10 @@ def _encode(arguments: argparse.Namespace) -> int:
 
 def _decode(arguments: argparse.Namespace) -> int:
     tokenizer = named_tokenizer(arguments.tokenizer)
-    words, n_tokens = read_text(arguments.file).replace(",", " ").split(), vocabulary_size(tokenizer)
+    words, n_tokens = (
+        read_text(arguments.file).replace(",", " ").split(),
+        vocabulary_size(tokenizer),
+    )
     for word in words:
         if not (word.isdecimal() and word.isascii() and int(word) < n_tokens):
             raise ValueError(

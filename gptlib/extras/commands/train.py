@@ -6,19 +6,21 @@ import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from gptlib.extras.commands.base import add_device, device_of
+from gptlib.extras.commands.base import add_device
+from gptlib.extras.device import best_device
 from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.extras.models import load_model
-from gptlib.extras.options import CommandParser, choice, given, number, program, quoted
+from gptlib.extras.options import CommandParser, given, number, program, quoted
 from gptlib.extras.run_logs import Log, TensorBoard, WeightsAndBiases, check_installed
 from gptlib.extras.runs import (
     CHECKPOINT,
@@ -132,13 +134,13 @@ def parser(prog: str) -> TrainParser:
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     run.add_argument(
         "--wandb",
-        type=choice("online", "offline"),
+        choices=("online", "offline"),
         metavar="online|offline",
         help="also send curves to Weights & Biases, or keep them for wandb sync",
     )
     run.add_argument(
         "--strategy",
-        type=choice("ddp", "fsdp"),
+        choices=("ddp", "fsdp"),
         metavar="ddp|fsdp",
         help="under torchrun: each process holds the whole model, or its share (default: ddp)",
     )
@@ -180,7 +182,7 @@ def _train(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments)
     try:
         if not is_parallel:
-            device = device_of(arguments)  # refused before a run is replaced
+            device = arguments.device or best_device()  # refused before a run is replaced
             return _learn(_open(arguments, config, folder), device, arguments)
         with processes(arguments.device and arguments.device.type) as device:
             run = None if dist.get_rank() else _open(arguments, config, folder)
@@ -236,23 +238,25 @@ def _open(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Run
         )
     saved = _saved_config(arguments, folder)
     if config != saved:
-        _compare(find_run_texts(config)[0], saved, folder)
+        config, _ = find_run_texts(config)
+        if saved.data.tokenizer != "train" or any(map(is_prepared, saved.data.texts)):
+            vocab_size = saved.model.vocab_size  # as the tokenizer has, that was made elsewhere
+            config = replace(config, model=replace(config.model, vocab_size=vocab_size))
+        _compare(asdict(config), asdict(saved), folder)
     return open_run(folder, saved)
 
 
-def _compare(wanted: RunConfig, saved: RunConfig, folder: Path) -> None:
+def _compare(wanted: dict[str, Any], saved: dict[str, Any], folder: Path, part: str = "") -> None:
     """Refuse to go on with a run that was asked for in other words than it was begun with."""
-    # a tokenizer that was made elsewhere has decided the size of the vocabulary
-    is_own = saved.data.tokenizer == "train" and not any(map(is_prepared, saved.data.texts))
-    old = {**saved.values(), "start": {"std": saved.start_std}}
-    for section, values in {**wanted.values(), "start": {"std": wanted.start_std}}.items():
-        for name, value in values.items() if isinstance(values, dict) else ():
-            if value != old[section][name] and (name != "vocab_size" or is_own):
-                raise ValueError(
-                    f"{folder} was begun with {section}.{name} {old[section][name]!r}, not "
-                    f"{value!r}; go on with {program()} train --resume --folder {quoted(folder)}, "
-                    "or begin another run with another --folder"
-                )
+    for name, value in wanted.items():
+        if isinstance(value, dict):
+            _compare(value, saved[name], folder, f"{name}.")
+        elif value != saved[name]:
+            raise ValueError(
+                f"{folder} was begun with {part}{name} {saved[name]!r}, not {value!r}; go on with "
+                f"{program()} train --resume --folder {quoted(folder)}, or begin another run with "
+                "another --folder"
+            )
 
 
 def _learn(run: Run, device: torch.device, arguments: argparse.Namespace) -> int:
@@ -287,7 +291,7 @@ def _learn(run: Run, device: torch.device, arguments: argparse.Namespace) -> int
         if is_first and arguments.tensorboard:
             logs.append(TensorBoard(run.folder / "tensorboard", run.step))
         if is_first and arguments.wandb:
-            values, name = run.config.values(), run.folder.name
+            values, name = asdict(run.config), run.folder.name
             logs.append(WeightsAndBiases(run.folder, arguments.wandb, values, name))
         for log in logs:
             closing.callback(log.close)
@@ -311,9 +315,7 @@ def _follow(
     """Take the reports, show and keep them, until the end or a signal; return the last step."""
     n_steps, step = run.config.training.n_steps, run.step
     quiet = not sys.stderr.isatty()
-    with tqdm(
-        total=n_steps, initial=step, unit="step", disable=quiet, dynamic_ncols=True
-    ) as bar:
+    with tqdm(total=n_steps, initial=step, unit="step", disable=quiet, dynamic_ncols=True) as bar:
         for report in reports:
             record, step = asdict(report), report.step
             if report.validation_loss is not None:
