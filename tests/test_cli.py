@@ -19,6 +19,7 @@ from command_line import PATIENCE, POSIX, pipe_in, refusal, talk, talk_at_termin
 from test_compiled import needs_compiler
 
 from gptlib.extras import doctor
+from gptlib.extras.chat import save_tuned
 from gptlib.extras.cli import COMMANDS, main
 from gptlib.extras.commands import chat, writing
 from gptlib.extras.commands import generate as generate_command
@@ -27,7 +28,7 @@ from gptlib.extras.models import load_model
 from gptlib.extras.options import descriptions, quoted, suggestion
 from gptlib.generation import Sampling, beam_search, generate, generate_text
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.instructions import CHAT, encode_records, save_tuned, tune
+from gptlib.instructions import CHAT, encode_records, tune
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text
 from gptlib.training import TrainingConfig
 from gptlib.weights import save_gpt2

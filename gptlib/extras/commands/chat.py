@@ -6,10 +6,11 @@ import os
 import sys
 from contextlib import suppress
 
+from gptlib.extras.chat import fit_prompt, load_form, remember
 from gptlib.extras.commands.writing import Writer, show, writing_parser
 from gptlib.extras.options import CommandParser, given, whole
 from gptlib.generation import Sampling
-from gptlib.instructions import PromptForm, fit_prompt, load_form, remember
+from gptlib.instructions import PromptForm, Record
 from gptlib.weights import RELEASES
 
 __all__ = ["parser"]
@@ -76,7 +77,7 @@ class _Questions:
 
     def __init__(self, writer: Writer, form: PromptForm) -> None:
         self.writer, self.form = writer, form
-        self.turns: list[dict[str, str]] = []
+        self.turns: list[Record] = []
         if not given(writer.arguments, Sampling):
             writer.sampling = Sampling(temperature=0)
         n_seen = writer.arguments.remember or 0
