@@ -231,7 +231,7 @@ def _read(text: str, kind: Any) -> Any:
             rule = "true or false"
             return {"true": True, "false": False}[text.lower()]
         if get_origin(kind) is Literal:
-            rule = " or ".join(choices)
+            rule = f"{', '.join(choices[:-1])} or {choices[-1]}"
             return choices[choices.index(text)]
         if get_origin(kind) is not tuple:
             is_whole = kind is int or int in choices
