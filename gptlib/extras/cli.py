@@ -65,4 +65,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
-        wishes.parser.error(str(error))
+        wishes.parser.error(str(error))  # ends the program
+        raise

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from gptlib.classification import (
     FineTuning,
+    LabeledText,
     TextClassifier,
     confusion,
     encode_texts,
@@ -17,13 +19,13 @@ from gptlib.classification import (
     load_classifier,
     predict,
     predict_probabilities,
-    read_records,
     remove_duplicates,
     save_classifier,
     split_records,
 )
 from gptlib.extras.commands.base import add_model, new_folder
 from gptlib.extras.device import best_device
+from gptlib.extras.formats.records import read_records
 from gptlib.extras.models import load_model
 from gptlib.extras.options import EXIT_STATUS, CommandParser, given
 from gptlib.extras.terminal import note, print_json, read_text
@@ -141,10 +143,13 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     longest = model.config.context_length
     classifier = TextClassifier(model, tokenizer, labels, longest, "mean", generator)
     print(f"{len(train)} records to learn from, {len(validation)} to stop by, {len(test)} to judge")
-    for report in fit(classifier, train, validation, config):
+    best = math.inf
+    for epoch, report in enumerate(fit(classifier, train, validation, config), start=1):
+        loss = report.validation_loss or 0.0
+        mark, best = " (best)" if loss < best else "", min(best, loss)
         print(
-            f"epoch {report.epoch}: loss {report.train_loss:.4f}, on the others "
-            f"{report.validation_loss:.4f}{' (best)' * report.is_best}, {report.seconds:.0f} s",
+            f"epoch {epoch}: loss {report.loss:.4f}, on the others {loss:.4f}{mark}, "
+            f"{report.seconds:.0f} s",
             flush=True,
         )
     save_classifier(classifier, folder)
@@ -152,7 +157,7 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     return 0
 
 
-def _judge(folder: Path, test: Sequence[tuple[str, str]]) -> None:
+def _judge(folder: Path, test: Sequence[LabeledText]) -> None:
     """Say how the saved classifier does on records that it never saw, class by class."""
     classifier = load_classifier(folder)
     answers = predict(classifier, [text for _, text in test])
