@@ -397,7 +397,7 @@ class _Questions:
         self.turns.clear()
 
     def take(self, line: str) -> None:
-        from gptlib.instructions import fit_prompt, remember
+        from gptlib.extras.chat import fit_prompt, remember
 
         if not line.strip():
             return
@@ -422,9 +422,9 @@ def _open(arguments: argparse.Namespace) -> _Text | _Questions:
     """Begin a conversation of the kind that the model is made for."""
     given = _check(arguments)
     writer = _Writer(arguments, given)
+    from gptlib.extras.chat import load_form
     from gptlib.extras.formats.hub import RELEASES
     from gptlib.generation import Sampling
-    from gptlib.instructions import load_form
 
     form = None if str(writer.wanted) in RELEASES else load_form(writer.wanted)
     if form is None:
