@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
-from gptlib.extras.models import MADE_BY, kept_tokenizer
+from gptlib.extras.models import MADE_BY, load_run_tokenizer
 from gptlib.extras.terminal import note
 from gptlib.scaling import open_tokens, prepare_tokens
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
@@ -238,7 +238,7 @@ def named_tokenizer(name: str) -> Tokenizer:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no tokenizer {name!r}; name {TOKENIZERS}")
     inside = folder / "tokenizer"
-    return kept_tokenizer(inside if inside.is_dir() else folder)
+    return load_run_tokenizer(inside if inside.is_dir() else folder)
 
 
 def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int = 0) -> Tokenizer:
@@ -268,7 +268,7 @@ def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int
         )
     tokenizer: Tokenizer
     if mark.is_file():
-        tokenizer = kept_tokenizer(place)
+        tokenizer = load_run_tokenizer(place)
     else:
         if name == "train":
             tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), vocab_size)
