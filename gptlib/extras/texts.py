@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
-from gptlib.extras.models import MADE_BY, kept_tokenizer
+from gptlib.extras.models import MADE_BY, load_run_tokenizer
 from gptlib.extras.terminal import note
 from gptlib.scaling import open_tokens, prepare_tokens
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
@@ -241,7 +241,7 @@ def named_tokenizer(name: str) -> Tokenizer:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no tokenizer {name!r}; name {TOKENIZERS}")
     inside = folder / "tokenizer"
-    return kept_tokenizer(inside if inside.is_dir() else folder)
+    return load_run_tokenizer(inside if inside.is_dir() else folder)
 
 
 def make_tokenizer(
@@ -271,7 +271,7 @@ def make_tokenizer(
                 f"{folder} was begun with the tokenizer {before!r}, not {asked!r}; name another "
                 "folder, or delete it"
             )
-        return kept_tokenizer(place)
+        return load_run_tokenizer(place)
     tokenizer: Tokenizer
     if name == "train":
         tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), vocab_size)
