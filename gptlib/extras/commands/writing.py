@@ -12,7 +12,7 @@ from gptlib.extras.fast import fast
 from gptlib.extras.models import default_model, load_model
 from gptlib.extras.options import CommandParser, given, whole
 from gptlib.extras.terminal import note
-from gptlib.generation import Sampling, TextStream, generate, stream_text
+from gptlib.generation import Sampling, generate, stream_text
 from gptlib.tokenizer import end_of_text
 
 __all__ = ["Writer", "show", "writing_parser"]
@@ -119,7 +119,7 @@ class Writer:
             generator=self.generator,
             step=self.step,
         )
-        return stream_text(tokens, TextStream(self.tokenizer, self.arguments.stop), ends)
+        return stream_text(tokens, self.tokenizer, self.arguments.stop, ends)
 
     def last_part(self, text: str) -> str:
         """Cut a text from the front until the model's context holds it."""
