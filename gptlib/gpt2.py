@@ -216,8 +216,8 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, device="meta")
         tie_head(self)
         # A file may hold the shared table once, and loading with assign=True would part the two.
-        self.register_load_state_dict_pre_hook(fill_head)
-        self.register_load_state_dict_post_hook(tie_head)
+        self.register_load_state_dict_pre_hook(fill_head)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(tie_head)  # type: ignore[no-untyped-call]
         initialize(self, config.n_layer, generator)
 
     def unembed(self, x: Tensor) -> Tensor:

@@ -99,13 +99,13 @@ def layout(config: GPTConfig) -> Shapes:
 
 
 def compare_shapes(found: Shapes, wanted: Shapes) -> str:
-    """Say which tensors are missing, too many or of another shape; at most five are named."""
+    """Say which tensors are missing, too many or of another shape; at most five by name."""
     odd = [
         f"{name} {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name) != wanted.get(name)
     ]
-    return f"{len(odd)} tensors differ: {', '.join(odd[:5])}" if odd else ""
+    return ", ".join(odd[:5]) + f" and {len(odd) - 5} more" * (len(odd) > 5)
 
 
 def damaged(path: Path, reason: object) -> ValueError:
@@ -154,7 +154,7 @@ def read_config(path: Path) -> GPTConfig:
         # Other words for the same.
         same = {"activation_function": "gelu_pytorch_tanh", "n_inner": 4 * values.get("n_embd", 0)}
         for name, needed in ARCHITECTURE.items():
-            if values[name] not in (needed, same.get(name)):
+            if values[name] not in (needed, same.get(name, needed)):
                 raise ValueError(
                     f"it has {name} {values[name]!r} where GPT-2 has {needed!r}, and this course's "
                     "GPT would compute something else; choose a model of GPT-2's architecture"

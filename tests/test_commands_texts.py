@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from command_line import pipe_in, refusal, written
 
+from gptlib import scaling
+from gptlib.extras import texts
 from gptlib.extras.cli import main
-from gptlib.extras.commands.preparing import TOKENS_FILE
-from gptlib.extras.texts import find_text
+from gptlib.extras.texts import TOKENS_FILE, find_texts
 from gptlib.scaling import open_tokens
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, gpt2_encoding
 from gptlib.weights import read_tokenizer
@@ -47,7 +48,7 @@ def bytes_out(monkeypatch: pytest.MonkeyPatch, *words: object) -> bytes:
 
 
 def test_a_folder_s_files_are_documents_in_order_and_a_file_may_hold_several(
-    tmp_path: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = files(
         tmp_path / "f",
@@ -60,12 +61,15 @@ def test_a_folder_s_files_are_documents_in_order_and_a_file_may_hold_several(
     files(folder / "deep", c=b"fourth")
     (folder / ".hidden.txt").write_bytes(b"not this")
     (folder / "other.md").write_bytes(b"nor this")
-    text, read = find_text(str(folder)), list[int]()
+    [text], read = find_texts([str(folder)]), list[int]()
     documents = list(text.documents(read.append))
     assert documents == ["first", "second\nline\n", "third <|endoftext|>\n", "fourth"]
-    assert sum(read) == text.n_bytes
-    assert [file.name for file in text.empty] == ["blank.txt", "empty.txt"]
-    assert list(find_text(str(folder), "*.md").documents()) == ["nor this"]
+    assert sum(read) == sum(file.stat().st_size for file in text.files)
+    said = capsys.readouterr().err
+    assert said.startswith("note: 2 empty files are left out: ")
+    assert said.index("blank.txt") < said.index("empty.txt")
+    [text] = find_texts([str(folder)], "*.md")
+    assert list(text.documents()) == ["nor this"]
 
 
 def test_a_folder_s_tokenizers_are_no_texts(
@@ -74,7 +78,8 @@ def test_a_folder_s_tokenizers_are_no_texts(
     options = ("--tokenizer", "train", "--vocab-size", 270)
     for _ in range(2):  # the second time the first one's files are in the folder
         written(capsys, "data", "prepare", tmp_path, *options, "--save", tmp_path / "prepared")
-    assert find_text(str(tmp_path)).files == (book,)
+    [text] = find_texts([str(tmp_path)])
+    assert text.files == (book,)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +116,8 @@ def test_a_text_that_is_not_there_is_refused_with_a_way_out(
     files(tmp_path / "mirror")
     (tmp_path / "mirror" / "tiny-shakespeare.txt").write_bytes(b"First Citizen")
     monkeypatch.setenv("GPTLIB_DATA_MIRROR", str(tmp_path / "mirror"))
-    assert list(find_text("tiny-shakespeare.txt").documents()) == ["First Citizen"]
+    [text] = find_texts(["tiny-shakespeare.txt"])
+    assert list(text.documents()) == ["First Citizen"]
 
 
 # tokenizer
@@ -159,7 +165,7 @@ def test_encode_and_decode_give_every_byte_back(
         (["decode"], b"5 -1", "'-1' is no token id"),
         (["decode"], b"5 x", "'x' is no token id"),
         (["encode"], b"a\xff", "standard input is no UTF-8 text (byte 1); convert it first"),
-        (["encode", "nowhere"], b"", "there is no file 'nowhere'; name one, or leave it out to"),
+        (["encode", "nowhere"], b"", "there is no file 'nowhere'; name one that is there"),
         (["encode", "--tokenizer", "nowhere"], b"", "there is no tokenizer 'nowhere'; name gpt2"),
         (["encode", "--tokenizer", "."], b"", "has no vocab.json"),
         (["encode", "--sp"], b"", "there is no option --sp; did you mean --special?"),
@@ -208,8 +214,6 @@ def test_a_preparation_goes_on_after_a_kill_and_refuses_other_words(
     words = ["data", "prepare", folder, "--tokenizer", "train", "--vocab-size", 260]
     whole, part = [*words, "--save", tmp_path / "1"], [*words, "--save", tmp_path / "2"]
     written(capsys, *whole)
-    from gptlib import scaling
-
     prepare = scaling.prepare_tokens
     with monkeypatch.context() as patch:
 
@@ -217,7 +221,7 @@ def test_a_preparation_goes_on_after_a_kill_and_refuses_other_words(
             yield next(prepare(texts, tokenizer, path, save_every=1))
             raise KeyboardInterrupt
 
-        patch.setattr(scaling, "prepare_tokens", killed)
+        patch.setattr(texts, "prepare_tokens", killed)
         assert main([str(word) for word in part]) == 130
     assert "stopped; the same command goes on where it was" in capsys.readouterr().err
     name = tmp_path / "2" / TOKENS_FILE

@@ -131,8 +131,8 @@ def test_the_shipped_model_knows_the_book_and_is_small(monkeypatch: pytest.Monke
     assert stand_in is not None
     text = stand_in.read_text(encoding="utf-8-sig")[:8000]  # prose in the book's manner
     tokens = tokenizer.encode(text)
-    loss = evaluate(model, torch.tensor(tokens), name="stand-in")
-    untrained = evaluate(GPT(model.config), torch.tensor(tokens), name="stand-in")
+    loss = evaluate(model, torch.tensor(tokens))
+    untrained = evaluate(GPT(model.config), torch.tensor(tokens))
     n_bytes = len(text.encode())
     assert bits_per_byte(loss, len(tokens), n_bytes) < 2.2
     assert loss < untrained - 2

@@ -24,7 +24,6 @@ from tiny_gpt2 import (
     assert_same_logits,
     assert_same_weights,
     greedy,
-    rewrite,
     rewrite_json,
     their_greedy,
     tiny,
@@ -34,6 +33,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
 from gptlib import weights
+from gptlib.attention import Mix
 from gptlib.extras.models import load_model
 from gptlib.gpt2 import (
     GPT,
@@ -44,7 +44,6 @@ from gptlib.gpt2 import (
     GPTConfig,
     attention_maps,
 )
-from gptlib.attention import Mix
 from gptlib.instructions import add_lora
 from gptlib.tokenizer import BPETokenizer, gpt2_encoding
 from gptlib.weights import (
@@ -113,8 +112,8 @@ def test_a_view_is_the_models_own_memory() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"positions": "sinusoidal"}, r"1 tensors differ: wpe.weight missing instead of \(16, 8\)"),
-        ({"bias": False}, "13 tensors differ: h.0.attn.c_attn.bias missing"),
+        ({"positions": "sinusoidal"}, r"wpe.weight missing instead of \(16, 8\)"),
+        ({"bias": False}, "h.0.attn.c_attn.bias missing .* and 8 more"),
     ],
 )
 def test_what_gpt2_has_no_place_for_is_not_saved(
@@ -267,12 +266,12 @@ def test_a_model_of_the_size_of_gpt2_is_that_of_transformers(tmp_path: Path) -> 
         ({"n_inner": 100}, "n_inner 100 where GPT-2 has None"),
         ({"n_inner": {}}, "n_inner {} where"),
         ({"n_embd": "gone"}, "it lacks 'n_embd'"),
-        ({"n_head": 3}, "not divisible by n_head 3"),
+        ({"n_head": 3}, "must be divisible by n_head, 3"),
         ({"n_layer": "2"}, "n_layer is '2'"),
         ({"n_layer": 10**9}, "28 tensors can't be 1000000000 layers"),
-        ({"n_layer": 3}, "12 tensors differ: h.2.attn.c_attn.bias missing instead of"),
+        ({"n_layer": 3}, r"h.2.attn.c_attn.bias missing instead of .* and 7 more\)"),
         ({"vocab_size": 10**18}, r"wte.weight \(270, 8\) instead of \(1000000000000000000, 8\)"),
-        ({"n_embd": 10**15}, "2 tensors differ: wpe.weight"),
+        ({"n_embd": 10**15}, r"configuration \(wpe.weight"),
         ({"resid_pdrop": "x"}, "config.json: "),
         ({"resid_pdrop": 1.5}, "dropout is 1.5"),
     ],
@@ -617,19 +616,17 @@ def forgotten_last_norm(model: GPT) -> None:
 def forgotten_residual(model: GPT) -> None:
     block_1 = model.blocks[1]
 
-    def forward(x: Tensor, _mix: Mix | None = None) -> Tensor:
-        x = block_1.attn(block_1.ln_1(x))
+    def forward(x: Tensor, mix: Mix | None = None) -> Tensor:
+        x = block_1.attn(block_1.ln_1(x), mix)
         return x + block_1.mlp(block_1.ln_2(x))
 
-    block_1.forward = forward  # type: ignore[method-assign]
+    vars(block_1)["forward"] = forward
 
 
 def no_causal_mask(model: GPT) -> None:
     attn = model.blocks[1].attn
     right = attn.forward
-    attn.forward = lambda x, _mix: right(  # type: ignore[method-assign]
-        x, F.scaled_dot_product_attention
-    )
+    vars(attn)["forward"] = lambda x, _mix: right(x, F.scaled_dot_product_attention)
 
 
 def interleaved_heads(model: GPT) -> None:
