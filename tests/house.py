@@ -11,7 +11,7 @@ import sys
 import tempfile
 import tokenize
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,7 +32,7 @@ class Weight:
     comments: int = 0
 
     def __add__(self, other: "Weight") -> "Weight":
-        return Weight(*(a + b for a, b in zip(vars(self).values(), vars(other).values())))
+        return Weight(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def docstring_lines(tree: ast.AST) -> set[int]:
@@ -90,8 +90,8 @@ def validation_lines(source: str, helpers: set[str]) -> set[int]:
             if node.name == "__post_init__":
                 lines.update(_span(node))
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            if getattr(node.value.func, "id", "") in helpers:
-                lines.update(_span(node))
+            is_check = getattr(node.value.func, "id", "") in helpers
+            lines.update(_span(node) if is_check else [])
     return lines & code_lines(source)
 
 

@@ -21,6 +21,7 @@ from test_compiled import needs_compiler
 
 from gptlib import generation
 from gptlib.extras import doctor
+from gptlib.extras.chat import save_tuned
 from gptlib.extras.cli import COMMANDS, main
 from gptlib.extras.commands import writing
 from gptlib.extras.commands.base import quoted, suggestion
@@ -29,7 +30,7 @@ from gptlib.extras.models import load_model
 from gptlib.extras.options import read_options
 from gptlib.generation import Sampling, beam_search, generate, generate_text
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.instructions import CHAT, encode_records, save_tuned, tune
+from gptlib.instructions import CHAT, encode_records, tune
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text
 from gptlib.training import TrainingConfig
 from gptlib.weights import save_gpt2
@@ -214,7 +215,7 @@ def test_a_step_that_cannot_be_compiled_is_told_in_one_line(
     def without_compiler(model: GPT) -> GPT:
         raise RuntimeError("it needs a C++ compiler")
 
-    monkeypatch.setattr("gptlib.extras.compiled.compile_decode", without_compiler)
+    monkeypatch.setattr("gptlib.extras.fast.compile_decode", without_compiler)
     with pytest.raises(SystemExit) as caught:
         main(["generate", "--model", str(folder), "--prompt", "the", "--compile"])
     assert caught.value.code == 2

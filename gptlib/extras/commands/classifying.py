@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from gptlib.extras.options import Options, read_options
 if TYPE_CHECKING:  # PyTorch waits
     from collections.abc import Sequence
 
-    from gptlib.classification import Record
+    from gptlib.classification import LabeledText
 
 __all__ = ["classify_parser"]
 
@@ -150,11 +151,11 @@ def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
         FineTuning,
         TextClassifier,
         fit,
-        read_records,
         remove_duplicates,
         save_classifier,
         split_records,
     )
+    from gptlib.extras.formats.records import read_records
     from gptlib.extras.models import load_model
 
     config = FineTuning(**given)
@@ -175,10 +176,13 @@ def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     longest = model.config.context_length
     classifier = TextClassifier(model, tokenizer, labels, longest, "mean", generator)
     print(f"{len(train)} records to learn from, {len(validation)} to stop by, {len(test)} to judge")
-    for report in fit(classifier, train, validation, config):
+    best = math.inf
+    for epoch, report in enumerate(fit(classifier, train, validation, config), start=1):
+        loss = report.validation_loss or 0.0
+        mark, best = " (best)" if loss < best else "", min(best, loss)
         print(
-            f"epoch {report.epoch}: loss {report.train_loss:.4f}, on the others "
-            f"{report.validation_loss:.4f}{' (best)' * report.is_best}, {report.seconds:.0f} s",
+            f"epoch {epoch}: loss {report.loss:.4f}, on the others {loss:.4f}{mark}, "
+            f"{report.seconds:.0f} s",
             flush=True,
         )
     save_classifier(classifier, folder)
@@ -186,7 +190,7 @@ def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     return 0
 
 
-def _judge(folder: Path, test: Sequence[Record]) -> None:
+def _judge(folder: Path, test: Sequence[LabeledText]) -> None:
     """Say how the saved classifier does on records that it never saw, class by class."""
     from gptlib.classification import confusion, load_classifier, predict
 

@@ -272,7 +272,7 @@ class _Training:
 
             checkpoint_activations(model)
         if self.wishes.onednn:
-            from gptlib.extras.onednn import multiply_in_onednn
+            from gptlib.extras.fast.onednn import multiply_in_onednn
 
             multiply_in_onednn(model)
         self._say_beginning(run, device, begin)

@@ -21,6 +21,7 @@ from gptlib.extras.commands.base import (
 from gptlib.extras.options import Options, number, read_options, whole
 
 if TYPE_CHECKING:  # PyTorch waits
+    from gptlib.generation import Step
     from gptlib.gpt2 import GPT
     from gptlib.instructions import PromptForm
 
@@ -202,7 +203,7 @@ class _Writer:
         wanted = arguments.model or default_model()
         self.name, self.wanted = Path(wanted).name, wanted
         model, self.tokenizer = load_model(wanted)
-        self.model = _compiled(model.to(device)) if arguments.compile else model.to(device)
+        self.model, self.step = _fast(model.to(device), arguments.compile)
         self.context_length = self.model.config.context_length
         self.generator = torch.Generator()  # on the CPU: the same text on every device
         if arguments.seed is None:
@@ -223,6 +224,7 @@ class _Writer:
             stop=self.arguments.stop,
             min_new_tokens=self.arguments.min_new_tokens,
             generator=self.generator,
+            step=self.step,
         )
 
     def reply(self, prompt: Sequence[int]) -> Generator[str, None, None]:
@@ -239,6 +241,7 @@ class _Writer:
             min_new_tokens=self.arguments.min_new_tokens,
             end_tokens=ends,
             generator=self.generator,
+            step=self.step,
         )
         return stream_text(tokens, TextStream(self.tokenizer, self.arguments.stop), ends)
 
@@ -269,13 +272,14 @@ class _Writer:
         return text
 
 
-def _compiled(model: GPT) -> GPT:
-    """Compile a model's decode step; a machine that can't is told of in one line."""
-    from gptlib.extras.compiled import compile_decode
+def _fast(model: GPT, compile: bool) -> tuple[GPT, Step | None]:
+    """Make a model fast; a machine that can't compile is told of in one line."""
+    from gptlib.extras.fast import fast
 
-    note("compiling ...")
+    if compile:
+        note("compiling ...")
     try:
-        return compile_decode(model)
+        return fast(model, compile)
     except RuntimeError as error:
         raise ValueError(f"leave out --compile: {error}") from error
 
@@ -393,7 +397,7 @@ class _Questions:
         self.turns.clear()
 
     def take(self, line: str) -> None:
-        from gptlib.instructions import fit_prompt, remember
+        from gptlib.extras.chat import fit_prompt, remember
 
         if not line.strip():
             return
@@ -418,8 +422,8 @@ def _open(arguments: argparse.Namespace) -> _Text | _Questions:
     """Begin a conversation of the kind that the model is made for."""
     given = _check(arguments)
     writer = _Writer(arguments, given)
+    from gptlib.extras.chat import load_form
     from gptlib.generation import Sampling
-    from gptlib.instructions import load_form
     from gptlib.weights import RELEASES
 
     form = None if str(writer.wanted) in RELEASES else load_form(writer.wanted)
