@@ -41,10 +41,6 @@ def next_token_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
-Precision = Literal["float32", "bfloat16"]
-"""In how many bits matrix products run."""
-
-
 def perplexity(nats_per_token: float) -> float:
     """Turn a loss into the number of equally likely tokens that would be as hard to guess among.
 
@@ -97,6 +93,10 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8) -> float:
     finally:
         model.train(was_training)
     return total / (len(tokens) - 1)
+
+
+Precision = Literal["float32", "bfloat16"]
+"""In how many bits matrix products run."""
 
 
 @dataclass(frozen=True)
@@ -296,7 +296,7 @@ def take_step(state: TrainingState, draw: Draw, loss: Loss) -> tuple[Tensor, Ten
 
 
 def save_checkpoint(path: str | Path, state: TrainingState, gathered: Any = None) -> None:
-    """Write all of a run to one file: a kill leaves the old checkpoint or the new one, never half.
+    """Write all of a run to one file: a kill leaves the old file or the new one, never half.
 
     Args:
         path: The file; its folder is made.
