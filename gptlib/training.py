@@ -187,7 +187,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         [(2, 0.1), (3, 0.0)]
     """
     learned = [p for p in model.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in learned if p.dim() >= 2]},
         {"params": [p for p in learned if p.dim() < 2], "weight_decay": 0.0},
     ]
