@@ -80,13 +80,14 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8) -> float:
     """
     length, device = model.config.context_length, model.ln_f.weight.device
     check_stream(tokens, length, "the text to evaluate")
-    windows = tokens.unfold(0, length + 1, length)  # (N, T + 1): a last target is the next input
+    # The last target of a window is the first input of the next, so each token is judged once.
+    windows = tokens.unfold(0, length + 1, length)  # (N, T + 1)
     rest = tokens[None, len(windows) * length :]  # (1, at most T)
     was_training, total = model.training, 0.0
     model.eval()
     try:
         for batch in (*windows.split(batch_size), rest):
-            n_targets = batch[:, 1:].numel()
+            n_targets = batch[:, 1:].numel()  # a mean counts as often as it has targets
             if n_targets:
                 batch = batch.to(device, torch.int64)
                 total += n_targets * next_token_loss(model, batch[:, :-1], batch[:, 1:]).item()
@@ -288,6 +289,7 @@ def take_step(state: TrainingState, draw: Draw, loss: Loss) -> tuple[Tensor, Ten
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)  # some callers' parts learn faster
     mean_loss = accumulate_gradients(model, draw(state), loss, config.precision)
+    # One length over all parameters: cut together, the gradient keeps its direction.
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     state.optimizer.step()
     state.optimizer.zero_grad()
@@ -331,8 +333,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         FileNotFoundError: If there is no such file.
         ValueError: If it is cut off, or holds anything but tensors and plain values.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # a missing file keeps Python's own error
         try:
+            # A pickle can hold code that runs while it is read; weights_only allows none.
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load has many of them for a broken file
             raise ValueError(
@@ -360,6 +363,7 @@ def restore(
     Raises:
         ValueError: If the checkpoint belongs to another configuration.
     """
+    # Compared before anything changes, so that a refused checkpoint does no harm.
     ours = asdict(cast(GPT, state.model).config) | asdict(state.config)
     theirs = checkpoint["model_config"] | checkpoint["training_config"]
     for name, value in theirs.items():
@@ -368,7 +372,7 @@ def restore(
                 f"the checkpoint was made with {name} {value!r}, this run has {ours.get(name)!r}; "
                 "use the checkpoint's model_config and training_config, or start anew elsewhere"
             )
-    if load is None:
+    if load is None:  # the whole model is here
         state.model.load_state_dict(checkpoint["model"])
         state.optimizer.load_state_dict(checkpoint["optimizer"])
     else:
@@ -453,11 +457,11 @@ def run_steps(
         state.model.train()  # the caller may have looked at the model meanwhile
         steps = [torch.stack(step(state)) for _ in range(first, stop)]
         losses, norms = gather(torch.stack(steps, dim=1)).tolist()  # only here a GPU is waited for
-        # Looked at before anything is saved, so that the last checkpoint stays good.
+        # A number that is none stops the run before it is saved: the last checkpoint stays good.
         check_finite(first + 1, losses, "loss", path)
         check_finite(first + 1, norms, "gradient norm", path)
         speed = (state.n_tokens - drawn) / (clock() - begin)
-        state.model.eval()
+        state.model.eval()  # for the score, and for a caller who looks at the model
         last = stop == config.n_steps
         if score is not None and (last or stop % config.evaluate_every == 0):
             validation_loss = score()
@@ -513,6 +517,7 @@ def train(
         FloatingPointError: While running, at the first loss or gradient that is no number; the
             checkpoint stays as it was.
     """
+    # All is checked here at the call: a generator's body would wait for the first report.
     check_stream(train_tokens, model.config.context_length, "the training split")
     if validation_tokens is not None:
         check_stream(validation_tokens, model.config.context_length, "the validation split")
