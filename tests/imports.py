@@ -6,7 +6,7 @@ import sys
 
 from notebook_files import public_names
 
-THIRD_PARTY = {"huggingface_hub", "numpy", "regex", "safetensors", "tiktoken", "torch"}
+THIRD_PARTY = {"numpy", "regex", "safetensors", "tiktoken", "torch"}
 
 
 def imported_modules(source: str) -> list[str]:

@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from gptlib.extras.chat import fit_prompt, load_form, remember
 from gptlib.extras.commands.writing import Writer, show, writing_parser
+from gptlib.extras.formats.hub import RELEASES
 from gptlib.extras.options import CommandParser, given, whole
 from gptlib.generation import Sampling
 from gptlib.instructions import PromptForm, Record
-from gptlib.weights import RELEASES
 
 __all__ = ["parser"]
 
