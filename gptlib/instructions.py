@@ -338,7 +338,7 @@ def respond(
     for i in range(0, len(prompts), batch_size):
         some = prompts[i : i + batch_size]
         steps = generate_batch(model, some, max_new_tokens, greedy, end_tokens=ends)
-        for row in zip(*steps, strict=True):
+        for row in zip(*steps, strict=True):  # one question's tokens; None when it had ended
             text = tokenizer.decode([t for t in row if t is not None and t not in ends])
             answers.append(text.strip())
     return answers
@@ -398,6 +398,7 @@ def draw_rows(
     while True:
         order = torch.randperm(len(examples), generator=generator).tolist()
         shuffled = [examples[i] for i in order]
+        # Packed anew in each round, so that an example meets other neighbours in its batch.
         rows = [[example] for example in shuffled] if length is None else pack(shuffled, length)
         for i in range(0, len(rows), batch_size):
             yield rows[i : i + batch_size]
@@ -529,6 +530,7 @@ class LoRALinear(nn.Module):
         down = torch.empty(config.rank, n_in)  # drawn on the CPU: the same on every device
         nn.init.uniform_(down, -(n_in**-0.5), n_in**-0.5, generator=generator)
         self.down = nn.Parameter(down.to(linear.weight))
+        # One of the two starts at zero, and only one: with both, neither would get a gradient.
         self.up = nn.Parameter(linear.weight.new_zeros(n_out, config.rank))
 
     def forward(self, x: Tensor) -> Tensor:
