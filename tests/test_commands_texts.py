@@ -12,7 +12,7 @@ from command_line import pipe_in, refusal, written
 from gptlib.extras.cli import main
 from gptlib.extras.commands.preparing import TOKENS_FILE
 from gptlib.extras.texts import find_text
-from gptlib.scaling import open_tokens
+from gptlib.extras.tokens import open_tokens
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, gpt2_encoding
 from gptlib.weights import read_tokenizer
 
@@ -208,16 +208,16 @@ def test_a_preparation_goes_on_after_a_kill_and_refuses_other_words(
     words = ["data", "prepare", folder, "--tokenizer", "train", "--vocab-size", 260]
     whole, part = [*words, "--save", tmp_path / "1"], [*words, "--save", tmp_path / "2"]
     written(capsys, *whole)
-    from gptlib import scaling
+    from gptlib.extras import tokens as files_of_tokens
 
-    prepare = scaling.prepare_tokens
+    prepare = files_of_tokens.prepare_tokens
     with monkeypatch.context() as patch:
 
         def killed(texts: Iterable[str], tokenizer: Tokenizer, path: Path) -> Iterator[int]:
             yield next(prepare(texts, tokenizer, path, save_every=1))
             raise KeyboardInterrupt
 
-        patch.setattr(scaling, "prepare_tokens", killed)
+        patch.setattr(files_of_tokens, "prepare_tokens", killed)
         assert main([str(word) for word in part]) == 130
     assert "stopped; the same command goes on where it was" in capsys.readouterr().err
     name = tmp_path / "2" / TOKENS_FILE

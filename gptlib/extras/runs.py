@@ -25,8 +25,8 @@ from gptlib.extras.commands.preparing import TOKENS_FILE, is_prepared, keep_toke
 from gptlib.extras.commands.tokenizing import say_empty, train_tokenizer
 from gptlib.extras.run_config import START_STD, RunConfig, to_yaml
 from gptlib.extras.texts import Text, find_text, find_texts
+from gptlib.extras.tokens import open_tokens
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.scaling import open_tokens
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, whole_file
 from gptlib.training import TrainingConfig
 

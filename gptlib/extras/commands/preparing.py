@@ -123,7 +123,7 @@ def prepare(texts: Sequence[Text], tokenizer: Tokenizer, folder: Path) -> int:
     Raises:
         ValueError: If it was begun with other texts or another tokenizer, or a text is none.
     """
-    from gptlib.scaling import open_tokens, prepare_tokens
+    from gptlib.extras.tokens import open_tokens, prepare_tokens
 
     path = folder / TOKENS_FILE
     with progress(sum(text.n_bytes for text in texts), "tokens", "B") as advance:
