@@ -5,8 +5,6 @@ Example:
     >>> x = torch.randn(1, 5, 8)
     >>> attention(x).shape  # (B, T, C)
     torch.Size([1, 5, 8])
-    >>> attention_weights(attention, x).shape  # (B, H, T, S)
-    torch.Size([1, 2, 5, 5])
 """
 
 import math
@@ -129,24 +127,3 @@ class CausalSelfAttention(nn.Module):
         dropout = self.dropout.p if self.training else 0.0
         heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.merge(heads)  # (B, T, C)
-
-
-def attention_weights(attention: CausalSelfAttention, x: Tensor) -> Tensor:
-    """Look at the weights that the fused kernel never shows.
-
-    Args:
-        attention: The layer; its dropout plays no part here.
-        x: Its input, shape (B, T, C).
-
-    Returns:
-        The weights of every head, shape (B, H, T, S) with S = T; each row sums to 1, and nothing
-        stands above the diagonal.
-
-    Example:
-        >>> attention = CausalSelfAttention(n_embd=8, n_head=2)
-        >>> attention_weights(attention, torch.zeros(1, 2, 8))[0, 0].tolist()
-        [[1.0, 0.0], [0.5, 0.5]]
-    """
-    q, k, v = attention.project(x)
-    _, weights = attend(q, k, v, causal_mask(x.size(1), device=x.device))
-    return weights  # (B, H, T, S)

@@ -17,6 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 
+def describe(tokens: object) -> str:
+    """Say what was passed in the place of a tensor of ids."""
+    if isinstance(tokens, Tensor):
+        return f"shape {tuple(tokens.shape)} and dtype {tokens.dtype}"
+    return f"a {type(tokens).__name__}"
+
+
 def check_stream(tokens: Tensor, context_length: int, name: str = "tokens") -> None:
     """Refuse a token stream that gives no window, and say what to pass instead.
 
@@ -30,13 +37,12 @@ def check_stream(tokens: Tensor, context_length: int, name: str = "tokens") -> N
     Raises:
         ValueError: If they are no tensor, or the shape, the dtype or a length is wrong.
     """
+    if not isinstance(tokens, Tensor) or tokens.dim() != 1 or tokens.is_floating_point():
+        raise ValueError(
+            f"{name} must be one flat tensor of ids, not {describe(tokens)}; pass torch.tensor(ids)"
+        )
     if context_length < 1:
         raise ValueError(f"context_length is {context_length}; it must be at least 1")
-    if not isinstance(tokens, Tensor) or tokens.dim() != 1 or tokens.is_floating_point():
-        found = type(tokens).__name__
-        if isinstance(tokens, Tensor):
-            found = f"shape {tuple(tokens.shape)} and dtype {tokens.dtype}"
-        raise ValueError(f"{name} must be one flat tensor of ids, not {found}; pass torch.tensor")
     if len(tokens) <= context_length:
         raise ValueError(
             f"{name}: {len(tokens)} tokens are too few for a window of {context_length} and its "
@@ -202,12 +208,10 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
     Raises:
         ValueError: If they are no tensor, or the shape, the dtype, the length or an id is wrong.
     """
-    if not isinstance(tokens, Tensor):
-        raise ValueError(f"tokens are a {type(tokens).__name__}; pass torch.tensor([tokens])")
-    if tokens.dim() != 2 or tokens.dtype != torch.int64:
+    if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
         raise ValueError(
-            f"tokens have shape {tuple(tokens.shape)} and dtype {tokens.dtype}; "
-            "pass shape (batch, positions) and dtype torch.int64"
+            "tokens must be a tensor of shape (batch, positions) and dtype torch.int64, not "
+            f"{describe(tokens)}; pass torch.tensor([ids])"
         )
     if tokens.size(1) > context_length:
         raise ValueError(

@@ -10,7 +10,6 @@ context is full, `window_start`, `read_on`; matrices at the speed of the memory,
 `beam_search`.
 
 Example:
-from gptlib.gpt2 import GPT, GPTConfig
     >>> sizes = GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16)
     >>> model = GPT(sizes, torch.Generator().manual_seed(0)).eval()
     >>> seeded = torch.Generator().manual_seed(0)
@@ -20,15 +19,13 @@ from gptlib.gpt2 import GPT, GPTConfig
 """
 
 import codecs
-import copy
 import math
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass
-from functools import singledispatch
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gptlib.attention import Mix
 from gptlib.gpt2 import GPT, GPTConfig
@@ -506,25 +503,14 @@ def prefill(model: GPT, prompts: Sequence[Sequence[int]], cache: KeyValueCache) 
     return model.unembed(x[:, -1:])[:, 0]  # (B, V)
 
 
-@singledispatch
 @torch.no_grad()
-def decode(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-    """Read one more token per row.
-
-    A class of models may bring its own way, with `decode.register`; `extras.compiled` does.
-
-    Args:
-        model: The model, in evaluation mode.
-        tokens: One token id per row, shape (B,).
-        cache: What was read before; it holds the new tokens as well afterwards.
-
-    Returns:
-        The logits of each row's next token, shape (B, V).
-
-    Raises:
-        ValueError: If the cache is full.
-    """
+def decode_step(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+    """Read one more token per row, shape (B,), and score what follows each: logits (B, V)."""
     return model.unembed(read_new(model, tokens[:, None], cache))[:, 0]  # (B, V)
+
+
+Step = Callable[[Tensor, KeyValueCache], Tensor]
+"""Read one more token per row, (B,), into the cache; return the next token's logits, (B, V)."""
 
 
 def window_start(n_tokens: int, context_length: int) -> int:
@@ -551,13 +537,19 @@ def window_start(n_tokens: int, context_length: int) -> int:
     return math.ceil(excess / quarter) * quarter
 
 
-def read_on(model: GPT, texts: Sequence[Sequence[int]], cache: KeyValueCache) -> Tensor:
+def read_on(
+    model: GPT,
+    texts: Sequence[Sequence[int]],
+    cache: KeyValueCache,
+    step: Step | None = None,
+) -> Tensor:
     """Read what is new in each text: its last token, or its whole window after the window moved.
 
     Args:
         model: The model, in evaluation mode.
         texts: All tokens of each row; since the last call with this cache each has one more.
         cache: Empty at first.
+        step: Reads one more token in the place of `decode_step`.
 
     Returns:
         The logits of each row's next token, shape (B, V).
@@ -567,88 +559,9 @@ def read_on(model: GPT, texts: Sequence[Sequence[int]], cache: KeyValueCache) ->
     before = [window_start(len(text) - 1, context_length) for text in texts]
     if 0 < cache.length < cache.capacity and starts == before:
         last = torch.tensor([text[-1] for text in texts], device=cache.starts.device)
-        return decode(model, last, cache)
+        return decode_step(model, last, cache) if step is None else step(last, cache)
     windows = [text[start:] for text, start in zip(texts, starts, strict=True)]
     return prefill(model, windows, cache)
-
-
-def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute x Wᵀ + b in oneDNN, which reads a large matrix as fast as the memory gives it.
-
-    With few rows, a product costs the time in which W is read. `F.linear` leaves float32 to another
-    library, which on some CPUs reads with one thread only, at a third of the speed.
-
-    Args:
-        x: Float32 on the CPU, shape (..., in); no gradients.
-        weight: Shape (out, in).
-        bias: Shape (out,), or None.
-
-    Returns:
-        What `F.linear` returns, up to rounding, shape (..., out).
-
-    Example:
-        >>> x, weight = torch.randn(1, 64), torch.randn(32, 64)
-        >>> torch.allclose(onednn_linear(x, weight), F.linear(x, weight), atol=1e-4)
-        True
-    """
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # no activation
-
-
-class OneDNNLinear(nn.Linear):
-    """Do what a linear layer does, for inference, in oneDNN."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x, shape (..., in), to (..., out)."""
-        return onednn_linear(x, self.weight, self.bias)
-
-
-class OneDNNGPT(GPT):
-    """Do what a model does, for inference, with the output layer in oneDNN."""
-
-    def unembed(self, x: Tensor) -> Tensor:
-        """Score every token of the vocabulary against the stream x (B, T, C)."""
-        return onednn_linear(self.ln_f(x), self.embed.token_embedding.weight)  # (B, T, V)
-
-
-def share_weights(model: GPT) -> GPT:
-    """Copy a model, but not its weights: the twin's are the model's own, and cost no memory.
-
-    Example:
-        >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16))
-        >>> share_weights(model).ln_f.weight is model.ln_f.weight
-        True
-    """
-    shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)  # what is in `shared` is not copied
-
-
-def use_onednn(model: GPT) -> GPT:
-    """Make a twin of a model for fast inference; it shares the weights and costs no memory.
-
-    Args:
-        model: The model; it stays as it is.
-
-    Returns:
-        The twin, its large matrices multiplied in oneDNN. The model itself where that can't be:
-        not in float32 on a CPU, under autocast, not exactly a `GPT` (one with quantized weights,
-        say), or PyTorch built without oneDNN.
-
-    Example:
-        >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16))
-        >>> use_onednn(model).ln_f.weight is model.ln_f.weight
-        True
-    """
-    weight = model.ln_f.weight
-    is_float32_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-    is_float32_on_cpu = is_float32_on_cpu and not torch.is_autocast_enabled("cpu")
-    if type(model) is not GPT or not is_float32_on_cpu or not torch.backends.mkldnn.is_available():
-        return model
-    twin = share_weights(model)
-    twin.__class__ = OneDNNGPT
-    for layer in twin.modules():
-        if type(layer) is nn.Linear and layer.weight.numel() >= 2**18:  # below, a call costs more
-            layer.__class__ = OneDNNLinear
-    return twin
 
 
 @dataclass(frozen=True)
@@ -866,6 +779,7 @@ def write_batch(
     bounds: Bounds,
     sampling: Sampling,
     generators: Sequence[torch.Generator | None],
+    step: Step | None,
 ) -> Generator[list[int | None], None, None]:
     """Write token by token; `generate_batch` checks what comes in, and explains.
 
@@ -875,6 +789,7 @@ def write_batch(
         bounds: How long the texts get and what ends them.
         sampling: The knobs.
         generators: Each row's own source of randomness.
+        step: Reads one more token in the place of `decode_step`.
 
     Yields:
         The next token of each row, None for a row that has ended.
@@ -882,24 +797,24 @@ def write_batch(
     texts = [list(prompt) for prompt in prompts]
     new_texts: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(texts))) if bounds.max_new_tokens else []  # those still writing
-    model, cache = use_onednn(model), make_cache(model, texts, bounds.max_new_tokens)
+    cache = make_cache(model, texts, bounds.max_new_tokens)
     while rows:
         active, new = [texts[row] for row in rows], [new_texts[row] for row in rows]
         with torch.inference_mode():  # left again before the caller gets its tokens
-            logits = read_on(model, active, cache)  # (B, V)
+            logits = read_on(model, active, cache, step)  # (B, V)
             tokens = next_tokens(
                 logits, active, new, bounds, sampling, [generators[row] for row in rows]
             )
-        step: list[int | None] = [None] * len(texts)
+        written: list[int | None] = [None] * len(texts)
         for row, token in zip(rows, tokens, strict=True):
             texts[row].append(token)
             new_texts[row].append(token)
-            step[row] = token
+            written[row] = token
         going = [place for place, row in enumerate(rows) if not bounds.is_end(new_texts[row])]
         if 0 < len(going) < len(rows):
             cache.reorder(going)
         rows = [rows[place] for place in going]
-        yield step
+        yield written
 
 
 def generate_batch(
@@ -912,6 +827,7 @@ def generate_batch(
     end_tokens: Collection[int] = (),
     stop: Callable[[Sequence[int]], bool] | None = None,
     generators: Sequence[torch.Generator] | None = None,
+    step: Step | None = None,
 ) -> Generator[list[int | None], None, None]:
     """Go on from several prompts at once: each weight is read once for all of them.
 
@@ -930,6 +846,7 @@ def generate_batch(
         generators: One source of randomness per row, on the CPU; each token but greedy ones takes
             one number from it, so a seed gives the same text on every device and in every
             batch. None draws from PyTorch's global generator, in the order of the rows.
+        step: Reads one more token in the place of `decode_step`, a faster one for example.
 
     Returns:
         A generator of steps: the next token of each row, None for a row that has ended.
@@ -962,7 +879,7 @@ def generate_batch(
         raise ValueError(
             f"{len(generators)} generators for {len(rows)} prompts; pass one for each prompt"
         )
-    return write_batch(model, rows, bounds, sampling, generators or [None] * len(rows))
+    return write_batch(model, rows, bounds, sampling, generators or [None] * len(rows), step)
 
 
 def generate(
@@ -975,6 +892,7 @@ def generate(
     end_tokens: Collection[int] = (),
     stop: Callable[[Sequence[int]], bool] | None = None,
     generator: torch.Generator | None = None,
+    step: Step | None = None,
 ) -> Generator[int, None, None]:
     """Go on from a prompt, token by token, while you ask for the next one.
 
@@ -988,6 +906,7 @@ def generate(
         end_tokens: Each of these ends the text and is its last token.
         stop: Asked after each token with all new tokens so far; True ends the text.
         generator: The source of randomness, on the CPU; PyTorch's global one if None.
+        step: Reads one more token in the place of `decode_step`, a faster one for example.
 
     Returns:
         A generator of token ids; leaving the loop stops the work.
@@ -1013,8 +932,9 @@ def generate(
         end_tokens=end_tokens,
         stop=stop,
         generators=None if generator is None else [generator],
+        step=step,
     )
-    return (token for step in steps for token in step if token is not None)
+    return (token for written in steps for token in written if token is not None)
 
 
 class TextStream:
@@ -1101,6 +1021,20 @@ def stream_text(
         yield rest
 
 
+def check_vocabulary(tokenizer: Tokenizer, model: GPT) -> None:
+    """Refuse a tokenizer and a model that don't belong together.
+
+    Raises:
+        ValueError: If the tokenizer has not as many tokens as the model.
+    """
+    n_known = vocabulary_size(tokenizer)
+    if n_known != model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {n_known} tokens and the model {model.config.vocab_size}; pass the "
+            "tokenizer that the model was trained with"
+        )
+
+
 def generate_text(
     model: GPT,
     tokenizer: Tokenizer,
@@ -1112,6 +1046,7 @@ def generate_text(
     end_tokens: Collection[int] | None = None,
     min_new_tokens: int = 0,
     generator: torch.Generator | None = None,
+    step: Step | None = None,
 ) -> Generator[str, None, None]:
     r"""Go on from a text, and hand over more text while you ask for it.
 
@@ -1128,6 +1063,7 @@ def generate_text(
             token if None.
         min_new_tokens: End tokens can't be drawn before so many tokens are written.
         generator: The source of randomness, on the CPU; PyTorch's global one if None.
+        step: Reads one more token in the place of `decode_step`, a faster one for example.
 
     Returns:
         A generator of pieces of text, without the prompt: whole characters, none empty. Bytes
@@ -1146,12 +1082,7 @@ def generate_text(
         >>> len("".join(pieces)) <= 10
         True
     """
-    n_known = vocabulary_size(tokenizer)
-    if n_known != model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {n_known} tokens and the model {model.config.vocab_size}; pass the "
-            "tokenizer that the model was trained with"
-        )
+    check_vocabulary(tokenizer, model)
     ends = end_of_text(tokenizer) if end_tokens is None else frozenset(end_tokens)
     stream = TextStream(tokenizer, stop)
     tokens = generate(
@@ -1162,6 +1093,7 @@ def generate_text(
         min_new_tokens=min_new_tokens,
         end_tokens=ends,
         generator=generator,
+        step=step,
     )
     return stream_text(tokens, stream, ends)
 
@@ -1247,6 +1179,7 @@ def beam_search(
     *,
     length_penalty: float = 1.0,
     end_token: int | None = None,
+    step: Step | None = None,
 ) -> list[Beam]:
     """Look for likely texts by keeping the best few beginnings at each length.
 
@@ -1260,6 +1193,7 @@ def beam_search(
         length_penalty: The power of the length that a score is divided by: 0 compares sums, which
             favours short texts, 1 the mean per token; above 1 favours long ones.
         end_token: A token that ends a text; None lets all grow to `max_new_tokens`.
+        step: Reads one more token in the place of `decode_step`, a faster one for example.
 
     Returns:
         The finished texts, best first.
@@ -1290,9 +1224,9 @@ def beam_search(
     check_prompts([text], model.config)
     check_ids([] if end_token is None else [end_token], model.config.vocab_size)
     texts, scores, finished = [text], torch.zeros(1), [Beam((), 0.0)] * (max_new_tokens == 0)
-    model, cache = use_onednn(model), make_cache(model, texts, max_new_tokens)
+    cache = make_cache(model, texts, max_new_tokens)
     for length in range(1, max_new_tokens + 1):
-        logits = read_on(model, texts, cache)  # (B, V)
+        logits = read_on(model, texts, cache, step)  # (B, V)
         found = grow_beams(logits, scores.to(logits.device), 2 * n_beams)
         if not math.isfinite(found[0][0]):
             raise not_finite(texts[0])

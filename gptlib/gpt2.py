@@ -41,9 +41,7 @@ class GPTConfig:
     """Describe a model completely; the defaults are GPT-2 with 124 million parameters.
 
     Raises:
-        ValueError: If a size is not a whole number of at least 1, `n_embd` is not divisible by
-            `n_head`, `dropout` is not from 0 to below 1, `positions` is unknown, or an odd
-            `n_embd` meets sinusoidal positions, which come in pairs.
+        ValueError: If a field breaks its rule; the message names both.
 
     Source:
         Radford et al. 2019 (GPT-2), table 2, and the file `hparams.json` of each released model.
@@ -71,25 +69,17 @@ class GPTConfig:
     """"learned", as GPT-2's, or "sinusoidal"."""
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "context_length", "n_layer", "n_head", "n_embd")
-        whole = {name: getattr(self, name) for name in sizes}
+        for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
+            size = getattr(self, name)
+            is_whole = isinstance(size, int) and size >= 1
+            check_fields(self, {name: ("a whole number of at least 1", is_whole)})
+        each = f"divisible by n_head, {self.n_head}: each head gets the same number of channels"
         rules = {
-            name: ("a whole number of at least 1", isinstance(size, int) and size >= 1)
-            for name, size in whole.items()
-        }
-        check_fields(self, rules)
-        rules = {
-            "n_embd": (
-                f"divisible by n_head, which is {self.n_head}: each head needs the same whole "
-                "number of channels",
-                self.n_embd % self.n_head == 0,
-            ),
+            "n_embd": (each, self.n_embd % self.n_head == 0),
             "dropout": ("a share from 0 to below 1", 0 <= self.dropout < 1),
-            "positions": ("learned or sinusoidal", self.positions in get_args(Positions)),
+            "positions": ("'learned' or 'sinusoidal'", self.positions in get_args(Positions)),
         }
         check_fields(self, rules)
-        if self.positions == "sinusoidal" and self.n_embd % 2:
-            raise ValueError(f"n_embd is {self.n_embd}; sinusoidal positions need an even number")
 
     @property
     def head_size(self) -> int:
@@ -226,8 +216,8 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, device="meta")
         tie_head(self)
         # A file may hold the shared table once, and loading with assign=True would part the two.
-        self.register_load_state_dict_pre_hook(fill_head)
-        self.register_load_state_dict_post_hook(tie_head)
+        self.register_load_state_dict_pre_hook(fill_head)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(tie_head)  # type: ignore[no-untyped-call]
         initialize(self, config.n_layer, generator)
 
     def unembed(self, x: Tensor) -> Tensor:
@@ -319,9 +309,8 @@ def count_parameters(config: GPTConfig) -> dict[str, int]:
     }
     counts = dict.fromkeys([*part_of.values(), "norms"], 0)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            module = next((word for word in name.split(".") if word in part_of), None)
-            counts[part_of[module] if module else "norms"] += parameter.numel()
+        module = next((word for word in name.split(".") if word in part_of), None)
+        counts[part_of[module] if module else "norms"] += parameter.numel()
     return counts | {"total": sum(counts.values())}
 
 
@@ -342,9 +331,6 @@ def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dic
         Operations per token: "matrices", "attention", "forward" (their sum) and "training"
         (three times the forward pass).
 
-    Raises:
-        ValueError: If `context_length` is below 1 or above the model's.
-
     Source:
         Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table 1.
 
@@ -353,10 +339,6 @@ def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dic
         284812800
     """
     length = config.context_length if context_length is None else context_length
-    if not 1 <= length <= config.context_length:
-        raise ValueError(
-            f"context_length is {length}; choose from 1 to the model's {config.context_length}"
-        )
     per_block = 12 * config.n_embd**2  # qkv 3, proj 1, expand 4, proj 4
     matrices = 2 * (config.n_layer * per_block + config.vocab_size * config.n_embd)
     attention = 4 * config.n_layer * length * config.n_embd
@@ -385,17 +367,10 @@ def memory_bytes(config: GPTConfig, n_tokens: int = 1, bytes_per_value: int = 4)
         model keeps of past tokens when it writes text (2 C values per block). Inference needs
         weights and keys and values; training needs all but keys and values.
 
-    Raises:
-        ValueError: If a number is below 1.
-
     Example:
         >>> memory_bytes(GPT2_SMALL, n_tokens=1024)["keys and values"]
         75497472
     """
-    if n_tokens < 1 or bytes_per_value < 1:
-        raise ValueError(
-            f"n_tokens is {n_tokens} and bytes_per_value {bytes_per_value}; both must be at least 1"
-        )
     learned = count_parameters(config)["total"]
     frozen = config.context_length * config.n_embd if config.positions == "sinusoidal" else 0
     blocks = config.n_layer * config.n_embd

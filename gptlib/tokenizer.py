@@ -1,9 +1,5 @@
 """Turn text into tokens and tokens into text: byte-pair encoding as GPT-2 does it.
 
-The definitions stand in teaching order. Training: `split_words`, `count_words`, `PairCounts`,
-`train_bpe`. Using: `merge_word`, `Vocabulary`, `BPETokenizer`. Files: `write_files`,
-`read_files`, and GPT-2's own table: `read_gpt2_ranks`, `recover_merges`, `gpt2_encoding`.
-
 A token is a string of bytes. Its id is a whole number below the vocabulary size. Ids follow
 GPT-2: the 256 single bytes first (in the order of `byte_characters`), then one id for each
 merge in the order of training, then the special tokens.
@@ -38,13 +34,6 @@ Merge = tuple[bytes, bytes]
 def join_pair(parts: Sequence[bytes], pair: Merge) -> list[bytes]:
     """Join every occurrence of a pair of neighbours, from left to right, without overlap.
 
-    Args:
-        parts: The tokens of one word.
-        pair: The two tokens to join where they stand side by side.
-
-    Returns:
-        The tokens after the merge, as many as before or fewer.
-
     Source: Sennrich et al. 2016, "Neural Machine Translation of Rare Words with Subword
         Units", algorithm 1.
 
@@ -71,14 +60,10 @@ SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(
 def split_words(text: str) -> list[str]:
     """Cut a text into GPT-2's words; joined together they are the text again.
 
-    Args:
-        text: Any text without lone surrogates.
-
-    Returns:
-        The words in order. A space belongs to the word after it.
+    A space belongs to the word after it.
 
     Raises:
-        ValueError: If it is no str, or holds a lone surrogate, which no UTF-8 can spell.
+        ValueError: If the text holds a lone surrogate, which no UTF-8 can spell.
 
     Source: `pat` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
 
@@ -86,8 +71,6 @@ def split_words(text: str) -> list[str]:
         >>> split_words("We'll meet in 1812, Natasha!")
         ['We', "'ll", ' meet', ' in', ' 1812', ',', ' Natasha', '!']
     """
-    if not isinstance(text, str):
-        raise ValueError(f"the text is of type {type(text).__name__}; pass one str")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -105,12 +88,6 @@ def count_words(text: str | Iterable[str]) -> Counter[str]:
     Args:
         text: One text, or several (documents, lines); no word spans two of them.
 
-    Returns:
-        The number of occurrences of each word of `split_words`.
-
-    Raises:
-        ValueError: If there is no text at all, or a lone surrogate in it.
-
     Example:
         >>> count_words("no news, no war")
         Counter({'no': 1, ' news': 1, ',': 1, ' no': 1, ' war': 1})
@@ -118,8 +95,6 @@ def count_words(text: str | Iterable[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
     for part in [text] if isinstance(text, str) else text:
         counts.update(split_words(part))
-    if not counts:
-        raise ValueError("the text is empty: it has 0 characters; pass at least one word")
     return counts
 
 
@@ -127,10 +102,9 @@ def count_words(text: str | Iterable[str]) -> Counter[str]:
 def byte_characters() -> Mapping[int, str]:
     """Give each byte the visible character that stands for it in GPT-2's files.
 
-    The order of the dictionary is GPT-2's order of the bytes: their ids are 0 to 255 in it.
-
     Returns:
-        One printable character for each of the 256 bytes; 188 bytes stand for themselves.
+        One printable character for each of the 256 bytes, in GPT-2's order: their ids are 0 to 255
+        in it. 188 bytes stand for themselves.
 
     Source: `bytes_to_unicode` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
 
@@ -153,6 +127,9 @@ class PairCounts:
     word is stored once with its count, a merge visits only the words that hold its pair, and a
     heap gives the most frequent pair without a search.
 
+    Args:
+        words: How often each word occurs, from `count_words`.
+
     Attributes:
         words: Each different word as a string of tokens.
         word_counts: How often each of `words` occurs.
@@ -169,11 +146,6 @@ class PairCounts:
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
-        """Count the pairs of bytes.
-
-        Args:
-            words: How often each word occurs, from `count_words`.
-        """
         id_of_byte = bytes.maketrans(bytes(byte_characters()), bytes(range(256)))
         self.words = [word.encode().translate(id_of_byte).decode("latin-1") for word in words]
         self.word_counts = list(words.values())
@@ -187,11 +159,7 @@ class PairCounts:
         heapify(self.heap)
 
     def pop_most_frequent(self) -> str | None:
-        """Take out the most frequent pair; among equals the one with the smallest ids.
-
-        Returns:
-            The pair as a string of two tokens, or None when no pair is left.
-        """
+        """Take out the most frequent pair (of equals the smallest ids), or None at the end."""
         while self.heap:
             count, pair = heappop(self.heap)
             if -count == self.counts[pair]:
@@ -201,12 +169,7 @@ class PairCounts:
         return None
 
     def merge(self, pair: str, token: str) -> None:
-        """Replace a pair by a new token in every word, and correct the counts.
-
-        Args:
-            pair: The two tokens to join, as a string of two characters.
-            token: The new token, a character that no word holds yet.
-        """
+        """Replace a pair by a new token, which no word holds yet, and correct the counts."""
         new_pairs: set[str] = set()
         for index in self.places.pop(pair):
             old, count = self.words[index], self.word_counts[index]
@@ -237,11 +200,8 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
         vocab_size: Number of tokens wanted, at least 257: 256 bytes, the merges, and
             `END_OF_TEXT`.
 
-    Returns:
-        The `vocab_size - 257` merges in the order of training.
-
     Raises:
-        ValueError: If the vocabulary size is below 257, or the text is empty or too small.
+        ValueError: If the vocabulary size is below 257, or the text gives too few merges.
 
     Source: Sennrich et al. 2016, algorithm 1, on bytes as in Radford et al. 2019 (GPT-2),
         section 2.2.
@@ -281,9 +241,6 @@ def merge_word(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
         word: The bytes of one word of `split_words`.
         ranks: For each merge its place in the order of training, 0 for the first.
 
-    Returns:
-        The tokens of the word, in order.
-
     Source: `bpe` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
 
     Example:
@@ -313,9 +270,6 @@ def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes
         merges: The merges in the order of training.
         special: Names of special tokens, <|name|>, in the order of their ids.
 
-    Returns:
-        The bytes of each token; the place in the list is the id.
-
     Raises:
         ValueError: If a merge uses a token that does not exist yet or makes one that exists
             already, or if a special token is not of the form <|name|> or comes twice.
@@ -344,11 +298,17 @@ def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes
 class Vocabulary:
     """Number the tokens and turn ids back into text.
 
+    Args:
+        merges: In the order of training: from `train_bpe`, `recover_merges` or `read_merges`.
+        special: Names of special tokens, of the form <|name|>; they get the last ids.
+
     Attributes:
-        merges: The merges in the order of training.
         tokens: The bytes of each token; the place in the list is the id.
         ids: The id of each token that is not special, by its bytes.
         special_tokens: The id of each special token, by its name.
+
+    Raises:
+        ValueError: If a merge or a special token is not possible (`number_tokens`).
 
     Example:
         >>> Vocabulary([(b"t", b"h"), (b"th", b"e")]).decode([257, 258])
@@ -356,16 +316,6 @@ class Vocabulary:
     """
 
     def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
-        """Number the tokens: bytes, merges, special tokens.
-
-        Args:
-            merges: The merges in the order of training: from `train_bpe`, `recover_merges`
-                or `read_merges`.
-            special: Names of special tokens, of the form <|name|>; they get the last ids.
-
-        Raises:
-            ValueError: If a merge or a special token is not possible (`number_tokens`).
-        """
         self.merges, names = list(merges), list(special)
         self.tokens = number_tokens(self.merges, names)
         self.ids = {token: i for i, token in enumerate(self.tokens)}
@@ -377,13 +327,7 @@ class Vocabulary:
         return len(self.tokens)
 
     def token_bytes(self, token: int) -> bytes:
-        """Look up the bytes of one token.
-
-        Args:
-            token: An id from 0 to `vocab_size - 1`.
-
-        Returns:
-            The bytes; they need not be whole characters.
+        """Look up the bytes of one token; they need not be whole characters.
 
         Raises:
             ValueError: If there is no such id.
@@ -396,44 +340,16 @@ class Vocabulary:
         return self.tokens[token]
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """Turn token ids into the bytes they stand for, exactly.
-
-        Args:
-            tokens: Ids from 0 to `vocab_size - 1`.
-
-        Returns:
-            The bytes of all tokens, one after the other.
-
-        Raises:
-            ValueError: If there is no such id.
-        """
-        if getattr(tokens, "ndim", 1) != 1:
-            raise ValueError("tokens have several dimensions; pass one row of ids")
+        """Turn token ids into the bytes they stand for, exactly."""
         return b"".join(map(self.token_bytes, tokens))
 
     def decode(self, tokens: Iterable[int]) -> str:
-        """Turn token ids into text; bytes that are no whole character become U+FFFD.
-
-        Args:
-            tokens: Ids from 0 to `vocab_size - 1`.
-
-        Returns:
-            The text.
-
-        Raises:
-            ValueError: If there is no such id.
-        """
+        """Turn token ids into text; bytes that are no whole character become U+FFFD."""
         return self.decode_bytes(tokens).decode("utf-8", errors="replace")
 
 
 def spell(token: bytes) -> str:
     r"""Write a token with the visible characters that stand for its bytes in GPT-2's files.
-
-    Args:
-        token: The bytes of a token.
-
-    Returns:
-        One character per byte.
 
     Example:
         >>> spell(b" Natasha\n")
@@ -475,10 +391,6 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_files(folder: Path, vocabulary: Vocabulary) -> None:
     """Write a vocabulary and its merges as GPT-2's two files, vocab.json and merges.txt.
 
-    Args:
-        folder: Where to write them; it is made if it is not there.
-        vocabulary: What to write.
-
     Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py, which reads such files
         under the names encoder.json and vocab.bpe.
     """
@@ -491,17 +403,12 @@ def write_files(folder: Path, vocabulary: Vocabulary) -> None:
 
 
 def read_merges(path: Path) -> list[Merge]:
-    """Read the merges from GPT-2's merges.txt.
+    """Read the merges from GPT-2's merges.txt, in the order of training.
 
-    Args:
-        path: A text file: a version line, then one merge per line, its two tokens spelled with
-            `byte_characters` and one space between them.
-
-    Returns:
-        The merges in the order of training.
+    A version line comes first, then one merge a line: two tokens spelled with `byte_characters`,
+    and one space between them.
 
     Raises:
-        FileNotFoundError: If there is no such file.
         ValueError: If a line is not two tokens (for example because the file was cut off).
     """
     byte_of = {character: byte for byte, character in byte_characters().items()}
@@ -521,13 +428,7 @@ def read_merges(path: Path) -> list[Merge]:
 
 
 def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
-    """Read the merges and the special tokens from GPT-2's two files, and compare the files.
-
-    Args:
-        folder: Where vocab.json and merges.txt are.
-
-    Returns:
-        The merges in the order of training, and the names of the special tokens.
+    """Read merges and names of special tokens from GPT-2's two files, and compare the files.
 
     Raises:
         FileNotFoundError: If one of the files is not there.
@@ -552,8 +453,7 @@ def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
 class BPETokenizer(Vocabulary):
     """Turn text into token ids and back, with your own merges or with GPT-2's.
 
-    Attributes:
-        ranks: The place of each merge in the order of training; see `Vocabulary` for more.
+    See `Vocabulary` for its arguments.
 
     Example:
         >>> tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e")])
@@ -564,16 +464,6 @@ class BPETokenizer(Vocabulary):
     """
 
     def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
-        """Number the tokens and rank the merges.
-
-        Args:
-            merges: The merges in the order of training: from `train_bpe`, `recover_merges`
-                or `read_merges`.
-            special: Names of special tokens, of the form <|name|>; they get the last ids.
-
-        Raises:
-            ValueError: If a merge or a special token is not possible (`number_tokens`).
-        """
         super().__init__(merges, special)
         self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
         self._cache: dict[str, list[int]] = {}
@@ -582,15 +472,7 @@ class BPETokenizer(Vocabulary):
     def train(cls, text: str | Iterable[str], vocab_size: int) -> "BPETokenizer":
         """Learn a tokenizer from a text: ids 0 to vocab_size - 1, `END_OF_TEXT` the last.
 
-        Args:
-            text: One text, or several (documents, lines).
-            vocab_size: Number of tokens wanted, at least 257.
-
-        Returns:
-            The tokenizer.
-
-        Raises:
-            ValueError: See `train_bpe`.
+        See `train_bpe`.
         """
         return cls(train_bpe(text, vocab_size))
 
@@ -600,13 +482,6 @@ class BPETokenizer(Vocabulary):
         The name of a special token inside the text is plain text, cut like any other, unless
         `allowed_special` holds it: what a stranger types can then never end a document.
         (tiktoken raises an error by default; this is its `disallowed_special=()`.)
-
-        Args:
-            text: Any text without lone surrogates; empty text gives no tokens.
-            allowed_special: Names of special tokens to be read as such.
-
-        Returns:
-            The ids of the tokens, in order.
 
         Raises:
             ValueError: If `allowed_special` holds a name that is no special token, or the
@@ -628,14 +503,7 @@ class BPETokenizer(Vocabulary):
         return tokens
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """Turn a text without special tokens into token ids; each new word is cut only once.
-
-        Args:
-            text: Any text without lone surrogates.
-
-        Returns:
-            The ids of the tokens, in order.
-        """
+        """Turn a text without special tokens into token ids; each new word is cut only once."""
         words = split_words(text)
         if len(self._cache) > 500_000:  # keep the memory bounded on endless text
             self._cache.clear()
@@ -645,27 +513,12 @@ class BPETokenizer(Vocabulary):
         return list(chain.from_iterable(map(self._cache.__getitem__, words)))
 
     def save(self, folder: str | Path) -> None:
-        """Write vocab.json and merges.txt, GPT-2's two files, which other libraries read too.
-
-        Args:
-            folder: Where to write them; it is made if it is not there.
-        """
+        """Write vocab.json and merges.txt, GPT-2's two files, which other libraries read too."""
         write_files(Path(folder), self)
 
     @classmethod
     def load(cls, folder: str | Path) -> "BPETokenizer":
-        """Read a tokenizer from GPT-2's two files, vocab.json and merges.txt.
-
-        Args:
-            folder: Where the files are.
-
-        Returns:
-            The tokenizer.
-
-        Raises:
-            FileNotFoundError: If one of the files is not there.
-            ValueError: If a file is cut off, or the two do not belong together.
-        """
+        """Read a tokenizer from GPT-2's two files; see `read_files` for its errors."""
         return cls(*read_files(Path(folder)))
 
 
@@ -675,9 +528,6 @@ GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
 
 def find_data(name: str) -> Path:
     """Find a file that is shipped with the course.
-
-    Args:
-        name: The file's name, for example "gpt2.tiktoken".
 
     Returns:
         Its path: in `data/` beside the package (a clone), or inside it (an installed wheel).
@@ -705,7 +555,6 @@ def read_gpt2_ranks(path: str | Path | None = None) -> dict[bytes, int]:
         The id of each token, by its bytes, in the order of the ids.
 
     Raises:
-        FileNotFoundError: If there is no such file.
         ValueError: If the file is not whole, seen by its sha256.
 
     Example:
@@ -732,9 +581,6 @@ def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
         ranks: The id of each token by its bytes, where merged tokens are numbered in the order
             of training.
 
-    Returns:
-        One merge for each token of two or more bytes.
-
     Raises:
         ValueError: If a token can't be made of two earlier ones.
 
@@ -757,13 +603,6 @@ def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
 
 def gpt2_encoding() -> tiktoken.Encoding:
     """Build GPT-2's tokenizer in tiktoken, written in Rust, without any download.
-
-    Returns:
-        What `tiktoken.get_encoding("gpt2")` returns: 50,257 tokens, `END_OF_TEXT` the last.
-
-    Raises:
-        FileNotFoundError: If data/gpt2.tiktoken is missing.
-        ValueError: If data/gpt2.tiktoken is not whole.
 
     Example:
         >>> gpt2_encoding().encode("War and Peace")

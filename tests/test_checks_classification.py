@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from gptlib.classification import (
-    average_real,
-    confusion,
-    normalize,
-    pick_last,
-    threshold_curve,
-)
+from gptlib.classification import average_real, confusion, normalize, pick_last
 from gptlib.extras.checks import classification as checks
+
+
+def threshold_curve(truth: Any, p: Any) -> Any:
+    return [
+        (t, confusion(truth, [value >= t for value in p])) for t in sorted(set(p), reverse=True)
+    ]
 
 
 def texts(records: Any) -> list[str]:

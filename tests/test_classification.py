@@ -1,12 +1,13 @@
-"""Chapter 8: records, measures, naive Bayes, the classifier, learning, files."""
+"""Chapter 8: records, measures, the classifier, learning, files."""
 
 import json
 import math
 import random
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,13 +17,10 @@ from safetensors.torch import load_file, save_file
 from gptlib.classification import (
     Confusion,
     FineTuning,
-    NaiveBayes,
-    Record,
+    LabeledText,
     TextClassifier,
     average_real,
-    check_records,
     confusion,
-    count_frozen,
     encode_texts,
     fit,
     freeze,
@@ -34,17 +32,15 @@ from gptlib.classification import (
     pick_last,
     predict,
     predict_probabilities,
-    prepare,
-    read_records,
+    read_ahead,
     remove_duplicates,
     save_classifier,
     score,
     split_records,
-    text_vectors,
-    threshold_curve,
 )
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer, gpt2_encoding
+from gptlib.training import Report
 from gptlib.weights import load_gpt2, save_gpt2
 
 SIZES = GPTConfig(vocab_size=257, context_length=32, n_layer=3, n_head=2, n_embd=16)
@@ -57,7 +53,11 @@ def classifier(**changes: Any) -> TextClassifier:
     return TextClassifier(model, BYTES, **given, generator=torch.Generator().manual_seed(1)).eval()
 
 
-def messages(n: int, seed: int = 0) -> list[Record]:
+def losses(reports: Iterable[Report]) -> list[float]:
+    return [cast(float, report.validation_loss) for report in reports]
+
+
+def messages(n: int, seed: int = 0) -> list[LabeledText]:
     draw = random.Random(seed)
     ham = [("ham", f"see you at {draw.randrange(10**6)}") for _ in range(n)]
     return ham + [("spam", f"win {draw.randrange(10**6)} pounds") for _ in range(n // 2)]
@@ -66,55 +66,10 @@ def messages(n: int, seed: int = 0) -> list[Record]:
 # Records
 
 
-def test_every_line_of_a_file_is_accounted_for() -> None:
-    lines = ["ham\tHi\n", "\n", "no tab\n", "ham\t\r\n", "spma\tWin\n", "spam\ta\tb\r\n", "\t \n"]
-    records, broken = read_records(lines, ["ham", "spam"], skip_broken=True)
-    assert records == [("ham", "Hi"), ("spam", "a\tb")]
-    assert broken == {
-        3: "no tab between label and text",
-        4: "the text is empty",
-        5: "the label 'spma' is none of ham, spam",
-    }
-
-
-def test_broken_lines_are_refused_by_number_unless_they_may_be_skipped() -> None:
-    with pytest.raises(ValueError, match=r"broken lines: 2 \(line 2: no tab .*; line 3: the text"):
-        read_records(["ham\tHi", "x", "ham\t"])
-    with pytest.raises(ValueError, match="no line holds a record"):
-        read_records(["", "  \n"])
-    with pytest.raises(ValueError, match="no line holds a record"):
-        read_records(["x"], skip_broken=True)
-
-
-def test_many_broken_lines_make_no_endless_message() -> None:
-    with pytest.raises(ValueError, match="broken lines: 5000") as caught:
-        read_records(["x"] * 5000)
-    assert len(str(caught.value)) < 400
-    assert str(caught.value).count("no tab") == 3
-    with pytest.raises(ValueError, match="the label 'aaa") as caught:
-        read_records(["a" * 999 + "\tHi"], ["ham", "spam"])
-    assert len(str(caught.value)) < 400
-
-
-def test_an_unknown_label_is_fine_if_none_are_given() -> None:
-    assert read_records(["a\tx", "b\ty"])[0] == [("a", "x"), ("b", "y")]
-    with pytest.raises(ValueError, match="line 1: the label is empty"):
-        read_records(["\tx", "b\ty"])
-
-
 def test_one_string_is_not_taken_for_a_list_of_letters() -> None:
-    c, bayes = classifier(), NaiveBayes(messages(6))
-    for reading in (
-        lambda: read_records(["ham\tsee you"], labels="ham"),
-        lambda: predict(c, "win now"),
-        lambda: predict_probabilities(c, "win now"),
-        lambda: text_vectors(c, "win now"),
-        lambda: bayes.predict_probabilities("win now"),
-    ):
-        with pytest.raises(ValueError, match=r"is one string, '.*'; put it into a list"):
-            reading()
-    with pytest.raises(ValueError, match=r"lines is one string, 'ham.*; pass an open file, or spl"):
-        read_records("ham\tsee you")
+    for reading in (predict, predict_probabilities):
+        with pytest.raises(ValueError, match=r"texts is one string, 'win now'; put it into a list"):
+            reading(classifier(), "win now")
     with pytest.raises(ValueError, match="labels are 'ham'; give a list of at least two"):
         classifier(labels="ham")
 
@@ -140,7 +95,7 @@ def test_texts_without_words_are_not_all_the_same() -> None:
 
 
 def test_one_text_under_two_labels_is_refused() -> None:
-    with pytest.raises(ValueError, match="stands there as 'ham' and as 'spam'"):
+    with pytest.raises(ValueError, match="'call 99!' is 'ham' and 'spam'; remove one"):
         remove_duplicates([("ham", "Call 12"), ("spam", "call 99!")])
 
 
@@ -160,23 +115,10 @@ def test_a_split_is_whole_stratified_seeded_and_shuffled() -> None:
 
 def test_a_split_that_can_not_be_made_is_refused() -> None:
     for shares in ((0, 0.2), (0.1, 1.0), (0.5, 0.5), (math.nan, 0.2)):
-        with pytest.raises(ValueError, match="choose shares above 0"):
+        with pytest.raises(ValueError, match="choose above 0, in sum below 1"):
             split_records(messages(50), *shares)
     with pytest.raises(ValueError, match="10 records of class 'ham' are too few"):
         split_records(messages(10), validation=0.04)
-    with pytest.raises(ValueError, match="give at least two classes"):
-        split_records([("ham", str(i)) for i in range(20)])
-
-
-def test_records_that_teach_nothing_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"0 records and the labels \[\]; give at least two"):
-        check_records([])
-    with pytest.raises(ValueError, match=r"2 records and the labels \['ham'\]"):
-        check_records([("ham", "a"), ("ham", "b")])
-    with pytest.raises(ValueError, match="record 1 of the set has an empty text"):
-        check_records([("ham", "a"), ("spam", " \n")])
-    with pytest.raises(ValueError, match="record 1 of the set has the label 'eggs', never seen"):
-        check_records([("ham", "a"), ("eggs", "b")], ["ham", "spam"])
 
 
 # Measures
@@ -199,60 +141,8 @@ def test_a_share_of_nothing_is_nothing() -> None:
 
 
 def test_answers_and_truths_must_be_as_many() -> None:
-    with pytest.raises(ValueError, match="2 truths and 1 answers"):
+    with pytest.raises(ValueError, match="shorter"):
         confusion([True, False], [True])
-    with pytest.raises(ValueError, match="1 truths and 2 answers"):
-        threshold_curve([True], [0.5, 0.2])
-
-
-def test_each_point_of_the_curve_is_what_counting_gives() -> None:
-    draw = random.Random(0)
-    truth = [draw.random() < 0.3 for _ in range(200)]
-    probabilities = [round(draw.random(), 2) for _ in range(200)]  # with ties
-    curve = threshold_curve(truth, probabilities)
-    assert [threshold for threshold, _ in curve] == sorted(set(probabilities), reverse=True)
-    for threshold, point in curve:
-        assert point == confusion(truth, [p >= threshold for p in probabilities])
-    recalls = [point.recall for _, point in curve]
-    assert recalls == sorted(recalls)
-    assert recalls[-1] == 1
-    assert threshold_curve([], []) == []
-
-
-# Naive Bayes
-
-
-def test_naive_bayes_gives_the_figures_of_the_textbook() -> None:
-    # Manning, Raghavan and Schütze, example 13.1: about China or not.
-    records = [
-        ("yes", "Chinese Beijing Chinese"),
-        ("yes", "Chinese Chinese Shanghai"),
-        ("yes", "Chinese Macao"),
-        ("no", "Tokyo Japan Chinese"),
-    ]
-    bayes = NaiveBayes(records)
-    p = bayes.predict_probabilities(["Chinese Chinese Chinese Tokyo Japan"])[0]
-    yes, no = 3 / 4 * (3 / 7) ** 3 / 14 / 14, 1 / 4 * (2 / 9) ** 3 * 2 / 9 * 2 / 9
-    assert p.tolist() == pytest.approx([no / (yes + no), yes / (yes + no)])
-
-
-def test_unknown_words_leave_the_share_of_the_classes() -> None:
-    bayes = NaiveBayes(messages(20))
-    for text in ("zebra", "", "?!"):
-        assert bayes.predict_probabilities([text])[0].tolist() == pytest.approx([2 / 3, 1 / 3])
-    assert bayes.predict_probabilities([]).shape == (0, 2)
-
-
-def test_a_long_text_does_not_underflow() -> None:
-    p = NaiveBayes(messages(20)).predict_probabilities(["win pounds " * 5000])[0]
-    assert p[1] == 1
-
-
-def test_naive_bayes_refuses_what_it_can_not_count_in() -> None:
-    with pytest.raises(ValueError, match="at least two classes"):
-        NaiveBayes([("ham", "a")])
-    with pytest.raises(ValueError, match="smoothing is 0; it must be above 0"):
-        NaiveBayes(messages(4), smoothing=0)
 
 
 # The classifier
@@ -274,9 +164,9 @@ def test_the_first_token_and_the_last_place_are_wrong() -> None:
     c = classifier()
     one, other = (encode_texts(c, [text])[0][0] for text in ("win now", "win a lot"))
     x, last = pad_batch([one, other])
-    states = c.walk(x)
+    states = c.run_stages(x)
     assert torch.allclose(states[0, 0], states[1, 0], atol=1e-6)  # both begin with w
-    alone = c.walk(one[None])[0, -1]
+    alone = c.run_stages(one[None])[0, -1]
     assert not torch.allclose(states[0, -1], alone, atol=1e-3)
     assert torch.allclose(pick_last(states, last)[0], alone, atol=1e-6)
 
@@ -296,7 +186,9 @@ def test_a_long_text_is_cut_only_with_leave_and_counted() -> None:
     assert n_cut == 1
     strict = classifier(max_tokens=None)
     assert len(encode_texts(strict, ["x" * 32])[0][0]) == 32
-    with pytest.raises(ValueError, match=r"text 1 has 40 tokens, .* last 8 \('89012345'\.\.\.\)"):
+    with pytest.raises(
+        ValueError, match=r"text 1 has 40 tokens, more than .* 32; .* max_tokens=32"
+    ):
         predict(strict, ["fine", "1234567890" * 3 + "1289012345"])
 
 
@@ -309,7 +201,6 @@ def test_an_empty_message_is_refused_by_number(text: str) -> None:
 def test_no_texts_have_no_answers() -> None:
     assert predict(classifier(), []) == []
     assert predict_probabilities(classifier(), []).shape == (0, 2)
-    assert text_vectors(classifier(), []).shape == (0, 16)
 
 
 def test_a_classifier_that_can_not_be_is_refused() -> None:
@@ -345,7 +236,6 @@ def test_three_classes_work_as_two_do() -> None:
     plan = FineTuning(n_epochs=8, batch_size=4, learning_rate=5e-3, frozen="nothing")
     list(fit(c, records, records, plan))
     assert predict(c, ["aaa 99", "bb bb 7", "cc 55"]) == ["a", "b", "c"]
-    assert NaiveBayes(records).predict_probabilities(["bb 0"]).argmax() == 1
 
 
 # Freezing and learning
@@ -370,27 +260,27 @@ def test_only_what_is_not_frozen_learns() -> None:
             assert any(name.startswith(part) for name in moved) == (part in changed), (frozen, part)
 
 
-def test_what_learns_is_counted() -> None:
+def test_freezing_tells_the_stages_in_which_nothing_learns() -> None:
     c = classifier()
     head = 2 * 16 + 2
     block = sum(p.numel() for p in c.model.blocks[0].parameters())
-    assert freeze(c, "all") == head
-    assert count_frozen(c) == 4
-    assert freeze(c, "all but the last block") == head + block + 32
-    assert count_frozen(c) == 3
-    assert freeze(c, "nothing") == sum(p.numel() for p in c.parameters())
-    assert count_frozen(c) == 0
-    with pytest.raises(ValueError, match="frozen is 'most'; choose one of 'all', 'all but"):
-        freeze(c, "most")  # type: ignore[arg-type]
+    every = sum(p.numel() for p in c.parameters())
+    for frozen, n_stages, n_learn in (
+        ("all", 4, head),
+        ("all but the last block", 3, head + block + 32),
+        ("nothing", 0, every),
+    ):
+        assert freeze(c, frozen) == n_stages  # type: ignore[arg-type]
+        assert sum(p.numel() for p in c.parameters() if p.requires_grad) == n_learn
 
 
 def test_reading_ahead_gives_what_reading_at_once_gives() -> None:
     c = classifier()
     texts = [text for _, text in messages(40)]
     for stop in (0, 2, 4):
-        states, targets, n_cut = prepare(c, messages(40), stop)
-        assert n_cut == 0
+        states, targets = read_ahead(c, messages(40), stop)
         assert targets.tolist() == [0] * 40 + [1] * 20
+        assert [len(state) for state in states] == [len(BYTES.encode(text)) for text in texts]
         probabilities = score(c, states, stop).softmax(-1)
         assert torch.allclose(probabilities, predict_probabilities(c, texts), atol=1e-6)
 
@@ -412,28 +302,27 @@ def test_a_classifier_learns_and_tells_how() -> None:
     train, validation, test = split_records(records)
     plan = FineTuning(n_epochs=6, batch_size=4, learning_rate=3e-3, frozen="nothing")
     reports = list(fit(c, train, validation, plan))
-    assert [report.epoch for report in reports] == list(range(1, len(reports) + 1))
-    assert reports[-1].validation_loss < 0.2 < reports[0].train_loss
-    assert reports[0].n_cut == sum(len(BYTES.encode(text)) > 12 for _, text in train) > 0
-    assert reports[0].validation_probabilities.shape == (len(validation), 2)
+    n_batches = math.ceil(len(train) / 4)
+    assert [report.step for report in reports] == [n_batches * (n + 1) for n in range(len(reports))]
+    assert losses(reports)[-1] < 0.2 < reports[0].loss
+    assert reports[0].tokens_per_second > 0
     assert not c.training
     answers = predict(c, [text for _, text in test])
     assert [label for label, _ in test] == answers
 
 
 def test_the_same_seed_learns_the_same_and_another_does_not() -> None:
-    def losses(seed: int, dropout: float = 0.3) -> list[float]:
-        c = classifier()
+    def learn(seed: int, dropout: float = 0.3) -> list[float]:
         model = GPT(GPTConfig(257, 32, 2, 2, 16, dropout), torch.Generator().manual_seed(0))
         c = TextClassifier(
             model, BYTES, ["ham", "spam"], 32, generator=torch.Generator().manual_seed(0)
         )
         torch.manual_seed(random.randrange(100))  # no matter
         plan = FineTuning(n_epochs=2, frozen="nothing", seed=seed)
-        return [r.validation_loss for r in fit(c, messages(20), messages(20, seed=1), plan)]
+        return losses(fit(c, messages(20), messages(20, seed=1), plan))
 
-    assert losses(0) == losses(0)
-    assert losses(0) != losses(1)
+    assert learn(0) == learn(0)
+    assert learn(0) != learn(1)
 
 
 def test_learning_leaves_the_random_state_of_others_alone() -> None:
@@ -445,17 +334,19 @@ def test_learning_leaves_the_random_state_of_others_alone() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def loss_on(c: TextClassifier, records: list[LabeledText]) -> float:
+    states, targets = read_ahead(c, records, 0)
+    return F.cross_entropy(score(c, states), targets).item()
+
+
 def test_learning_stops_early_and_goes_back_to_the_best_epoch() -> None:
     train = messages(30)
     wrong = [("spam" if label == "ham" else "ham", text) for label, text in messages(30, seed=1)]
     c = classifier()
     plan = FineTuning(n_epochs=20, learning_rate=5e-3, frozen="nothing", patience=3)
-    reports = list(fit(c, train, wrong, plan))
-    best = min(reports, key=lambda report: report.validation_loss)
-    assert len(reports) == best.epoch + 3 < 20
-    assert [r.epoch for r in reports if r.is_best][-1] == best.epoch
-    again = predict_probabilities(c, [text for _, text in wrong])
-    assert torch.allclose(again, best.validation_probabilities, atol=1e-6)
+    found = losses(fit(c, train, wrong, plan))
+    assert len(found) == found.index(min(found)) + 1 + 3 < 20
+    assert loss_on(c, wrong) == pytest.approx(min(found), abs=1e-6)
 
 
 def test_closing_a_run_leaves_the_best_epoch_so_far() -> None:
@@ -463,10 +354,7 @@ def test_closing_a_run_leaves_the_best_epoch_so_far() -> None:
     run = fit(c, records, records, FineTuning(n_epochs=9, frozen="nothing"))
     first = next(run)
     run.close()
-    texts = [text for _, text in records]
-    assert torch.allclose(
-        predict_probabilities(c, texts), first.validation_probabilities, atol=1e-6
-    )
+    assert loss_on(c, records) == pytest.approx(first.validation_loss, abs=1e-6)
     assert not c.training
 
 
@@ -474,14 +362,20 @@ def test_a_run_refuses_bad_records_before_it_starts() -> None:
     good, c = messages(6), classifier()
     before = [p.clone() for p in c.parameters()]
     for bad, message in (
-        ([("ham", "a"), ("eggs", "b")], "label 'eggs', never seen before; known are 'ham', 'spam'"),
-        ([("ham", "a"), ("ham", "b")], "give at least two classes"),
-        ([("ham", ""), ("spam", "b")], "has an empty text"),
+        (
+            [("ham", "a"), ("eggs", "b")],
+            r"part has the labels \['eggs', 'ham'\]; give two or more of",
+        ),
+        (
+            [("ham", "a"), ("ham", "b")],
+            r"part has the labels \['ham'\]; give two or more of \['ham', ",
+        ),
+        ([("ham", ""), ("spam", "b")], "text 0 of 2 is empty"),
     ):
         for train, validation in ((bad, good), (good, bad)):
             with pytest.raises(ValueError, match=message):
                 next(fit(c, train, validation))
-    with pytest.raises(ValueError, match="the validation part has 0 records"):
+    with pytest.raises(ValueError, match=r"the validation part has the labels \[\]"):
         next(fit(c, good, []))
     assert all(torch.equal(p, old) for p, old in zip(c.parameters(), before, strict=True))
 
@@ -490,9 +384,7 @@ def test_a_run_that_loses_its_numbers_says_so_and_goes_back() -> None:
     c, good = classifier(), messages(6)
     before = [p.clone() for p in c.parameters()]
     plan = FineTuning(learning_rate=1e30, head_learning_rate=1e30, frozen="nothing")
-    with pytest.raises(
-        ValueError, match=r"the loss is (nan|inf) after epoch 1; lower the learning"
-    ):
+    with pytest.raises(FloatingPointError, match=r"is (nan|inf) at step .*; lower"):
         next(fit(c, good, good, plan))
     assert all(torch.equal(p, old) for p, old in zip(c.parameters(), before, strict=True))
 
@@ -506,7 +398,6 @@ def test_a_run_that_loses_its_numbers_says_so_and_goes_back() -> None:
         {"learning_rate": 0.0},
         {"learning_rate": math.inf},
         {"head_learning_rate": math.nan},
-        {"weight_decay": -0.1},
         {"n_epochs": 1.5},
         {"batch_size": "16"},
         {"frozen": "the head"},
@@ -549,11 +440,11 @@ def test_a_head_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     tensors = load_file(path)
     facts = {"labels": json.dumps(["a", "b", "c"]), "max_tokens": "null", "pooling": '"last"'}
     save_file(tensors, path, metadata=facts)
-    with pytest.raises(ValueError, match="3 labels on a model of width 16 need"):
+    with pytest.raises(ValueError, match=r"(?s)of another model: .*size mismatch for weight"):
         load_classifier(tmp_path)
     other = {"weight": torch.zeros(3, 8), "bias": torch.zeros(3)}
     save_file(other, path, metadata=facts)
-    with pytest.raises(ValueError, match="put a model and its own head together"):
+    with pytest.raises(ValueError, match=r"(?s)of another model: .*size mismatch for weight"):
         load_classifier(tmp_path)
 
 
@@ -585,9 +476,11 @@ def test_a_damaged_or_missing_head_is_told_from_a_model(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"head\.safetensors is damaged"):
         load_classifier(tmp_path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"has no head\.safetensors; .*: teach a Text"):
+    with pytest.raises(
+        FileNotFoundError, match=r"has no head\.safetensors, so .*: teach one with `fit`"
+    ):
         load_classifier(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load_classifier(tmp_path / "nowhere")
 
 
@@ -606,20 +499,10 @@ def test_leaving_a_token_out_is_reading_the_text_without_it() -> None:
 
 def test_a_single_token_has_no_without() -> None:
     assert leave_one_out(classifier(), "x", "ham") == [("x", 0.0)]
-    with pytest.raises(ValueError, match="'eggs' is none of the labels ham, spam"):
+    with pytest.raises(ValueError, match="'eggs' is not in list"):
         leave_one_out(classifier(), "x", "eggs")
     with pytest.raises(ValueError, match="is empty"):
         leave_one_out(classifier(), " ", "ham")
-
-
-def test_the_nearest_text_is_the_text_itself() -> None:
-    c = classifier()
-    texts = [text for _, text in messages(30)]
-    vectors = text_vectors(c, texts)
-    assert torch.allclose(vectors.norm(dim=-1), torch.ones(45))
-    assert (vectors @ vectors.T).argmax(-1).tolist() == list(range(45))
-    head = F.cosine_similarity(vectors[:1], vectors[1:2])
-    assert float(vectors[0] @ vectors[1]) == pytest.approx(head.item(), abs=1e-6)
 
 
 def test_a_stranger_s_end_of_text_is_only_text() -> None:
@@ -634,21 +517,13 @@ def test_a_classifier_on_a_model_in_half_precision_can_be_used() -> None:
     assert probabilities.float().sum().item() == pytest.approx(1, abs=0.02)
 
 
-def test_fixed_waves_stay_fixed_when_all_else_learns() -> None:
-    model = GPT(replace(SIZES, positions="sinusoidal"), torch.Generator().manual_seed(0))
-    c = TextClassifier(model, BYTES, ["ham", "spam"])
-    freeze(c, "nothing")
-    assert not model.embed.position_embedding.weight.requires_grad
-    assert model.embed.token_embedding.weight.requires_grad
-
-
 def test_probabilities_are_no_answers() -> None:
-    with pytest.raises(ValueError, match=r"0\.9 is neither yes nor no; compare probabilities"):
+    with pytest.raises(ValueError, match=r"0\.9 is neither yes nor no; compare it with"):
         confusion([True, False], [0.9, 0.2])  # type: ignore[list-item]
 
 
 def test_another_model_in_the_folder_takes_the_head_away(tmp_path: Path) -> None:
     save_classifier(classifier(), tmp_path)
     save_gpt2(GPT(SIZES), BYTES, tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds a model without a head"):
+    with pytest.raises(FileNotFoundError, match="a model without a head"):
         load_classifier(tmp_path)

@@ -14,13 +14,16 @@ import torch
 from test_gpt2 import TINY, perturbed, random_tokens, seeded
 from torch import Tensor
 
-from gptlib.extras.compiled import CompiledGPT, compile_decode
-from gptlib.extras.onednn import multiply_in_onednn
-from gptlib.extras.quantize import quantize
+from gptlib.extras.fast import fast
+from gptlib.extras.fast.compiled import compile_decode
+from gptlib.extras.fast.int8 import quantize
+from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.generation import (
+    KeyValueCache,
     Sampling,
+    Step,
     beam_search,
-    decode,
+    decode_step,
     generate,
     generate_batch,
     make_cache,
@@ -41,20 +44,20 @@ needs_compiler = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def fast() -> CompiledGPT:
+def step() -> Step:
     return compile_decode(MODEL)
 
 
 @pytest.fixture
-def steps(fast: CompiledGPT, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Note the length of the keys at each compiled step; let no step compile anew."""
-    lengths, step = [], fast.step
+def plain(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Note the length at each step that is not compiled; let no compiled step compile anew."""
+    lengths: list[int] = []
 
-    def noting(token: Tensor, position: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        lengths.append(keys[0].size(2))
-        return step(token, position, keys, values)
+    def noting(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        lengths.append(cache.length)
+        return decode_step(model, tokens, cache)
 
-    monkeypatch.setattr(fast, "step", noting)
+    monkeypatch.setattr("gptlib.extras.fast.compiled.decode_step", noting)
     with torch._dynamo.config.patch(error_on_recompile=True):
         yield lengths
 
@@ -62,71 +65,70 @@ def steps(fast: CompiledGPT, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[i
 @needs_compiler
 @pytest.mark.parametrize("n_prompt", [1, 2, LENGTH - 3])
 def test_each_step_gives_the_logits_of_the_whole_model(
-    n_prompt: int, fast: CompiledGPT, steps: list[int]
+    n_prompt: int, step: Step, plain: list[int]
 ) -> None:
     tokens = random_tokens(TINY, 1, LENGTH)
     with torch.no_grad():
         expected = MODEL(tokens)[0]
-    cache = make_cache(fast, [[0] * n_prompt], LENGTH)
-    logits = [prefill(fast, tokens[:, :n_prompt].tolist(), cache)[0]]
-    logits += [decode(fast, tokens[:, i], cache)[0] for i in range(n_prompt, LENGTH)]
+    cache = make_cache(MODEL, [[0] * n_prompt], LENGTH)
+    logits = [prefill(MODEL, tokens[:, :n_prompt].tolist(), cache)[0]]
+    logits += [step(tokens[:, i], cache)[0] for i in range(n_prompt, LENGTH)]
     torch.testing.assert_close(torch.stack(logits), expected[n_prompt - 1 :], rtol=1e-4, atol=1e-5)
-    assert steps == list(range(n_prompt + 1, LENGTH))  # the last slot is left to the plain way
+    assert plain == [LENGTH - 1]  # the last slot is left to the plain way
     with pytest.raises(ValueError, match="are filled; make it larger"):
-        decode(fast, tokens[:, 0], cache)
+        step(tokens[:, 0], cache)
 
 
 @needs_compiler
 @pytest.mark.parametrize("n_new", [5, 3 * LENGTH])
 def test_it_writes_the_same_text_also_when_the_window_moves(
-    n_new: int, fast: CompiledGPT, steps: list[int]
+    n_new: int, step: Step, plain: list[int]
 ) -> None:
-    assert list(generate(fast, [1, 2, 3], n_new, GREEDY)) == list(
-        generate(MODEL, [1, 2, 3], n_new, GREEDY)
-    )
-    drawn = [list(generate(m, [4], n_new, generator=seeded())) for m in (fast, MODEL)]
-    assert drawn[0] == drawn[1]
-    assert len(steps) > n_new
+    for prompt, sampling in (([1, 2, 3], GREEDY), ([4], Sampling())):
+        texts = [
+            list(generate(MODEL, prompt, n_new, sampling, generator=seeded(), step=one))
+            for one in (step, None)
+        ]
+        assert texts[0] == texts[1]
+    assert len(plain) < n_new / 2
 
 
 @needs_compiler
-def test_several_texts_and_beams_go_the_plain_way(fast: CompiledGPT, steps: list[int]) -> None:
+def test_several_texts_and_beams_go_the_plain_way(step: Step, plain: list[int]) -> None:
     prompts = [[1], [2, 3, 4], [5, 6]]
-    ends = {*list(generate_batch(MODEL, prompts, 6, GREEDY))[1][:2]} - {None}
+    ends = {token or 0 for token in next(generate_batch(MODEL, prompts, 1, GREEDY))[:2]}
     batches = [
-        list(generate_batch(model, prompts, 12, GREEDY, end_tokens=cast(set[int], ends)))
-        for model in (fast, MODEL)
+        list(generate_batch(MODEL, prompts, 12, GREEDY, end_tokens=ends, step=one))
+        for one in (step, None)
     ]
     assert batches[0] == batches[1]  # ends with one row, which still has padding before it
-    assert beam_search(fast, [1, 2], 3, 6) == beam_search(MODEL, [1, 2], 3, 6)
-    assert not steps
+    assert len(plain) == 11
+    assert beam_search(MODEL, [1, 2], 3, 6, step=step) == beam_search(MODEL, [1, 2], 3, 6)
 
 
 @needs_compiler
-def test_it_shares_the_weights_and_follows_them(fast: CompiledGPT, steps: list[int]) -> None:
-    assert fast.ln_f.weight is MODEL.ln_f.weight
-    assert fast.state_dict().keys() == MODEL.state_dict().keys()
-    assert type(MODEL) is GPT
-    assert type(MODEL.blocks[0].attn.qkv) is torch.nn.Linear
-    before = list(generate(fast, [1], 12, GREEDY))
+def test_it_shares_the_weights_and_follows_them(step: Step, plain: list[int]) -> None:
+    assert type(MODEL.blocks[0].attn.qkv) is type(MODEL.head) is torch.nn.Linear
+    before = list(generate(MODEL, [1], 12, GREEDY, step=step))
     with torch.no_grad():
         MODEL.ln_f.weight.neg_()
         try:
-            after = list(generate(fast, [1], 12, GREEDY))
+            after = list(generate(MODEL, [1], 12, GREEDY, step=step))
             assert after == list(generate(MODEL, [1], 12, GREEDY))
         finally:
             MODEL.ln_f.weight.neg_()
     assert after != before
-    assert steps
+    assert not plain
 
 
 @needs_compiler
-def test_models_compiled_in_one_process_do_not_use_up_each_other_s_room(fast: CompiledGPT) -> None:
+def test_models_compiled_in_one_process_do_not_use_up_each_other_s_room(step: Step) -> None:
     small = GPT(replace(TINY, n_layer=1, n_head=1, n_embd=8, context_length=4), seeded()).eval()
     with torch._dynamo.config.patch(recompile_limit=1):
-        twin = compile_decode(small)
-        assert list(generate(twin, [1], 6, GREEDY)) == list(generate(small, [1], 6, GREEDY))
-        assert list(generate(fast, [1], 6, GREEDY)) == list(generate(MODEL, [1], 6, GREEDY))
+        twin, its = fast(small, compile=True)
+        for model, one in ((twin, its), (MODEL, step)):
+            text = list(generate(model, [1], 6, GREEDY, step=one))
+            assert text == list(generate(model, [1], 6, GREEDY))
 
 
 @needs_compiler
@@ -134,15 +136,15 @@ def test_a_model_that_multiplies_in_onednn_can_be_compiled() -> None:
     model = GPT(replace(TINY, n_layer=1, n_head=1, n_embd=8), seeded()).eval()
     expected = list(generate(model, [1], 6, GREEDY))
     multiply_in_onednn(model)
-    assert list(generate(compile_decode(model), [1], 6, GREEDY)) == expected
+    assert list(generate(model, [1], 6, GREEDY, step=compile_decode(model))) == expected
 
 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (GPT(TINY).bfloat16(), r"GPT in torch.bfloat16 on cpu; .* model.float\(\).cpu\(\) first"),
+        (GPT(TINY).bfloat16(), r"in torch.bfloat16 on cpu; .* model.float\(\).cpu\(\) first"),
         (GPT(TINY).to("meta"), "in torch.float32 on meta"),
-        (quantize(GPT(TINY)), "is a QuantizedGPT"),
+        (quantize(GPT(TINY)), "the model is in int8 on cpu"),
     ],
     ids=["half", "meta", "int8"],
 )
@@ -154,7 +156,7 @@ def test_other_models_are_refused(model: GPT, said: str) -> None:
 def test_a_missing_compiler_is_told_with_the_way_out(tmp_path: Path) -> None:
     program = (
         "from gptlib.gpt2 import GPT, GPTConfig\n"
-        "from gptlib.extras.compiled import compile_decode\n"
+        "from gptlib.extras.fast.compiled import compile_decode\n"
         "compile_decode(GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, "
         "n_embd=8)))\n"
     )

@@ -23,13 +23,12 @@ from transformers import (
 from gptlib.generation import (
     Beam,
     KeyValueCache,
-    OneDNNLinear,
     Sampling,
     TextStream,
     apply_temperature,
     beam_search,
     count_tokens,
-    decode,
+    decode_step,
     draw,
     extend,
     generate,
@@ -40,13 +39,11 @@ from gptlib.generation import (
     keep_top_p,
     make_cache,
     next_token_logits,
-    onednn_linear,
     penalize,
     prefill,
     read_on,
     stages,
     token_losses,
-    use_onednn,
     window_start,
 )
 from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig
@@ -329,7 +326,7 @@ def test_reordered_rows_go_on_as_what_they_have_become(
     cache = KeyValueCache(TINY, len(prompts), 16)
     prefill(MODEL, prompts, cache)
     cache.reorder(rows)
-    logits = decode(MODEL, torch.tensor([7] * len(rows)), cache)
+    logits = decode_step(MODEL, torch.tensor([7] * len(rows)), cache)
     for place, row in enumerate(rows):
         expected = uncached_logits(MODEL, [*prompts[row], 7])
         torch.testing.assert_close(logits[place], expected, rtol=1e-4, atol=1e-4)
@@ -358,15 +355,14 @@ def test_a_window_is_nearly_full_and_moves_by_a_quarter() -> None:
         assert {b - a for a, b in pairwise(starts)} <= {0, quarter}
 
 
-def test_most_steps_read_one_token_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_most_steps_read_one_token_only() -> None:
     read: list[int] = []
 
     def counted(tokens: Tensor) -> None:
         read.append(tokens.size(1))
 
     model = tiny()
-    monkeypatch.setattr("gptlib.generation.use_onednn", lambda model: model)
-    model.embed.register_forward_pre_hook(lambda _, inputs: counted(*inputs))
+    model.embed.register_forward_pre_hook(lambda _, inputs: counted(inputs[0]))
     list(generate(model, [1, 2, 3], 14 + 8, GREEDY))
     assert [n for n in read if n > 1] == [3, 13, 13]  # the prompt, then what a moved window leaves
     assert len(read) == 22
@@ -386,43 +382,8 @@ def test_a_step_takes_no_new_memory_for_keys_and_values() -> None:
     prefill(MODEL, [[1, 2, 3]], cache)
     before = [part.data_ptr() for part in (*cache.keys, *cache.values)]
     for _ in range(13):
-        decode(MODEL, torch.tensor([5]), cache)
+        decode_step(MODEL, torch.tensor([5]), cache)
     assert [part.data_ptr() for part in (*cache.keys, *cache.values)] == before
-
-
-def test_the_twin_shares_the_weights_and_gives_the_same_logits() -> None:
-    config = GPTConfig(vocab_size=600, context_length=16, n_layer=2, n_head=4, n_embd=512)
-    model = tiny(config)
-    twin = use_onednn(model)
-    mine, its = dict(model.named_parameters()), dict(twin.named_parameters())
-    assert list(mine) == list(its)
-    assert all(its[name] is value for name, value in mine.items())
-    assert type(model) is GPT
-    assert type(model.blocks[0].attn.qkv) is nn.Linear
-    if torch.backends.mkldnn.is_available():
-        assert sum(isinstance(layer, OneDNNLinear) for layer in twin.modules()) == 8
-    tokens = random_tokens(config, 2, 9)
-    with torch.no_grad():
-        torch.testing.assert_close(twin(tokens), model(tokens), rtol=1e-4, atol=1e-3)
-
-
-@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 8), (1, 1, 8)])
-def test_onednn_multiplies_as_pytorch_does(shape: tuple[int, ...]) -> None:
-    x, weight, bias = torch.randn(shape), torch.randn(5, 8), torch.randn(5)
-    torch.testing.assert_close(
-        onednn_linear(x, weight, bias), nn.functional.linear(x, weight, bias)
-    )
-    torch.testing.assert_close(onednn_linear(x, weight), nn.functional.linear(x, weight))
-
-
-def test_no_twin_is_made_where_onednn_does_not_fit() -> None:
-    class Mine(GPT):
-        pass
-
-    other, half = Mine(TINY).eval(), GPT(TINY).eval().bfloat16()
-    assert use_onednn(other) is other
-    assert use_onednn(half) is half
-    assert len(list(generate(half, [1], 3, GREEDY))) == 3
 
 
 # Writing
@@ -592,7 +553,6 @@ def test_a_callable_is_asked_after_each_token() -> None:
 def test_nothing_more_is_computed_than_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     original = GPT.unembed
-    monkeypatch.setattr("gptlib.generation.use_onednn", lambda model: model)
 
     def counted(self: GPT, x: Tensor) -> Tensor:
         calls.append(1)

@@ -1,9 +1,10 @@
 """The model equals GPT-2's reference, is causal, starts well, and its bill is right."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
+from gptlib.attention import attend
 from gptlib.embeddings import sinusoidal_positions
 from gptlib.gpt2 import (
     GPT,
@@ -283,10 +285,10 @@ def test_initialize_leaves_frozen_tables_alone() -> None:
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_a_state_dict_brings_the_model_back(positions: Any) -> None:
     config = replace(TINY, positions=positions)
-    model, copy = GPT(config, seeded(1)).eval(), GPT(config, seeded(2)).eval()
-    copy.load_state_dict(model.state_dict())
+    model, other = GPT(config, seeded(1)).eval(), GPT(config, seeded(2)).eval()
+    other.load_state_dict(model.state_dict())
     tokens = random_tokens(config, 2, 8)
-    assert torch.equal(model(tokens), copy(tokens))
+    assert torch.equal(model(tokens), other(tokens))
 
 
 def test_dropout_acts_in_training_only() -> None:
@@ -307,7 +309,7 @@ def test_attention_maps_show_every_layer_and_head() -> None:
 
 def test_attention_maps_equal_those_of_transformers() -> None:
     ours, theirs = pair(TINY)
-    theirs.set_attn_implementation("eager")
+    theirs.config._attn_implementation = "eager"
     tokens = random_tokens(TINY, 2, 9)
     with torch.no_grad():
         expected = torch.stack(theirs(tokens, output_attentions=True).attentions)
@@ -414,7 +416,8 @@ def test_memory_is_that_of_a_real_model_and_its_optimizer(positions: Any) -> Non
         if value.dim()  # the step counter is a single number
     ]
     expected = memory_bytes(config)
-    assert sum(t.nbytes for t in model.state_dict().values()) == expected["weights"]
+    kept = [*model.parameters(), *model.buffers()]
+    assert sum(t.nbytes for t in kept) == expected["weights"]
     assert sum(gradient.nbytes for gradient in gradients) == expected["gradients"]
     assert sum(moment.nbytes for moment in moments) == expected["optimizer"]
 
@@ -434,12 +437,14 @@ def bad_settings() -> Iterator[tuple[dict[str, Any], str]]:
         yield {name: 0}, rf"{name} is 0; it must be a whole number of at least 1"
         yield {name: 2.5}, rf"{name} is 2\.5; it must be a whole number"
     yield {"n_layer": -3}, r"n_layer is -3"
-    yield {"n_embd": 17}, r"n_embd 17 is not divisible by n_head 2; each head needs"
-    yield {"dropout": 1.0}, r"dropout is 1\.0; choose a share from 0 to below 1"
+    yield (
+        {"n_embd": 17},
+        r"n_embd is 17; it must be divisible by n_head, 2: each",
+    )
+    yield {"dropout": 1.0}, r"dropout is 1\.0; it must be a share from 0 to below 1"
     yield {"dropout": -0.1}, r"dropout is -0\.1"
     yield {"dropout": math.nan}, r"dropout is nan"
-    yield {"positions": "rotary"}, r"positions is 'rotary'; choose 'learned' or 'sinusoidal'"
-    yield {"positions": "sinusoidal", "n_embd": 9, "n_head": 3}, r"n_embd is 9; .* even number"
+    yield {"positions": "rotary"}, r"positions is 'rotary'; it must be 'learned' or 'sinusoidal'"
 
 
 @pytest.mark.parametrize(("settings", "message"), list(bad_settings()))
@@ -454,8 +459,11 @@ def test_a_model_that_cannot_be_built_is_refused(settings: dict[str, Any], messa
         (torch.zeros(1, 17, dtype=torch.int64), "17 tokens exceed the context length of 16"),
         (torch.tensor([[50]]), r"token id 50 is outside 0\.\.49"),
         (torch.tensor([[-1]]), r"token id -1 is outside 0\.\.49"),
-        (torch.zeros(4, dtype=torch.int64), r"shape \(4,\).*pass shape \(batch, positions\)"),
-        (torch.zeros(1, 4), r"dtype torch\.float32; pass"),
+        (
+            torch.zeros(4, dtype=torch.int64),
+            r"shape \(batch, positions\) .* not shape \(4,\)",
+        ),
+        (torch.zeros(1, 4), r"dtype torch\.float32; pass torch"),
     ],
 )
 def test_tokens_that_do_not_fit_are_refused(tokens: Tensor, message: str) -> None:
@@ -463,13 +471,88 @@ def test_tokens_that_do_not_fit_are_refused(tokens: Tensor, message: str) -> Non
         GPT(TINY)(tokens)
 
 
-@pytest.mark.parametrize("length", [0, 17])
-def test_flops_beyond_the_context_are_refused(length: int) -> None:
-    with pytest.raises(ValueError, match=f"context_length is {length}; choose from 1 to .* 16"):
-        flops_per_token(TINY, length)
+def test_sinusoidal_positions_of_odd_width_are_refused() -> None:
+    config = GPTConfig(n_embd=9, n_head=3, positions="sinusoidal")
+    with pytest.raises(ValueError, match="n_embd is 9; sines and cosines come in pairs"):
+        GPT(config)
 
 
-@pytest.mark.parametrize(("n_tokens", "width"), [(0, 4), (1, 0)])
-def test_memory_of_nothing_is_refused(n_tokens: int, width: int) -> None:
-    with pytest.raises(ValueError, match=f"n_tokens is {n_tokens} and bytes_per_value {width}"):
-        memory_bytes(TINY, n_tokens, width)
+# The shared table, and other ways to look back
+
+
+def is_tied(model: GPT) -> bool:
+    return model.head.weight is model.embed.token_embedding.weight
+
+
+def first_edition(model: GPT) -> dict[str, Tensor]:
+    return {name: p.clone() for name, p in model.state_dict().items() if name != "head.weight"}
+
+
+@pytest.mark.parametrize("assign", [False, True])
+@pytest.mark.parametrize("has_head", [False, True])
+def test_the_head_stays_tied_when_weights_are_loaded(assign: bool, has_head: bool) -> None:
+    model, saved = GPT(TINY), GPT(TINY)
+    state = saved.state_dict() if has_head else first_edition(saved)
+    names = set(state)
+    model.load_state_dict(state, assign=assign)
+    assert is_tied(model)
+    assert set(state) == names
+    assert torch.equal(model.head.weight, saved.head.weight)
+
+
+def test_the_head_stays_tied_without_memory_and_when_it_gets_some() -> None:
+    with torch.device("meta"):
+        model = GPT(TINY)
+    assert is_tied(model)
+    model.load_state_dict(first_edition(GPT(TINY)), assign=True)
+    assert is_tied(model)
+
+
+def test_the_head_stays_tied_in_copies_and_other_precisions() -> None:
+    model = copy.deepcopy(GPT(TINY))
+    assert is_tied(model)
+    model.load_state_dict(first_edition(model), assign=True)
+    assert is_tied(model.double())
+
+
+def test_the_head_stays_tied_inside_another_module() -> None:
+    outer = nn.ModuleDict({"model": GPT(TINY), "head": nn.Linear(2, 2)})
+    state = {name: p for name, p in outer.state_dict().items() if name != "model.head.weight"}
+    outer.load_state_dict(state, assign=True)
+    assert is_tied(cast(GPT, outer["model"]))
+
+
+def test_a_state_dict_without_a_table_is_refused_as_ever() -> None:
+    state = first_edition(GPT(TINY))
+    del state["embed.token_embedding.weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*embed.token_embedding.weight"):
+        GPT(TINY).load_state_dict(state)
+
+
+@pytest.mark.parametrize("n_mixes", [0, 1, 3])
+def test_another_number_of_mixes_than_blocks_is_refused_before_any_runs(n_mixes: int) -> None:
+    ran: list[int] = []
+
+    def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ran.append(1)
+        return v
+
+    model = GPT(TINY)
+    x = model.embed(torch.zeros(1, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match=f"{n_mixes} mixes for 2 blocks; pass one for each"):
+        model.stream(x, [mix] * n_mixes)
+    assert not ran
+
+
+def test_each_block_takes_its_own_mix() -> None:
+    model, tokens = GPT(TINY).eval(), torch.tensor([[3, 1, 4, 1]])
+    x, seen = model.embed(tokens), []
+
+    def see_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        seen.append(q.shape)
+        return attend(q, k, v)[0]
+
+    whole = model.stream(x)
+    assert torch.equal(whole, model.stream(x, [None, None]))
+    assert not torch.allclose(whole, model.stream(x, [see_all, None]))
+    assert seen == [(1, TINY.n_head, 4, TINY.head_size)]

@@ -1,9 +1,8 @@
-"""Prompts, masked targets, packed rows, low-rank adapters and answers of `gptlib.instructions`."""
+"""Prompts, masked targets, packed rows, low-rank adapters and scores of `gptlib.instructions`."""
 
-import json
 import math
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,15 +10,13 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 
+from gptlib import instructions
 from gptlib.attention import attention_weights
-from gptlib.generation import generate
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.instructions import (
     ALPACA,
     CHAT,
-    FORM_FILE,
     IGNORED,
     PROJECTIONS,
     Batch,
@@ -28,36 +25,25 @@ from gptlib.instructions import (
     LoRALinear,
     PromptForm,
     Record,
-    adapter_tensors,
     add_lora,
-    answer,
     check_record,
     draw_rows,
     encode_records,
     evaluate_responses,
     exact_match,
-    fingerprint,
-    fit_prompt,
-    load_adapters,
-    load_form,
     lora_layers,
     make_batch,
     merge_lora,
     pack,
     read_rows,
     record_mask,
-    remember,
     repetition,
     respond,
     response_loss,
-    run_tuning,
-    save_adapters,
-    save_tuned,
     tune,
 )
 from gptlib.tokenizer import BPETokenizer
-from gptlib.training import TrainingConfig
-from gptlib.weights import load_gpt2, save_gpt2
+from gptlib.training import TrainingConfig, TrainingState, run_steps, take_step
 
 BYTES = BPETokenizer([])
 END = 256
@@ -87,6 +73,10 @@ def small(seed: int = 0, **changes: Any) -> GPT:
 
 def encoded(context_length: int = 64) -> list[Example]:
     return encode_records(RECORDS, BYTES, CHAT, context_length)
+
+
+def read(model: GPT, batch: Batch) -> torch.Tensor:
+    return read_rows(model, batch.inputs, batch.positions, batch.records)
 
 
 # The forms and the records
@@ -142,13 +132,13 @@ def test_a_form_that_would_lose_the_question_is_refused(plain: str, with_input: 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"instruction": "Do."}, "record 4 has no 'output', only 'instruction'; add one"),
-        ({"prompt": "a", "output": "b"}, "has no 'instruction', only 'prompt', 'output'"),
-        ({}, "record 4 has no 'instruction', only nothing; add one"),
-        ({"instruction": "Do.", "output": " \n"}, "record 4 has an empty 'output'; write one, or"),
-        ({"instruction": "", "output": "b"}, "record 4 has an empty 'instruction'"),
-        ({"instruction": "Do.", "output": 7}, "'output' of record 4 is of type int; write"),
-        ({"instruction": "Do.", "output": "b", "input": None}, "record 4 is of type NoneType"),
+        ({"instruction": "Do."}, "record 4 has nothing as its 'output'; write text, or leave"),
+        ({"prompt": "a", "output": "b"}, "record 4 has nothing as its 'instruction'"),
+        ({}, "record 4 has nothing as its 'instruction'"),
+        ({"instruction": "Do.", "output": " \n"}, r"record 4 has ' \\n' as its 'output'"),
+        ({"instruction": "", "output": "b"}, "record 4 has '' as its 'instruction'"),
+        ({"instruction": "Do.", "output": 7}, "record 4 has 7 as its 'output'"),
+        ({"instruction": "Do.", "output": "b", "input": None}, "record 4 has None as its 'input'"),
     ],
 )
 def test_a_record_that_teaches_nothing_is_refused_by_its_number(record: Any, message: str) -> None:
@@ -156,11 +146,6 @@ def test_a_record_that_teaches_nothing_is_refused_by_its_number(record: Any, mes
         check_record(record, 4)
     with pytest.raises(ValueError, match=message):
         encode_records([*RECORDS, RECORDS[0], record], BYTES, CHAT, 64)
-
-
-def test_no_records_are_refused() -> None:
-    with pytest.raises(ValueError, match="there are 0 records; pass at least 1"):
-        encode_records([], BYTES, CHAT, 64)
 
 
 # Tokens
@@ -273,22 +258,23 @@ def test_an_example_longer_than_a_row_is_refused() -> None:
 def test_the_loss_is_pytorch_s_with_ignored_targets() -> None:
     model = small()
     batch = make_batch([[example] for example in encoded()])
-    total, n_targets = response_loss(model, batch)
+    loss = response_loss(model, *batch)
     expected = F.cross_entropy(
         model(batch.inputs).flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORED
     )
-    assert n_targets == sum(len(example.response) for example in encoded())
-    torch.testing.assert_close(total / n_targets, expected)
+    n_targets = sum(len(example.response) for example in encoded())
+    assert n_targets == (batch.targets != IGNORED).sum()
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
 def test_packed_rows_are_read_like_single_ones(positions: str) -> None:
     model = small(positions=positions)
     one, two, three = encoded()
-    packed = read_rows(model, make_batch([[one, two, three], [three]]))
+    packed = read(model, make_batch([[one, two, three], [three]]))
     places = [(0, 0), (0, one.size), (0, one.size + two.size), (1, 0)]
     for (row, start), example in zip(places, (one, two, three, three), strict=True):
-        alone = read_rows(model, make_batch([[example]]))
+        alone = read(model, make_batch([[example]]))
         found = packed[row, start : start + example.size]
         torch.testing.assert_close(found, alone[0], atol=1e-5, rtol=1e-5)
 
@@ -298,8 +284,7 @@ def test_packed_and_single_rows_give_the_same_loss_and_gradient() -> None:
     gradients = []
     for rows in ([encoded()], [[example] for example in encoded()]):
         model.zero_grad()
-        total, n_targets = response_loss(model, make_batch(rows))
-        (total / n_targets).backward()
+        response_loss(model, *make_batch(rows)).backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
     for packed, alone in zip(*gradients, strict=True):
         torch.testing.assert_close(packed, alone, atol=1e-5, rtol=1e-4)
@@ -308,20 +293,13 @@ def test_packed_and_single_rows_give_the_same_loss_and_gradient() -> None:
 def test_what_stands_in_one_record_cannot_be_seen_from_another() -> None:
     model, examples = small(), encoded()
     changed = [Example([7] * len(examples[0].prompt), examples[0].response), *examples[1:]]
-    before, after = (read_rows(model, make_batch([row])) for row in (examples, changed))
+    before, after = (read(model, make_batch([row])) for row in (examples, changed))
     border = examples[0].size
     assert not torch.allclose(before[0, :border], after[0, :border])
     assert torch.equal(before[0, border:], after[0, border:])
     joined = make_batch([examples])  # the same tokens as one record: now they are seen
     one = Batch(joined.inputs, joined.targets, joined.positions, torch.ones_like(joined.records))
-    assert not torch.allclose(read_rows(model, one)[0, border:], before[0, border:], atol=1e-3)
-
-
-def test_a_batch_without_targets_is_refused() -> None:
-    batch = make_batch([[Example([1, 2], [3])]])
-    nothing = batch._replace(targets=torch.full_like(batch.targets, IGNORED))
-    with pytest.raises(ValueError, match="the batch has 0 targets"):
-        response_loss(small(), nothing)
+    assert not torch.allclose(read(model, one)[0, border:], before[0, border:], atol=1e-3)
 
 
 def test_an_evaluation_does_not_depend_on_rows_and_keeps_the_mode() -> None:
@@ -330,8 +308,9 @@ def test_an_evaluation_does_not_depend_on_rows_and_keeps_the_mode() -> None:
     assert model.training
     assert evaluate_responses(model, encoded(), batch_size=3) == pytest.approx(once, rel=1e-5)
     model.eval()
-    losses = [response_loss(model, make_batch([[example]])) for example in encoded()]
-    by_hand = sum(total.item() for total, _ in losses) / sum(n for _, n in losses)
+    losses = [response_loss(model, *make_batch([[example]])).item() for example in encoded()]
+    counts = [len(example.response) for example in encoded()]
+    by_hand = sum(x * n for x, n in zip(losses, counts, strict=True)) / sum(counts)
     assert once == pytest.approx(by_hand, rel=1e-5)
 
 
@@ -345,8 +324,12 @@ def plan(**changes: Any) -> TrainingConfig:
 
 def test_every_example_comes_once_a_round_and_a_seed_fixes_the_order() -> None:
     examples = [Example([i], [END]) for i in range(10)]
+
+    def begin(length: int | None, seed: int = 0) -> Iterator[list[list[Example]]]:
+        return draw_rows(examples, 3, length, torch.Generator().manual_seed(seed))
+
     for length in (None, 3):
-        dealt = draw_rows(examples, plan(batch_size=3), length)
+        dealt = begin(length)
         n_batches = 4 if length is None else 2
         rounds = [
             [e.prompt[0] for _ in range(n_batches) for row in next(dealt) for e in row]
@@ -354,9 +337,7 @@ def test_every_example_comes_once_a_round_and_a_seed_fixes_the_order() -> None:
         ]
         assert all(sorted(numbers) == list(range(10)) for numbers in rounds)
         assert rounds[0] != rounds[1]
-        again = next(draw_rows(examples, plan(batch_size=3), length))
-        assert again == next(draw_rows(examples, plan(batch_size=3), length))
-        assert again != next(draw_rows(examples, plan(batch_size=3, seed=1), length))
+        assert next(begin(length)) == next(begin(length)) != next(begin(length, seed=1))
 
 
 def test_a_few_answers_are_learnt_by_heart() -> None:
@@ -434,7 +415,7 @@ def test_half_precision_learns_too() -> None:
     [
         ([], {}, "there are 0 examples; pass at least 1"),
         ([Example([1] * 70, [2])], {}, "takes 70 positions, more than the 64"),
-        ([Example([1], [2])], {"accumulation_steps": 2}, "accumulation_steps is 2"),
+        ([Example([1], [2])], {"accumulation_steps": 2}, "is 2; it must be 1, because"),
     ],
 )
 def test_what_cannot_be_tuned_on_is_refused_at_the_call(
@@ -445,7 +426,7 @@ def test_what_cannot_be_tuned_on_is_refused_at_the_call(
 
 
 def test_an_empty_validation_part_is_refused() -> None:
-    with pytest.raises(ValueError, match="and None for no validation"):
+    with pytest.raises(ValueError, match="there are 0 examples; pass at least 1"):
         tune(small(), encoded(), [], plan())
 
 
@@ -455,17 +436,36 @@ def test_a_model_with_nothing_to_train_is_refused() -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run_with_its_step() -> None:
-    model = small()
-    good, bad = make_batch([encoded()[:1]]), make_batch([encoded()[1:2]])
-
-    def batches() -> Any:
-        yield good
-        with torch.no_grad():
-            model.ln_f.weight.fill_(math.nan)
-        yield bad
-
+    reports = tune(model := small(), encoded(), encoded(), plan(report_every=1))
+    next(reports)
+    with torch.no_grad():
+        model.ln_f.weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 2"):
-        list(run_tuning(model, batches(), None, plan()))
+        next(reports)
+
+
+def test_a_tuning_step_is_the_step_of_chapter_5_with_another_loss() -> None:
+    config = plan(n_steps=3, batch_size=9, report_every=1)  # a batch holds all records
+    model, batch = small(), make_batch(pack(encoded(), 64))
+    state = TrainingState.start(model, config)
+    steps = run_steps(state, lambda state: take_step(state, lambda _: [batch], response_loss))
+    by_hand = [report.loss for report in steps]
+    tuned = [report.loss for report in tune(small(), encoded(), None, config)]
+    assert tuned == pytest.approx(by_hand, rel=1e-4)  # the rows come in another order
+
+
+def test_the_speed_counts_tokens_and_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+
+    def spy(state: TrainingState, step: Any, score: Any) -> Any:
+        for _ in range(2):
+            step(state)
+            counted.append(state.n_tokens)
+
+    monkeypatch.setattr(instructions, "run_steps", spy)
+    tune(small(), encoded(), None, plan(batch_size=3), packed=False)
+    n_tokens = sum(example.size for example in encoded())
+    assert counted == [n_tokens, 2 * n_tokens]
 
 
 # LoRA
@@ -519,16 +519,16 @@ def test_the_trained_parameters_are_those_of_the_thin_matrices(rank: int, bias: 
     model = add_lora(small(bias=bias), config)
     trained = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad}
     assert sum(trained.values()) == 2 * rank * ((16 + 48) + (64 + 16))
-    assert set(trained) == set(adapter_tensors(model))
+    assert {name.rpartition(".")[0] for name in trained} == set(lora_layers(model))
 
 
 def test_tuning_moves_the_adapters_alone() -> None:
     model = lora(small())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     list(tune(model, encoded(), None, plan()))
-    added = adapter_tensors(model)
     for name, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[name]) == (name not in added), name
+        is_added = name.endswith((".down", ".up"))
+        assert torch.equal(tensor, before[name]) == (not is_added), name
 
 
 def test_an_adapted_model_learns_and_writes_like_any_other() -> None:
@@ -541,10 +541,13 @@ def test_an_adapted_model_learns_and_writes_like_any_other() -> None:
     assert attention_weights(lora(small(n_embd=32)).blocks[0].attn, x).shape == (1, 2, 3, 3)
 
 
-def test_sinusoidal_waves_stay_frozen_after_a_merge() -> None:
-    model = merge_lora(lora(small(positions="sinusoidal")))
-    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-    assert frozen == ["embed.position_embedding.weight"]
+def test_the_head_stays_the_table_through_adding_tuning_and_merging() -> None:
+    model = small(positions="sinusoidal")
+    for change in (add_lora, lambda model: list(tune(model, encoded(), None, plan())), merge_lora):
+        change(model)
+        assert model.head.weight is model.embed.token_embedding.weight
+    assert type(model) is GPT
+    assert all(p.requires_grad for p in model.parameters())  # the positions are a buffer
 
 
 @pytest.mark.parametrize(
@@ -555,9 +558,9 @@ def test_sinusoidal_waves_stay_frozen_after_a_merge() -> None:
         ({"rank": 1.5}, "rank is 1.5"),
         ({"alpha": 0}, "alpha is 0; it must be above 0"),
         ({"alpha": math.nan}, "alpha is nan"),
-        ({"projections": ()}, r"projections are \(\); choose one or more of attn.qkv"),
+        ({"projections": ()}, r"projections is \(\); it must be one or more of attn.qkv"),
         ({"projections": ("attn.qkv", "attn.qkv")}, "attn.qkv, .*, each once"),
-        ({"projections": ("attn.qkv", "ln_1")}, "choose one or more of"),
+        ({"projections": ("attn.qkv", "ln_1")}, "it must be one or more of"),
     ],
 )
 def test_adapters_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -579,104 +582,7 @@ def test_adapters_on_adapters_and_merging_nothing_are_refused() -> None:
         merge_lora(small())
 
 
-# Adapters alone in a file
-
-
-def test_adapters_come_back_from_their_file(tmp_path: Path) -> None:
-    model = lora(small(), alpha=3.0)
-    path = tmp_path / "new" / "adapters.safetensors"
-    save_adapters(model, path)
-    back = load_adapters(small(), path)
-    assert torch.equal(back(TOKENS), model(TOKENS))
-    assert next(iter(lora_layers(back).values())).config == LoRAConfig(2, 3.0, PROJECTIONS)
-    assert [p.name for p in path.parent.iterdir()] == ["adapters.safetensors"]
-    n_bytes = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
-    assert n_bytes < path.stat().st_size < n_bytes + 8_000
-    assert load_file(path).keys() == adapter_tensors(model).keys()
-
-
-def test_the_fingerprint_is_the_base_model_s_alone() -> None:
-    assert fingerprint(lora(small())) == fingerprint(small())
-    assert fingerprint(small(1)) != fingerprint(small())
-    assert fingerprint(merge_lora(lora(small()))) != fingerprint(small())
-
-
-@pytest.mark.parametrize("other", [{"seed": 1}, {"n_layer": 3}, {"n_embd": 32}])
-def test_adapters_of_another_model_are_refused_and_it_stays_as_it_was(
-    tmp_path: Path, other: dict[str, Any]
-) -> None:
-    path = tmp_path / "adapters.safetensors"
-    save_adapters(lora(small()), path)
-    model = small(**other)
-    with pytest.raises(ValueError, match=r"adapters.safetensors were made for another model: its"):
-        load_adapters(model, path)
-    assert not lora_layers(model)
-    assert all(p.requires_grad for p in model.parameters())
-
-
-def test_a_model_without_adapters_has_none_to_save(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no adapters to save; call add_lora first"):
-        save_adapters(small(), tmp_path / "a")
-
-
-def test_another_safetensors_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file({"weight": torch.zeros(2)}, path)
-    with pytest.raises(ValueError, match=r"model\.safetensors holds no adapters; name a file that"):
-        load_adapters(small(), path)
-
-
-def test_scores_need_questions_and_examples() -> None:
-    model = small().eval()
-    with pytest.raises(ValueError, match="record 1 has no 'instruction', only 'input'; add one"):
-        respond(model, BYTES, [RECORDS[0], {"input": "x"}], CHAT)
-    with pytest.raises(ValueError, match="there are 0 examples; pass at least 1"):
-        evaluate_responses(model, [])
-
-
-def test_no_file_of_adapters_is_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        load_adapters(small(), tmp_path / "none.safetensors")
-
-
-def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "adapters.safetensors"
-    model = lora(small())
-    save_adapters(model, path)
-    whole = path.read_bytes()
-    tensors = {name: tensor.detach() for name, tensor in adapter_tensors(model).items()}
-    notes = {"fingerprint": fingerprint(model)}
-    good = {"rank": 2, "alpha": 16.0, "projections": PROJECTIONS}
-    contents: list[bytes | dict[str, str]] = [
-        b"", b"text", whole[:-1], whole[:40], whole[8:],
-        {"lora": "{"}, {"lora": "[]"}, {"lora": "{}"},
-        {"lora": json.dumps(good | {"rank": 0})}, {"lora": json.dumps(good | {"more": 1})},
-    ]  # fmt: skip
-    for content in contents:
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            save_file(tensors, path, notes | content)
-        with pytest.raises(ValueError, match=r"is damaged: it.* (that can|can't) be read"):
-            load_adapters(small(), path)
-    for wrong in (good | {"rank": 3}, good | {"projections": ["attn.qkv"]}):
-        save_file(tensors, path, notes | {"lora": json.dumps(wrong)})
-        fresh = small()
-        with pytest.raises(ValueError, match="tensors are not those of LoRAConfig"):
-            load_adapters(fresh, path)
-        assert not lora_layers(fresh)
-
-
 # Answers and scores
-
-
-def test_answers_in_a_batch_are_those_given_alone() -> None:
-    model = small(3)
-    ours = respond(model, BYTES, RECORDS, CHAT, max_new_tokens=9, batch_size=2)
-    for record, found in zip(RECORDS, ours, strict=True):
-        prompt = BYTES.encode(CHAT.fill(record["instruction"], record.get("input", "")))
-        pieces = answer(model, BYTES, prompt, max_new_tokens=9)
-        assert "".join(pieces).strip() == found
 
 
 def test_answering_needs_a_model_that_is_not_in_training() -> None:
@@ -695,7 +601,7 @@ def test_exact_match_counts_by_task_and_leaves_free_answers_out() -> None:
     answers = [" a\nb", "c b", "14.", "who knows", "no task"]
     assert exact_match(answers, records) == {"add": (0, 1), "sort": (1, 2)}
     assert exact_match([], []) == {}
-    with pytest.raises(ValueError, match="1 answers to 5 records; pass one for each"):
+    with pytest.raises(ValueError, match="zip"):
         exact_match(["a"], records)
 
 
@@ -707,103 +613,9 @@ def test_repetition_is_the_share_of_phrases_said_before(text: str, share: float)
     assert repetition(text) == pytest.approx(share)
 
 
-# Questions that are too long, and earlier turns
-
-
-def test_a_question_that_fits_is_not_cut() -> None:
-    whole = BYTES.encode(CHAT.fill("Sort.", "b a"))
-    assert fit_prompt(" Sort.", "b a ", BYTES, CHAT, len(whole)) == (whole, "")
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["b a c " * 40, "é" * 90, "🙂" * 50, "a" * 300],
-    ids=["words", "accents", "emoji", "one word"],
-)
-@pytest.mark.parametrize("room", [20, 33, 50])
-def test_what_is_too_long_loses_its_end_and_the_form_stays(text: str, room: int) -> None:
-    text = text.strip()
-    tokens, cut = fit_prompt("Sort.", text, BYTES, CHAT, room)
-    assert room - 4 <= len(tokens) <= room
-    assert cut
-    assert text.endswith(cut)
-    assert tokens == BYTES.encode(CHAT.fill("Sort.", text[: -len(cut)]))
-    tokens, cut = fit_prompt(text, "", BYTES, CHAT, room)
-    assert tokens == BYTES.encode(CHAT.fill(text[: -len(cut)]))
-    assert len(tokens) <= room
-
-
-def test_a_question_without_room_or_words_is_refused() -> None:
-    with pytest.raises(ValueError, match="form 'chat' and the instruction leave no place in 12"):
-        fit_prompt("Sort these words.", "b a", BYTES, CHAT, 12)
-    with pytest.raises(ValueError, match="leave no place in 3 tokens"):
-        fit_prompt("Sort.", "", BYTES, CHAT, 3)
-    with pytest.raises(ValueError, match="the instruction is empty; write what to do"):
-        fit_prompt(" \n", "b a", BYTES, CHAT, 64)
-
-
-def test_as_many_earlier_turns_come_back_as_fit_the_latest_first() -> None:
-    prompt, _ = fit_prompt("Again.", "", BYTES, CHAT, 64)
-    turns = [[*BYTES.encode(CHAT.fill(r["instruction"], r.get("input", "")) + r["output"]), END]
-             for r in RECORDS]  # fmt: skip
-    sizes = [len(turn) for turn in turns]
-    everything = [*turns[0], *turns[1], *turns[2], *prompt]
-    assert remember(prompt, RECORDS, BYTES, CHAT, 999) == (everything, 3)
-    two = sizes[1] + sizes[2] + len(prompt)
-    assert remember(prompt, RECORDS, BYTES, CHAT, two) == ([*turns[1], *turns[2], *prompt], 2)
-    assert remember(prompt, RECORDS, BYTES, CHAT, two - 1) == ([*turns[2], *prompt], 1)
-    assert remember(prompt, RECORDS, BYTES, CHAT, len(prompt)) == (prompt, 0)
-    assert remember(prompt, [], BYTES, CHAT, 64) == (prompt, 0)
-
-
-def test_an_answer_streams_until_the_end_or_until_nobody_asks() -> None:
-    model = small(3)
-    stream = answer(model, BYTES, [5], max_new_tokens=50)
-    assert next(stream)
-    stream.close()
-    ids = list(
-        generate(model, [5], 8, end_tokens={END}, generator=torch.Generator().manual_seed(2))
-    )
-    from gptlib.generation import Sampling
-
-    seeded = torch.Generator().manual_seed(2)
-    text = "".join(answer(model, BYTES, [5], 8, Sampling(), seeded))
-    assert text == BYTES.decode([token for token in ids if token != END])
-
-
-# A tuned model's folder
-
-
-def test_a_tuned_model_s_folder_names_its_form(tmp_path: Path) -> None:
-    form = PromptForm("mine", "{instruction} »\n", "{instruction}: {input} »\n")
-    save_tuned(small(), BYTES, form, tmp_path / "tuned")
-    assert load_form(tmp_path / "tuned") == form
-    model, _ = load_gpt2(tmp_path / "tuned")
-    assert torch.equal(model(TOKENS), small()(TOKENS))
-    assert not list((tmp_path / "tuned").glob("*.part"))
-    save_gpt2(small(), BYTES, tmp_path / "tuned")  # another model, which has no form
-    assert load_form(tmp_path / "tuned") is None
-
-
-def test_a_model_that_was_never_tuned_names_no_form(tmp_path: Path) -> None:
-    save_gpt2(small(), BYTES, tmp_path)
-    assert load_form(tmp_path) is None
-
-
-def test_a_model_with_adapters_is_not_saved_as_a_whole(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the model has adapters.*merge_lora it"):
-        save_tuned(add_lora(small()), BYTES, CHAT, tmp_path / "tuned")
-    assert not (tmp_path / "tuned").exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "", "[]", "{}", '{"name": "x", "plain": "Q", "with_input": "Q"}',
-        '{"name": "x", "plain": 1, "with_input": 2}', "\ufffe",
-    ],
-)  # fmt: skip
-def test_a_damaged_form_is_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / FORM_FILE).write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"prompt_form\.json is damaged"):
-        load_form(tmp_path)
+def test_scores_need_questions_and_examples() -> None:
+    model = small().eval()
+    with pytest.raises(ValueError, match="record 1 has nothing as its 'instruction'"):
+        respond(model, BYTES, [RECORDS[0], {"input": "x"}], CHAT)
+    with pytest.raises(ValueError, match="there are 0 examples; pass at least 1"):
+        evaluate_responses(model, [])

@@ -7,12 +7,10 @@ from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import regex
 import tiktoken
-import torch
 import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -423,7 +421,7 @@ def test_the_table_is_found_in_a_clone_and_in_a_wheel(
 
 @pytest.mark.parametrize("text", ["", [], ["", ""]])
 def test_training_on_empty_text_is_refused(text: str | list[str]) -> None:
-    with pytest.raises(ValueError, match=r"text is empty.*pass at least one word"):
+    with pytest.raises(ValueError, match=r"the text gives 0 merges, .*; pass more text"):
         BPETokenizer.train(text, 300)
 
 
@@ -568,17 +566,6 @@ def test_a_table_without_the_parts_of_a_token_is_refused() -> None:
 
 
 ENCODING = gpt2_encoding()
-
-
-@pytest.mark.parametrize("text", [b"a", 5, None])
-def test_what_is_no_text_is_refused(text: Any) -> None:
-    with pytest.raises(ValueError, match="pass one str"):
-        BPETokenizer([]).encode(text)
-
-
-def test_a_batch_is_not_decoded_as_one_row() -> None:
-    with pytest.raises(ValueError, match="pass one row of ids"):
-        BPETokenizer([]).decode(torch.tensor([[1, 2, 3]]))
 
 
 def test_files_with_windows_line_ends_or_sorted_names_are_read(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from gptlib.classification import TextClassifier, leave_one_out, predict_probabilities
-from gptlib.extras.widgets.classification import MessageLens
+from gptlib.extras.widgets.classification import MessageLens, text_vectors
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
 
@@ -156,3 +156,13 @@ def test_the_picture_has_a_bar_and_a_point_for_each_token() -> None:
     labels = [tick.get_text() for tick in line.get_xticklabels()]
     assert re.sub("␣", " ", "".join(labels)).startswith("WIN ")
     plt.close(figure)
+
+
+def test_the_nearest_text_is_the_text_itself() -> None:
+    texts = [f"{word} {n}" for n in range(20) for word in ("see you at", "WIN £")]
+    vectors = text_vectors(classifier(), texts)
+    assert torch.allclose(vectors.norm(dim=-1), torch.ones(40))
+    assert (vectors @ vectors.T).argmax(-1).tolist() == list(range(40))
+    same = torch.nn.functional.cosine_similarity(vectors[:1], vectors[1:2])
+    assert float(vectors[0] @ vectors[1]) == pytest.approx(same.item(), abs=1e-6)
+    assert text_vectors(classifier(), []).shape == (0, 16)

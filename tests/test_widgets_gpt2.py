@@ -58,7 +58,7 @@ def test_heads_that_do_not_divide_the_width_are_explained() -> None:
     explorer = SizeExplorer()
     explorer.sizes["n_head"].value = 11
     assert explorer.result == {}
-    assert "n_embd 768 is not divisible by n_head 11" in explorer.problem
+    assert "n_embd is 768; it must be divisible by n_head, 11" in explorer.problem
     assert explorer.problem in explorer.readout.value
     assert bytes(explorer.image.value).startswith(PNG)
     explorer.sizes["n_head"].value = 8

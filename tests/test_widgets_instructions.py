@@ -7,11 +7,12 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
+from gptlib.extras.chat import answer, fit_prompt
 from gptlib.extras.widgets import instructions as module
 from gptlib.extras.widgets.instructions import ChatBox, SideBySide
 from gptlib.generation import Sampling
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.instructions import CHAT, answer, fit_prompt
+from gptlib.instructions import CHAT
 from gptlib.tokenizer import BPETokenizer
 
 BYTES = BPETokenizer([])
@@ -36,7 +37,7 @@ def no_open_figures() -> Iterator[None]:
 def endless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let answers go on for ever, slowly, with markup in them."""
 
-    def write(*_: object) -> Iterator[str]:
+    def write(*_: object, **named: object) -> Iterator[str]:
         while True:
             time.sleep(0.01)
             yield "<b>on</b> and\n"
@@ -112,7 +113,7 @@ def test_a_question_that_cannot_be_sent_is_explained() -> None:
 
 
 def test_an_error_while_writing_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> Iterator[str]:
+    def broken(*_: object, **named: object) -> Iterator[str]:
         yield "so"
         raise FloatingPointError("the logits are not finite")
 
@@ -156,7 +157,7 @@ def test_two_models_answer_the_same_question() -> None:
 def test_both_columns_grow_together_and_stop_together(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = SideBySide({"a": model(), "b": model(1)}, BYTES, CHAT, "Say yes.", max_new_tokens=8)
 
-    def write(*_: object) -> Iterator[str]:
+    def write(*_: object, **named: object) -> Iterator[str]:
         while True:
             time.sleep(0.01)
             yield "x"

@@ -3,10 +3,10 @@
     python tests/benchmarks/classification.py                 the shipped model, five seeds
     python tests/benchmarks/classification.py --seeds 10 --model gpt2
 
-Each seed deals the deduplicated messages anew into training, validation and test part, and all
-classifiers see the same deal. A row gives the mean over the seeds and its 95 % confidence interval
+Each seed splits the deduplicated messages anew into training, validation and test part, and all
+classifiers see the same split. A row gives the mean over the seeds and its 95 % confidence interval
 by Student's t. The last column but one is the difference from naive Bayes seed by seed, which is
-far surer than the two means apart, since a hard deal is hard for both. Seconds are CPU time.
+far surer than the two means apart, since a hard split is hard for both. Seconds are CPU time.
 """
 
 import argparse
@@ -20,9 +20,8 @@ import torch
 from gptlib.classification import (
     Confusion,
     FineTuning,
-    NaiveBayes,
+    LabeledText,
     Pooling,
-    Record,
     TextClassifier,
     confusion,
     fit,
@@ -30,6 +29,7 @@ from gptlib.classification import (
     remove_duplicates,
     split_records,
 )
+from gptlib.extras.baselines import NaiveBayes
 from gptlib.extras.datasets import sms_spam, source
 from gptlib.extras.device import best_device
 from gptlib.extras.models import load_model
@@ -50,15 +50,15 @@ ROWS: dict[str, tuple[Pooling, FineTuning]] = {
     "mean, nothing frozen": ("mean", ALL),
 }
 
-Parts = tuple[list[Record], list[Record], list[Record]]
+Parts = tuple[list[LabeledText], list[LabeledText], list[LabeledText]]
 
 
-def is_spam(records: Sequence[Record]) -> list[bool]:
+def is_spam(records: Sequence[LabeledText]) -> list[bool]:
     """Say which records are spam."""
     return [label == "spam" for label, _ in records]
 
 
-def judge(answers: Sequence[bool], test: Sequence[Record]) -> Confusion:
+def judge(answers: Sequence[bool], test: Sequence[LabeledText]) -> Confusion:
     """Count the outcomes on the test part."""
     return confusion(is_spam(test), answers)
 

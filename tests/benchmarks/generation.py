@@ -25,13 +25,13 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 import transformers
+from gptlib.extras.compiled import compile_decode
+from gptlib.extras.quantize import QuantizedGPT, quantize
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gptlib.embeddings import split_tokens
-from gptlib.extras.compiled import compile_decode
 from gptlib.extras.datasets import war_and_peace
-from gptlib.extras.quantize import QuantizedGPT, quantize
 from gptlib.generation import (
     Sampling,
     decode,

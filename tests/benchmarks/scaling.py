@@ -27,7 +27,7 @@ VOCAB_SIZE, CONTEXT, LAYERS, HEADS, WIDTH, BATCH_SIZE = 50_257, 256, 6, 6, 384, 
 
 def our_step(tokens: Tensor, onednn: bool) -> Callable[[], object]:
     """Return a function that takes one step of ours."""
-    from gptlib.extras.onednn import multiply_in_onednn
+    from gptlib.extras.fast.onednn import multiply_in_onednn
     from gptlib.gpt2 import GPT, GPTConfig
     from gptlib.training import TrainingConfig, TrainingState, take_step
 

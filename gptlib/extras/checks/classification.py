@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlib.classification import Confusion, Record, confusion
+from gptlib.classification import Confusion, LabeledText, confusion
 from gptlib.extras.checks.answers import Answer, call, close, named, number, what
 
 
 def count_twins(answer: Answer) -> None:
     """Check `count_twins(train, test)`, exercise 1."""
-    train: list[Record] = [
+    train: list[LabeledText] = [
         ("spam", "WIN £100 now!"),
         ("ham", "ok"),
         ("ham", "See you at 8"),
@@ -20,7 +20,7 @@ def count_twins(answer: Answer) -> None:
         ("spam", "win £500, now"),
         ("ham", "OK."),
     ]
-    test: list[Record] = [
+    test: list[LabeledText] = [
         ("spam", "win £250 NOW"),
         ("spam", "Win £999 now"),
         ("ham", "ok"),

@@ -6,20 +6,39 @@ from typing import Any
 
 import ipywidgets as widgets
 import torch
+import torch.nn.functional as F
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from gptlib.classification import (
-    Record,
+    LabeledText,
     TextClassifier,
     encode_texts,
     leave_one_out,
-    text_vectors,
+    length_batches,
+    pad_batch,
 )
 from gptlib.extras.plots import COLORS, png, style
 
 FOR, AGAINST = COLORS[1], COLORS[0]
 """Vermilion speaks for the label, blue against it: told apart by all readers."""
+
+
+@torch.no_grad()
+def text_vectors(classifier: TextClassifier, texts: Sequence[str]) -> Tensor:
+    """Return what the head sees of each text, scaled to length 1, shape (n, C).
+
+    The product of two such vectors is the cosine of the angle between them. The classifier is put
+    into evaluation mode.
+    """
+    classifier.eval()
+    rows, _ = encode_texts(classifier, texts)
+    vectors = classifier.head.weight.new_zeros(len(rows), classifier.head.in_features)
+    for batch in length_batches([len(row) for row in rows], 32):
+        tokens, last = pad_batch([rows[i] for i in batch])
+        vectors[batch] = classifier.pool(classifier.run_stages(tokens), last)
+    return F.normalize(vectors, dim=-1).cpu()
 
 
 class MessageLens(widgets.VBox):
@@ -54,7 +73,7 @@ class MessageLens(widgets.VBox):
         self,
         classifier: TextClassifier,
         examples: Sequence[str],
-        known: Sequence[Record] = (),
+        known: Sequence[LabeledText] = (),
         label: str | None = None,
     ) -> None:
         if not examples:
@@ -140,8 +159,9 @@ class MessageLens(widgets.VBox):
             self.colored.value = self.nearest.value = ""
             self.image.value = png(self.picture())
             return
-        prefixes = self._prefixes(row)[:, self.classifier.labels.index(label)].tolist()
-        best = int(self._prefixes(row)[-1].argmax())
+        probabilities = self._prefixes(row)  # (T, n_labels)
+        prefixes = probabilities[:, self.classifier.labels.index(label)].tolist()
+        best = int(probabilities[-1].argmax())
         self.problem = ""
         self.result = {
             "probability": prefixes[-1],
@@ -157,11 +177,12 @@ class MessageLens(widgets.VBox):
         self.image.value = png(self.picture())
 
     @torch.no_grad()
-    def _prefixes(self, row: torch.Tensor) -> torch.Tensor:
+    def _prefixes(self, row: Tensor) -> Tensor:
         """Probabilities after each token, (T, n_labels): a causal model reads them all at once."""
-        states = self.classifier.walk(row[None]).expand(len(row), -1, -1)  # (T, T, C)
+        states = self.classifier.run_stages(row[None]).expand(len(row), -1, -1)  # (T, T, C)
         ends = torch.arange(len(row), device=row.device)
-        return self.classifier.judge(states, ends).softmax(dim=-1).cpu()
+        logits = self.classifier.head(self.classifier.pool(states, ends))
+        return logits.softmax(dim=-1).cpu()
 
     def _find_nearest(self, text: str, n: int = 3) -> list[tuple[float, str, str]]:
         if not self.known:

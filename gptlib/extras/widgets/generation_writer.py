@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptlib.extras.fast import fast
 from gptlib.extras.widgets.attention import visible
 from gptlib.generation import (
     Beam,
@@ -18,12 +19,11 @@ from gptlib.generation import (
     Sampling,
     beam_search,
     count_tokens,
-    decode,
+    decode_step,
     draw,
     extend,
     prefill,
     stages,
-    use_onednn,
     window_start,
 )
 from gptlib.gpt2 import GPT
@@ -86,7 +86,7 @@ class Writer:
         self.written: tuple[Written, ...] = ()
         self.search: Search | None = None
         weight = model.ln_f.weight
-        self._reader = use_onednn(model)  # as `generate` does, for the same last digits
+        self._reader, _ = fast(model)
         self._cache = KeyValueCache(
             model.config, 1, model.config.context_length, weight.device, weight.dtype
         )
@@ -128,7 +128,7 @@ class Writer:
         cache.length = same
         new = torch.tensor(window[same:], device=cache.starts.device)  # (T,)
         if len(new) == 1:
-            return decode(self._reader, new, cache)[0]
+            return decode_step(self._reader, new, cache)[0]
         return extend(self._reader, new[None], cache)[0, -1]
 
     def stages(self, place: int, sampling: Sampling) -> dict[str, Tensor]:

@@ -12,10 +12,12 @@ import ipywidgets as widgets
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from gptlib.extras.chat import answer, fit_prompt, remember
+from gptlib.extras.fast import fast
 from gptlib.extras.plots import COLORS, style
 from gptlib.generation import Sampling
 from gptlib.gpt2 import GPT
-from gptlib.instructions import PromptForm, answer, fit_prompt, remember
+from gptlib.instructions import PromptForm
 from gptlib.tokenizer import Tokenizer
 
 _SHOWN = 400
@@ -96,6 +98,12 @@ class _Asker(widgets.VBox):
     def _prepare(self, instruction: str, input: str) -> Callable[[], str]:
         """Check a question; return what writes the answer and says how it went."""
         raise NotImplementedError
+
+    def _answer(
+        self, model: GPT, prompt: Sequence[int], sampling: Sampling | None
+    ) -> Generator[str, None, None]:
+        twin, step = fast(model)  # made anew each time: the model may have learnt since
+        return answer(twin, self.tokenizer, prompt, self.max_new_tokens, sampling, step=step)
 
     def _say(self, text: str) -> None:
         self.status.value = f"<p role='status' aria-live='polite'>{html.escape(text)}</p>"
@@ -178,7 +186,7 @@ class ChatBox(_Asker):
         prompt, cut = fit_prompt(instruction, input, self.tokenizer, self.form, room)
         earlier = self.turns[len(self.turns) - min(len(self.turns), self.remembered.value) :]
         tokens, self.n_seen = remember(prompt, earlier, self.tokenizer, self.form, room)
-        pieces = answer(self.model, self.tokenizer, tokens, self.max_new_tokens, self.sampling)
+        pieces = self._answer(self.model, tokens, self.sampling)
         turn = {"instruction": instruction.strip(), "input": input.strip(), "output": ""}
 
         def work() -> str:
@@ -274,10 +282,7 @@ class SideBySide(_Asker):
         prompt, cut = fit_prompt(
             instruction, input, self.tokenizer, self.form, room - self.max_new_tokens
         )
-        streams = [
-            answer(model, self.tokenizer, prompt, self.max_new_tokens, self.sampling)
-            for model in self.models.values()
-        ]
+        streams = [self._answer(model, prompt, self.sampling) for model in self.models.values()]
 
         def work() -> str:
             self._asked = _question({"instruction": instruction, "input": input})

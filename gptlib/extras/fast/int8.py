@@ -1,6 +1,6 @@
 """A model with int8 weights: a quarter of the bytes to read for each token that is written.
 
-    from gptlib.extras.quantize import quantize
+    from gptlib.extras.fast.int8 import quantize
     small = quantize(model)            # generate(small, ...) works as before
 
 PyTorch's dynamic quantization does the work. Each row of a weight matrix becomes whole numbers of
@@ -10,39 +10,24 @@ logits differ a little; measure on your own text what that costs.
 """
 
 import warnings
-from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-from gptlib.generation import share_weights
+from gptlib.extras.fast.onednn import share_weights, swap_linears
 from gptlib.gpt2 import GPT
 
-__all__ = ["QuantizedGPT", "quantize"]
+__all__ = ["quantize"]
 
 
-class QuantizedGPT(GPT):
-    """A model for inference whose matrices are int8; the token embedding is kept twice.
-
-    Looking up a token reads one row, so the table stays float32; the output layer reads all of
-    it, so it has an int8 copy, `head`.
-    """
-
-    head: nn.Module
-
-    def unembed(self, x: Tensor) -> Tensor:
-        """Score every token of the vocabulary against the stream x (B, T, C)."""
-        logits: Tensor = self.head(self.ln_f(x))  # (B, T, V)
-        return logits
-
-
-def quantize(model: GPT) -> QuantizedGPT:
+def quantize(model: GPT) -> GPT:
     """Make a copy of a model with int8 weights, for inference on a CPU.
 
     Args:
         model: The model in float32 on the CPU; it stays as it is. Embeddings and norms are shared
-            with it.
+            with it. Looking up a token reads one row, so the table stays float32; the output layer
+            reads all of it and gets an int8 copy.
 
     Returns:
         The int8 model, in evaluation mode.
@@ -56,19 +41,16 @@ def quantize(model: GPT) -> QuantizedGPT:
         >>> quantize(model)(torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 50])
     """
-    table = model.embed.token_embedding.weight
-    if table.device.type != "cpu" or table.dtype != torch.float32:
+    weight = model.ln_f.weight
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
         raise ValueError(
-            f"the model is in {table.dtype} on {table.device}; int8 kernels need float32 on the "
+            f"the model is in {weight.dtype} on {weight.device}; int8 kernels need float32 on the "
             "CPU: call model.float().cpu() first"
         )
-    twin = share_weights(model).eval()
-    head = nn.Linear(table.size(1), table.size(0), bias=False, device="meta")
-    head.weight = table
-    twin.add_module("head", head)
+    twin = share_weights(model)
+    swap_linears(twin, nn.Linear)  # PyTorch changes layers of this very class only
     with warnings.catch_warnings():  # PyTorch means to move this to torchao, which needs a compiler
         warnings.filterwarnings("ignore", message="torch.ao.quantization is deprecated")
         warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_")
         quantize_dynamic(twin, {nn.Linear: per_channel_dynamic_qconfig}, inplace=True)
-    twin.__class__ = QuantizedGPT
-    return cast(QuantizedGPT, twin)
+    return twin

@@ -1,0 +1,127 @@
+"""The numbers that `add_lora` adds to a model, in a file of their own.
+
+A file of adapters is small, and one base model serves many of them. But they are a difference:
+beside other weights they mean nothing, though every shape fits. So the file holds a fingerprint of
+the weights that it belongs to.
+
+Example:
+    >>> import tempfile
+    >>> from gptlib.gpt2 import GPTConfig
+    >>> sizes = GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=8)
+    >>> tuned = add_lora(GPT(sizes, torch.Generator().manual_seed(0)))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_adapters(tuned, folder + "/adapters.safetensors")
+    ...     base = GPT(sizes, torch.Generator().manual_seed(0))
+    ...     len(lora_layers(load_adapters(base, folder + "/adapters.safetensors")))
+    2
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gptlib.gpt2 import GPT
+from gptlib.instructions import LoRAConfig, add_lora, lora_layers
+from gptlib.tokenizer import whole_file
+from gptlib.weights import damaged
+
+
+def adapter_tensors(model: GPT) -> dict[str, Tensor]:
+    """Collect the numbers that `add_lora` added, by name."""
+    layers = lora_layers(model)
+    return {f"{n}.{part}": getattr(layers[n], part) for n in layers for part in ("down", "up")}
+
+
+def fingerprint(model: GPT) -> str:
+    """Compute the sha256 of a model's own weights, as 64 hexadecimal digits.
+
+    What `add_lora` added doesn't count, and the table that the head shares counts once.
+    """
+    digest, left_out = hashlib.sha256(), {*adapter_tensors(model), "head.weight"}
+    for name, tensor in model.state_dict().items():
+        if name not in left_out:
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save_adapters(model: GPT, path: str | Path) -> None:
+    """Write what was added to a model, and nothing of the model, to one safetensors file.
+
+    Raises:
+        ValueError: If the model has no adapters.
+    """
+    layers = lora_layers(model)
+    if not layers:
+        raise ValueError("the model has no adapters to save; call add_lora first")
+    config = next(iter(layers.values())).config
+    notes = {"lora": json.dumps(asdict(config)), "fingerprint": fingerprint(model)}
+    tensors = {name: part.detach().cpu() for name, part in adapter_tensors(model).items()}
+    with whole_file(Path(path)) as draft:
+        save_file(tensors, draft, notes)
+
+
+def read_adapters(path: Path) -> tuple[dict[str, Tensor], LoRAConfig, str]:
+    """Read a file of adapters, and trust nothing in it.
+
+    Returns:
+        The tensors by name, the configuration, and the fingerprint of the model they belong to.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or holds something else.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            notes: dict[str, str] = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise damaged(path, f"it is no safetensors file that can be read ({error})") from error
+    if "lora" not in notes:
+        raise ValueError(f"{path} holds no adapters; name a file that save_adapters wrote")
+    try:
+        stored = json.loads(notes["lora"])
+        config = LoRAConfig(**stored | {"projections": tuple(stored["projections"])})
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"its configuration can't be read ({type(error).__name__}: {error})"
+        raise damaged(path, reason) from error
+    return tensors, config, str(notes.get("fingerprint"))
+
+
+def load_adapters(model: GPT, path: str | Path) -> GPT:
+    """Put saved adapters into the very model that they were trained for.
+
+    Args:
+        model: The base model, without adapters; it is changed in place, and frozen but for them.
+        path: A file that `save_adapters` wrote.
+
+    Returns:
+        The same model.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, holds no adapters, or they were made for a model of other
+            sizes or weights; the model is then unchanged.
+    """
+    path = Path(path)
+    tensors, config, theirs = read_adapters(path)
+    ours = fingerprint(model)
+    if theirs != ours:
+        raise ValueError(
+            f"the adapters of {path.name} were made for another model: its weights have the sha256 "
+            f"{theirs[:12]}..., these have {ours[:12]}...; load the model they belong to"
+        )
+    with torch.device("meta"):  # shapes without values
+        expected = adapter_tensors(add_lora(GPT(model.config), config))
+    if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in expected.items()}:
+        raise damaged(path, f"its {len(tensors)} tensors are not those of {config}")
+    added = adapter_tensors(add_lora(model, config))
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            added[name].copy_(tensor)
+    return model

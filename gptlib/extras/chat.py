@@ -1,0 +1,170 @@
+"""A tuned model in use: questions that fit, earlier turns, an answer that streams, its folder.
+
+Example:
+    >>> from gptlib.gpt2 import GPTConfig
+    >>> from gptlib.instructions import CHAT
+    >>> from gptlib.tokenizer import BPETokenizer
+    >>> sizes = GPTConfig(vocab_size=257, context_length=48, n_layer=1, n_head=1, n_embd=8)
+    >>> model, tokenizer = GPT(sizes, torch.Generator().manual_seed(0)).eval(), BPETokenizer([])
+    >>> prompt, cut = fit_prompt("Repeat the word.", "war", tokenizer, CHAT, room=40)
+    >>> len("".join(answer(model, tokenizer, prompt, max_new_tokens=8))) <= 8
+    True
+"""
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from gptlib.generation import Sampling, Step, TextStream, generate, stream_text
+from gptlib.gpt2 import GPT
+from gptlib.instructions import PromptForm, Record, ending_of, lora_layers
+from gptlib.tokenizer import Tokenizer, whole_file
+from gptlib.weights import damaged, read_json, save_gpt2
+
+
+def fit_prompt(
+    instruction: str, input: str, tokenizer: Tokenizer, form: PromptForm, room: int
+) -> tuple[list[int], str]:
+    r"""Fill a form so that it fits; what is too long loses its end, and the form stays whole.
+
+    Args:
+        instruction: What to do; it is cut only if there is no input.
+        input: What it is about.
+        tokenizer: The model's own.
+        form: How to ask.
+        room: The most tokens.
+
+    Returns:
+        The prompt's tokens, and the text that was cut away, "" if none.
+
+    Raises:
+        ValueError: If the instruction is empty, or so long that nothing of the input fits beside
+            it.
+
+    Example:
+        >>> from gptlib.instructions import CHAT
+        >>> from gptlib.tokenizer import BPETokenizer
+        >>> tokens, cut = fit_prompt("Count.", "one two three", BPETokenizer([]), CHAT, room=21)
+        >>> BPETokenizer([]).decode(tokens), cut
+        ('Q: Count.\none two\nA:\n', ' three')
+    """
+    if not instruction.strip():
+        raise ValueError("the instruction is empty; write what to do")
+    text = (input if input.strip() else instruction).strip()
+    body = tokenizer.encode_ordinary(text)
+    kept = len(body)
+    while kept > 0:
+        part = tokenizer.decode_bytes(body[:kept]).decode(errors="ignore")  # no half character
+        asked = (instruction, part) if input.strip() else (part, "")
+        tokens = tokenizer.encode_ordinary(form.fill(*asked))
+        if part and len(tokens) <= room:
+            return tokens, text[len(part) :]
+        kept -= max(1, len(tokens) - room)  # cut as much as is too much, and count again
+    raise ValueError(
+        f"the form {form.name!r} and the instruction leave no place in {room} tokens for what the "
+        "question is about; shorten the instruction, or ask for fewer new tokens"
+    )
+
+
+def remember(
+    prompt: list[int], history: Sequence[Record], tokenizer: Tokenizer, form: PromptForm, room: int
+) -> tuple[list[int], int]:
+    """Put earlier questions and their answers before a prompt, the latest ones that fit.
+
+    Args:
+        prompt: What `fit_prompt` returned.
+        history: Earlier turns, with "instruction", "input" and "output"; the latest last.
+        tokenizer: The model's own.
+        form: How they were asked.
+        room: The most tokens in all.
+
+    Returns:
+        The tokens, and how many turns are in them.
+    """
+    tokens, n_turns, end = prompt, 0, ending_of(tokenizer)
+    for turn in reversed(history):
+        text = form.fill(turn["instruction"], turn.get("input", "")) + turn["output"]
+        earlier = [*tokenizer.encode_ordinary(text), end]
+        if len(earlier) + len(tokens) > room:
+            break
+        tokens, n_turns = earlier + tokens, n_turns + 1
+    return tokens, n_turns
+
+
+def answer(
+    model: GPT,
+    tokenizer: Tokenizer,
+    prompt: Sequence[int],
+    max_new_tokens: int = 60,
+    sampling: Sampling | None = None,
+    generator: torch.Generator | None = None,
+    step: Step | None = None,
+) -> Generator[str, None, None]:
+    """Answer one prompt, and hand over the text while it is written; leaving the loop stops it.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Its tokenizer.
+        prompt: The tokens of a filled form.
+        max_new_tokens: Where an answer is cut off.
+        sampling: The knobs; the likeliest token each time if None.
+        generator: The source of randomness, on the CPU; PyTorch's global one if None.
+        step: What `gptlib.extras.fast` made for this model, if anything.
+
+    Returns:
+        A generator of pieces of text; what `generate` refuses is refused at the call.
+    """
+    sampling, ends = sampling or Sampling(temperature=0), {ending_of(tokenizer)}
+    tokens = generate(
+        model, prompt, max_new_tokens, sampling, end_tokens=ends, generator=generator, step=step
+    )
+    return stream_text(tokens, TextStream(tokenizer), ends)
+
+
+FORM_FILE = "prompt_form.json"
+"""Where a tuned model's folder keeps the form that it answers to."""
+
+
+def save_tuned(
+    model: GPT,
+    tokenizer: Tokenizer,
+    form: PromptForm,
+    folder: str | Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write a tuned model in GPT-2's layout, and the form that it answers to beside it.
+
+    Args:
+        model: The model, its adapters merged.
+        tokenizer: Its tokenizer.
+        form: The form that it was tuned with.
+        folder: Where to write; it is made if it is not there.
+        dtype: How the numbers are stored, as `save_gpt2` does it.
+    """
+    if lora_layers(model):
+        raise ValueError("the model has adapters, which GPT-2's layout can't hold; merge_lora it")
+    save_gpt2(model, tokenizer, folder, dtype)
+    with whole_file(Path(folder).expanduser() / FORM_FILE) as draft:
+        draft.write_text(json.dumps(asdict(form), indent=2) + "\n", encoding="utf-8")
+
+
+def load_form(folder: str | Path) -> PromptForm | None:
+    """Read the form that a model's folder says it answers to.
+
+    Returns:
+        The form; None if the folder names none, as that of a model that was never tuned.
+
+    Raises:
+        ValueError: If the file is there and is no form.
+    """
+    path = Path(folder).expanduser() / FORM_FILE
+    if not path.is_file():
+        return None
+    values = read_json(path)
+    with suppress(TypeError, ValueError, AttributeError):
+        return PromptForm(**values)
+    raise damaged(path, "it must hold the texts name, plain and with_input of a form")

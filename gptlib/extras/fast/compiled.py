@@ -1,0 +1,132 @@
+"""A compiled decode step: one text at nearly the speed of the memory.
+
+    from gptlib.extras.fast.compiled import compile_decode
+    step = compile_decode(model)       # half a minute; then generate(model, ..., step=step)
+
+A decode step reads every weight once, but between its matrix products stand hundreds of small
+operations, and each product costs a start of its own. `torch.compile` makes of the whole step a
+few loops in C++ that all threads share. It needs a C++ compiler on this machine. Prompts, and
+several texts at once, take the way of every other model.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import count
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gptlib.attention import Mix
+from gptlib.extras.fast.onednn import OneDNNLinear, share_weights, swap_linears
+from gptlib.generation import KeyValueCache, Step, decode_step
+from gptlib.gpt2 import GPT, GPTConfig
+
+__all__ = ["compile_decode"]
+
+_numbers = count()
+
+
+class _OneRowLinear(nn.Linear):
+    """Map one row, x (1, 1, in), to (1, 1, out), in a form that compiles to one loop over W."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        row = x.as_strided((1, x.size(-1)), (x.size(-1), 1))  # x is stored before such a view
+        product = (self.weight * row).sum(dim=-1)  # (out,); else x were computed for each output
+        return (product if self.bias is None else product + self.bias)[None, None]
+
+
+def _look_back(position: Tensor, all_k: Tensor, all_v: Tensor) -> Mix:
+    """Let one new query look at all keys, its own included, in a form that compiles to loops."""
+
+    def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # each (1, H, 1, D)
+        all_k.index_copy_(2, position, k)
+        all_v.index_copy_(2, position, v)
+        scores = (q * all_k).sum(dim=-1) / math.sqrt(q.size(-1))  # (1, H, S)
+        return (scores.softmax(dim=-1)[..., None] * all_v).sum(dim=2, keepdim=True)
+
+    return mix
+
+
+def compile_decode(model: GPT) -> Step:
+    """Make a decode step that writes one text nearly as fast as the memory gives the weights.
+
+    The C++ is kept in PyTorch's cache on this machine, so that a second time takes a few seconds.
+    Call `torch.set_num_threads` before, not after: another number of threads compiles anew.
+
+    Args:
+        model: The model in float32 on the CPU; it stays as it is, and shares its weights.
+
+    Returns:
+        The step, for `generate(model, ..., step=step)`.
+
+    Raises:
+        ValueError: If the model is not in float32 on the CPU, or has int8 weights.
+        RuntimeError: If the step can't be compiled, for want of a C++ compiler for example.
+
+    Example:
+        >>> from gptlib.generation import generate
+        >>> step = compile_decode(model)                           # doctest: +SKIP
+        >>> list(generate(model, [464, 3290], 20, step=step))      # doctest: +SKIP
+    """
+    weight = model.ln_f.weight
+    precision = weight.dtype if isinstance(model.head, nn.Linear) else "int8"
+    if weight.device.type != "cpu" or precision != torch.float32:
+        raise ValueError(
+            f"the model is in {precision} on {weight.device}; only float32 on the CPU can be "
+            "compiled: call model.float().cpu() first"
+        )
+    one_row, several = share_weights(model), share_weights(model)
+    swap_linears(one_row, _OneRowLinear)
+    if torch.backends.mkldnn.is_available():
+        swap_linears(several, OneDNNLinear, least=2**18)
+
+    def read(token: Tensor, position: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
+        mixes = [_look_back(position, *both) for both in zip(keys, values, strict=True)]
+        x = one_row.stream(one_row.embed(token[None], position), mixes)  # (1, 1, C)
+        return one_row.unembed(x)[0]  # (1, V)
+
+    # PyTorch keeps what it compiled beside a function's code, for so many models and no more: each
+    # model gets code of its own.
+    code = read.__code__.replace(co_name=f"read_{next(_numbers)}")
+    own = FunctionType(code, globals(), closure=read.__closure__)
+    # Before each step it checks that all is as it was compiled; the layers of this copy are nobody
+    # else's, and checking each of them would take some 0.3 ms.
+    options: Any = {"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
+    compiled = torch.compile(own, fullgraph=True, options=options)
+    _compile_now(compiled, model.config)
+
+    def step(tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        n_free = cache.capacity - cache.length
+        if len(tokens) > 1 or cache.is_padded or cache.length == 0 or n_free <= 1:
+            return decode_step(several, tokens, cache)  # the compiled code is for another layout
+        end = cache.length + 1
+        parts = [[part[:, :, :end] for part in kept] for kept in (cache.keys, cache.values)]
+        with torch.inference_mode():  # tensors made outside of it would need a step of their own
+            logits: Tensor = compiled(
+                torch.tensor(tokens.tolist()), torch.tensor([cache.length]), *parts
+            )
+        cache.length = end
+        return logits
+
+    return step
+
+
+def _compile_now(compiled: Callable[..., Tensor], config: GPTConfig) -> None:
+    """Take one step with an empty cache, and say that the length and room of a cache vary."""
+    shape = (1, config.n_head, 7, config.head_size)
+    rooms = [torch.zeros(shape) for _ in range(2 * config.n_layer)]
+    parts = [room[:, :, :3] for room in rooms]
+    for part in rooms + parts:
+        torch._dynamo.mark_dynamic(part, 2)
+    try:
+        with torch.inference_mode():
+            token, position = torch.tensor([0]), torch.tensor([0])
+            compiled(token, position, parts[: config.n_layer], parts[config.n_layer :])
+    except RuntimeError as error:
+        raise RuntimeError(
+            "the decode step could not be compiled; it needs a C++ compiler (Debian and Ubuntu: "
+            "apt install g++; macOS: xcode-select --install). Without it, the model writes as it "
+            f"is. PyTorch says: {' '.join(str(error).splitlines()[:2])}"
+        ) from error
