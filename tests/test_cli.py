@@ -136,7 +136,15 @@ def test_generate_writes_what_the_library_writes(
         *("--presence-penalty", -0.1, "--seed", 7, "--stop", "qq", "--stop", "zz"),
     )
     model, tokenizer = load_model(folder)
-    sampling = Sampling(0.8, 50, 0.9, 0.01, 1.2, 0.1, -0.1)
+    sampling = Sampling(
+        temperature=0.8,
+        top_k=50,
+        top_p=0.9,
+        min_p=0.01,
+        repetition_penalty=1.2,
+        frequency_penalty=0.1,
+        presence_penalty=-0.1,
+    )
     pieces = generate_text(
         model,
         tokenizer,

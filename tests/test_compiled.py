@@ -26,7 +26,6 @@ from gptlib.generation import (
     decode_step,
     generate,
     generate_batch,
-    make_cache,
     prefill,
 )
 from gptlib.gpt2 import GPT
@@ -70,7 +69,7 @@ def test_each_step_gives_the_logits_of_the_whole_model(
     tokens = random_tokens(TINY, 1, LENGTH)
     with torch.no_grad():
         expected = MODEL(tokens)[0]
-    cache = make_cache(MODEL, [[0] * n_prompt], LENGTH)
+    cache = KeyValueCache(MODEL, 1, LENGTH)
     logits = [prefill(MODEL, tokens[:, :n_prompt].tolist(), cache)[0]]
     logits += [step(tokens[:, i], cache)[0] for i in range(n_prompt, LENGTH)]
     torch.testing.assert_close(torch.stack(logits), expected[n_prompt - 1 :], rtol=1e-4, atol=1e-5)

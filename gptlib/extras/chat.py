@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from gptlib.generation import Sampling, Step, TextStream, generate, stream_text
+from gptlib.generation import Sampling, Step, generate, stream_text
 from gptlib.gpt2 import GPT
 from gptlib.instructions import PromptForm, Record, ending_of, lora_layers
 from gptlib.tokenizer import Tokenizer, whole_file
@@ -122,7 +122,7 @@ def answer(
     tokens = generate(
         model, prompt, max_new_tokens, sampling, end_tokens=ends, generator=generator, step=step
     )
-    return stream_text(tokens, TextStream(tokenizer), ends)
+    return stream_text(tokens, tokenizer, end_tokens=ends)
 
 
 FORM_FILE = "prompt_form.json"
