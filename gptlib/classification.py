@@ -36,10 +36,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, check_fields, initialize
 from gptlib.tokenizer import Tokenizer, whole_file
 from gptlib.training import Report, TrainingConfig, TrainingState, run_steps, take_step
-from gptlib.weights import check_vocabulary, load_gpt2, save_gpt2
+from gptlib.weights import load_gpt2, save_gpt2
 
 LabeledText = tuple[str, str]
 """A label and the text that it was given to."""
@@ -268,7 +269,7 @@ class TextClassifier(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_vocabulary(tokenizer, model.config)
+        check_vocabulary(tokenizer, model)
         longest = model.config.context_length
         if isinstance(labels, str) or not 2 <= len(labels) == len(set(labels)):
             raise ValueError(f"labels are {labels!r}; give a list of at least two, each once")
