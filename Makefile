@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+OLDEST := .venv/oldest
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # On Linux, threads that wait for each other give way sooner: PyTorch on two cores keeps 0.93 of its
 # speed when it has them to itself, and runs twice as fast when something else computes too.
 export GOMP_SPINCOUNT ?= 1500
 
-.PHONY: setup lab test test-browser refresh lint
+.PHONY: setup lab test test-oldest test-browser refresh lint
 .DEFAULT_GOAL := lab
 
 setup: $(INSTALLED)
@@ -25,6 +26,17 @@ lab: $(INSTALLED)
 # TEST="-k attention -x" adds options of pytest.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TEST)
+
+$(OLDEST)/installed: pyproject.toml $(INSTALLED)
+	$(BIN)/uv venv --quiet --clear --python $(PYTHON) $(OLDEST)
+	$(BIN)/uv pip install --quiet --python $(OLDEST) --resolution lowest-direct \
+		--editable ".[course,test]"
+	touch $@
+
+# Everything but the notebooks at the lower ends of pyproject.toml's ranges, PyTorch's included
+# (several GB). TEST="tests/test_gpt2.py" runs less.
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest $(or $(TEST),gptlib tests)
 
 # Needs Chromium or Chrome; CHROME=/path/to/it names one that is not found. A test that fails is
 # tried once more, and both tries are told. KEEP_PICTURES=1 renews the pictures of the README.

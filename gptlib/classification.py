@@ -40,7 +40,7 @@ from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, check_fields, initialize
 from gptlib.tokenizer import Tokenizer, whole_file
 from gptlib.training import Report, TrainingConfig, TrainingState, run_steps, take_step
-from gptlib.weights import load_gpt2, save_gpt2
+from gptlib.weights import load_gpt2, read_json, save_gpt2
 
 LabeledText = tuple[str, str]
 """A label and the text that it was given to."""
@@ -574,7 +574,7 @@ def save_classifier(
     `dtype` is that of the model's numbers, as in `save_gpt2`; the head keeps its own.
     """
     path = Path(folder).expanduser() / "head.safetensors"
-    save_gpt2(classifier.model, classifier.tokenizer, path.parent, dtype)
+    save_gpt2(classifier.model, classifier.tokenizer, path.parent, dtype, beside=[path.name])
     names = ("labels", "max_tokens", "pooling")
     facts = {name: json.dumps(getattr(classifier, name)) for name in names}
     head = {name: value.detach().cpu() for name, value in classifier.head.state_dict().items()}
@@ -591,7 +591,8 @@ def load_classifier(folder: str | Path) -> TextClassifier:
     """
     path = Path(folder).expanduser() / "head.safetensors"
     model, tokenizer = load_gpt2(path.parent)
-    if not path.is_file():
+    listed = read_json(path.parent / "config.json").get("beside", [path.name])
+    if path.name not in listed or not path.is_file():
         raise FileNotFoundError(
             f"{folder} has no {path.name}, so it is a model without a head: teach one with `fit`"
         )

@@ -159,7 +159,7 @@ class PairCounts:
         heapify(self.heap)
 
     def pop_most_frequent(self) -> str | None:
-        """Take out the most frequent pair, of equals that with the smallest ids; in the end None."""
+        """Take out the most frequent pair (of equals the smallest ids), or None at the end."""
         while self.heap:
             count, pair = heappop(self.heap)
             if -count == self.counts[pair]:

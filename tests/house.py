@@ -132,14 +132,19 @@ FORBIDDEN: dict[str, Callable[[ast.AST], bool]] = {
 """What makes a class something else behind its reader's back."""
 
 
-def tricks() -> Iterator[tuple[str, str]]:
-    """Find such places outside the checks of exercises, as pairs of what and where."""
-    for path in sorted(PACKAGE.rglob("*.py")):
-        if "checks" not in path.parts:
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                for name, is_it in FORBIDDEN.items():
-                    if is_it(node):
-                        yield name, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+def tricks_in(source: str) -> Iterator[tuple[str, int]]:
+    """Find such places, as pairs of what and the line."""
+    for node in ast.walk(ast.parse(source)):
+        for name, is_it in FORBIDDEN.items():
+            if is_it(node):
+                yield name, getattr(node, "lineno", 0)
+
+
+def taught_weights() -> dict[str, Weight]:
+    """Weigh every taught module."""
+    sources = {stem: module_path(stem).read_text(encoding="utf-8") for stem in taught_stems()}
+    helpers = checkers(list(sources.values()))
+    return {stem: weigh(source, helpers) for stem, source in sources.items()}
 
 
 def functions_called(work: Callable[[], Any], until: str = "") -> set[tuple[str, str]]:
@@ -190,37 +195,28 @@ def first_step() -> set[tuple[str, str]]:
 
 def main() -> None:
     """Print the figures of the whole house."""
-    sources = {stem: module_path(stem).read_text(encoding="utf-8") for stem in taught_stems()}
-    helpers = checkers(list(sources.values()))
-    total = Weight()
     print(f"{'module':<16}{'code':>6}{'names':>7}{'checks':>8}{'docs':>6}{'comments':>10}")
-    for stem, source in sources.items():
-        found = weigh(source, helpers)
-        total += found
-        print(
-            f"{stem:<16}{found.code:>6}{found.names:>7}{found.validation:>8}"
-            f"{found.docstrings:>6}{found.comments:>10}"
-        )
+    weights = taught_weights()
+    for stem, found in weights.items():
+        counts = f"{found.code:>6}{found.names:>7}{found.validation:>8}{found.docstrings:>6}"
+        print(f"{stem:<16}{counts}{found.comments:>10}")
+    total = sum(weights.values(), Weight())
     print(f"taught: {total.code} lines of code, {total.names} public names")
     print(f"validation: {total.validation / total.code:.1%}")
     print(f"docstrings: {100 * total.docstrings / total.code:.0f} lines per 100 of code")
     print(f"comments: {total.comments}, {100 * total.comments / total.code:.1f} per 100")
-    lines = sum(
-        len(p.read_text("utf-8").splitlines())
-        for p in PACKAGE.rglob("*")
-        if p.is_file() and p.suffix in {".py", ".js", ".yaml"}
-    )
-    print(f"lines of gptlib in all: {lines}")
-    found_tricks = list(tricks())
-    print(f"tricks: {len(found_tricks)} {found_tricks}")
+    files = [file for file in PACKAGE.rglob("*") if file.suffix in {".py", ".js", ".yaml"}]
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    print(f"lines of gptlib in all: {sum(len(text.splitlines()) for text in texts.values())}")
+    for file, text in texts.items():
+        if file.suffix == ".py" and "checks" not in file.parts:
+            for name, line in tricks_in(text):
+                print(f"trick: {name} in {file.relative_to(ROOT)}:{line}")
     if "--calls" in sys.argv:
-        text = first_piece()
-        print(f"generate_text to its first piece: {len(text)} functions")
-        train = first_step()
-        print(
-            f"train to its first step: {len(train)} functions, "
-            f"{len({file for file, _ in train})} files"
-        )
+        print(f"generate_text to its first piece: {len(first_piece())} functions")
+        step = first_step()
+        where = {file for file, _ in step}
+        print(f"train to its first step: {len(step)} functions in {len(where)} files")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Which modules a source imports, and whether a taught module may."""
+"""Which modules a source imports and names, and whether it may."""
 
 import ast
+import re
 import sys
 
-THIRD_PARTY = {"huggingface_hub", "numpy", "regex", "safetensors", "tiktoken", "torch"}
+from notebook_files import public_names
+
+THIRD_PARTY = {"numpy", "regex", "safetensors", "tiktoken", "torch"}
 
 
 def imported_modules(source: str) -> list[str]:
@@ -29,3 +32,18 @@ def forbidden_imports(source: str, earlier: list[str]) -> list[str]:
         if module not in allowed
         and module.split(".")[0] not in THIRD_PARTY | set(sys.stdlib_module_names)
     ]
+
+
+def later_names(source: str, known: set[str], later: dict[str, str]) -> list[str]:
+    """List what a taught module names that only a later one brings, in code, text or strings.
+
+    Args:
+        source: The module.
+        known: The public names of this module and of those before it.
+        later: For each later module, its source.
+    """
+    brought = {name for text in later.values() for name in public_names(text)} - known
+    names = {name for name in brought if re.search("[a-z]_[a-z]|[a-z][A-Z]", name)}
+    names |= {f"gptlib.{module}" for module in later}
+    names |= {"head.safetensors", "prompt_form.json"}  # files of chapters 8 and 9
+    return sorted(name for name in names if re.search(rf"(?<![\w.]){re.escape(name)}\b", source))

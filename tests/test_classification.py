@@ -480,7 +480,7 @@ def test_a_damaged_or_missing_head_is_told_from_a_model(tmp_path: Path) -> None:
         FileNotFoundError, match=r"has no head\.safetensors, so .*: teach one with `fit`"
     ):
         load_classifier(tmp_path)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load_classifier(tmp_path / "nowhere")
 
 

@@ -1,6 +1,5 @@
 """The command line says what it is told to, and its exit status can be relied on."""
 
-import argparse
 import inspect
 import os
 import re
@@ -19,15 +18,14 @@ import torch
 from command_line import PATIENCE, POSIX, pipe_in, refusal, talk, talk_at_terminal, written
 from test_compiled import needs_compiler
 
-from gptlib import generation
 from gptlib.extras import doctor
 from gptlib.extras.chat import save_tuned
 from gptlib.extras.cli import COMMANDS, main
-from gptlib.extras.commands import writing
-from gptlib.extras.commands.base import quoted, suggestion
+from gptlib.extras.commands import chat, writing
+from gptlib.extras.commands import generate as generate_command
 from gptlib.extras.doctor import Finding
 from gptlib.extras.models import load_model
-from gptlib.extras.options import read_options
+from gptlib.extras.options import descriptions, quoted, suggestion
 from gptlib.generation import Sampling, beam_search, generate, generate_text
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.instructions import CHAT, encode_records, tune
@@ -67,7 +65,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for command, (purpose, _) in COMMANDS.items():
+    for command, purpose in COMMANDS.items():
         assert re.search(rf"^    {command}\b", text, re.MULTILINE)
         assert purpose.split()[0] in text
 
@@ -182,7 +180,7 @@ def test_stop_strings_end_the_text_and_may_be_line_breaks(
     assert (
         written(capsys, *words, "--stop", whole[10:12]) == whole.partition(whole[10:12])[0] + "\n"
     )
-    assert writing._unescape(r"\n\t") == "\n\t"
+    assert writing.unescape(r"\n\t") == "\n\t"
 
 
 def test_beams_write_what_the_library_finds(
@@ -267,9 +265,8 @@ def test_help_shows_every_option_with_its_default(
 
 
 def test_the_defaults_in_the_help_are_the_library_s() -> None:
-    parser = argparse.ArgumentParser()
-    writing._add_length_options(parser.add_argument_group())
-    ours, theirs = vars(parser.parse_args([])), inspect.signature(generate_text).parameters
+    ours = vars(generate_command.parser("generate").parse_args([]))
+    theirs = inspect.signature(generate_text).parameters
     assert ours["max_new_tokens"] == theirs["max_new_tokens"].default
     assert ours["min_new_tokens"] == theirs["min_new_tokens"].default
     penalty = inspect.signature(beam_search).parameters["length_penalty"].default
@@ -286,34 +283,26 @@ def test_paths_are_printed_so_that_they_can_be_pasted() -> None:
     assert [quoted(Path(name)) for name in ("a/b", "my book")] == ["a/b", '"my book"']
 
 
-def test_options_read_from_the_source_are_those_of_the_module() -> None:
-    options = read_options("gptlib.generation", "Sampling")
-    for ours, theirs in zip(fields(options.made_by), fields(Sampling), strict=True):
-        assert (ours.name, ours.default) == (theirs.name, theirs.default)
-        assert len(options.help[ours.name]) > 20
-    with pytest.raises(ValueError, match=r"top_p is 2; it must be above 0 and at most 1"):
-        options.made_by(top_p=2)
-    with pytest.raises(ModuleNotFoundError, match=r"no module gptlib\.nothing"):
-        read_options("gptlib.nothing", "Sampling")
+def test_each_field_is_described_by_what_stands_under_it() -> None:
+    texts = descriptions(Sampling)
+    assert list(texts) == [field.name for field in fields(Sampling)]
+    assert all(len(text) > 20 and text[0].islower() for text in texts.values())
 
 
-def test_help_and_bad_values_do_not_wait_for_pytorch() -> None:
+def test_the_list_of_commands_does_not_wait_for_pytorch() -> None:
     program = """
 import sys
 from gptlib.extras.cli import main
-for words in (["--help"], ["generate", "--help"], ["chat", "--help"], ["chat", "--top-k", "0"],
-              ["generate", "--seed", "x"], ["generate", "--prompt", "a", "--temperature", "-1"]):
-    try:
-        main(words)
-    except SystemExit:
-        print("ended")
-    assert "torch" not in sys.modules, words
+try:
+    main(["--help"])
+except SystemExit:
+    assert "torch" not in sys.modules
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ended") == 6
+    assert "classify" in done.stdout
 
 
 @pytest.mark.usefixtures("no_terminal")
@@ -321,11 +310,14 @@ for words in (["--help"], ["generate", "--help"], ["chat", "--help"], ["chat", "
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--temperature", "warm"], "argument --temperature: 'warm' is no number; write one like"),
+        (
+            ["--temperature", "warm"],
+            "argument --temperature: 'warm' can't be used; write a number like",
+        ),
         (["--temperature", "-1"], "--temperature is -1.0; it must be at least 0; 0 is greedy"),
         (["--temperature", "nan"], "--temperature is nan; it must be at least 0; 0 is greedy"),
         (["--top-k", "0"], "--top-k is 0; it must be at least 1, or leave it out to keep all"),
-        (["--top-k", "2.5"], "argument --top-k: '2.5' is no whole number; write one like 40"),
+        (["--top-k", "2.5"], "argument --top-k: '2.5' can't be used; write a whole number like 40"),
         (["--top-k", "271"], "--top-k is 271, but the model knows 270 tokens; choose at most"),
         (["--top-p", "0"], "--top-p is 0.0; it must be above 0 and at most 1; 1 keeps all"),
         (["--min-p", "1.5"], "--min-p is 1.5; it must be from 0 to 1; 0 keeps all"),
@@ -337,7 +329,7 @@ for words in (["--help"], ["generate", "--help"], ["chat", "--help"], ["chat", "
         (["--max-new-tokens", "-1"], "argument --max-new-tokens: -1 is too small; write 0"),
         (["--min-new-tokens", "101"], "--min-new-tokens is 101, above --max-new-tokens 100; low"),
         (["--stop", ""], "argument --stop: the text is empty; write the text to stop before"),
-        (["--device", "gpu"], "'gpu' is no device; write cpu, cuda, cuda:N with a card's"),
+        (["--device", "gpu"], "error: --device is 'gpu'; use cpu, cuda, cuda:N with a card's"),
         (["--device", "cuda:99"], "--device is 'cuda:99', but PyTorch sees"),
         (["--model", "nowhere"], "there is no folder 'nowhere'; name one that holds a model"),
         (["--model", "."], "has no config.json; a model's folder holds config.json, model"),
@@ -406,7 +398,7 @@ def test_logits_that_are_no_numbers_end_in_one_line(
         torch.nn.init.constant_(model.ln_f.weight, float("nan"))
         return model, tokenizer
 
-    monkeypatch.setattr("gptlib.extras.models.load_model", broken)
+    monkeypatch.setattr(writing, "load_model", broken)
     with pytest.raises(SystemExit) as caught:
         main(["generate", "--model", str(folder), "--prompt", "the"])
     assert caught.value.code == 2
@@ -417,12 +409,13 @@ def test_chat_goes_on_from_the_whole_conversation_until_the_input_ends(
     capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
+    _, tokenizer = load_model(folder)
 
-    def echo(model: GPT, tokenizer: BPETokenizer, prompt: str, *_: object, **__: object) -> object:
-        asked.append(prompt)
-        return (piece for piece in ("<", str(len(asked)), ">"))
+    def echo(model: GPT, prompt: list[int], *_: object, **__: object) -> object:
+        asked.append(tokenizer.decode(prompt))
+        return (token for token in tokenizer.encode_ordinary(f"<{len(asked)}>"))
 
-    monkeypatch.setattr(generation, "generate_text", echo)
+    monkeypatch.setattr(writing, "generate", echo)
     pipe_in(monkeypatch, b"\nthe\n\nso\n /clear \nthat")
     assert main(["chat", "--model", str(folder)]) == 0
     out, err = capsys.readouterr()
@@ -434,8 +427,7 @@ def test_chat_goes_on_from_the_whole_conversation_until_the_input_ends(
 
 
 def test_a_conversation_beyond_the_context_is_cut_from_the_front(folder: Path) -> None:
-    arguments = argparse.Namespace(compile=False, device=None, model=folder, seed=1)
-    writer = writing._Writer(arguments, {})
+    writer = writing.Writer(chat.parser("chat").parse_args(["--model", str(folder)]))
     for text in ("the prince " * 30, "é€😀" * 20, "short"):
         part = writer.last_part(text)
         assert text.endswith(part)
@@ -497,7 +489,7 @@ def test_chat_with_a_tuned_model_can_see_earlier_turns(
         seen.append(prompt)
         return generate(model, prompt, *rest, **named)
 
-    monkeypatch.setattr("gptlib.generation.generate", spy)
+    monkeypatch.setattr(writing, "generate", spy)
     lines = b"Say it. | no\nSay it. | no\nSay it. | no\n"
     for words, counts in ([], [0, 0, 0]), (["--remember", "1"], [0, 1, 1]):
         seen.clear()

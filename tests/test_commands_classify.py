@@ -116,7 +116,10 @@ def test_a_message_beyond_the_context_is_cut_and_that_is_said(
             ["--train", "x", "--save", "y", "--n-epochs", "0"],
             "--n-epochs is 0; it must be a whole number, at",
         ),
-        (["--train", "x", "--frozen", "ice"], "--frozen: invalid choice: 'ice' (choose from"),
+        (
+            ["--train", "x", "--frozen", "ice"],
+            "--frozen: 'ice' can't be used; write all, all but the last block or nothing",
+        ),
     ],
 )
 def test_bad_values_of_classify_are_told_in_one_line(

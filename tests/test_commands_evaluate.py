@@ -8,7 +8,7 @@ import pytest
 import torch
 from command_line import pipe_in, refusal, written
 
-from gptlib.extras.commands.evaluating import text_loss
+from gptlib.extras.commands.evaluate import text_loss
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
 from gptlib.training import bits_per_byte, evaluate

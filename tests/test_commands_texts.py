@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from command_line import pipe_in, refusal, written
 
+from gptlib import scaling
+from gptlib.extras import texts
 from gptlib.extras.cli import main
-from gptlib.extras.commands.preparing import TOKENS_FILE
-from gptlib.extras.texts import find_text
+from gptlib.extras.texts import TOKENS_FILE, find_text
 from gptlib.scaling import open_tokens
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, gpt2_encoding
 from gptlib.weights import read_tokenizer
@@ -63,7 +64,7 @@ def test_a_folder_s_files_are_documents_in_order_and_a_file_may_hold_several(
     text, read = find_text(str(folder)), list[int]()
     documents = list(text.documents(read.append))
     assert documents == ["first", "second\nline\n", "third <|endoftext|>\n", "fourth"]
-    assert sum(read) == text.n_bytes
+    assert sum(read) == sum(file.stat().st_size for file in text.files)
     assert [file.name for file in text.empty] == ["blank.txt", "empty.txt"]
     assert list(find_text(str(folder), "*.md").documents()) == ["nor this"]
 
@@ -159,7 +160,7 @@ def test_encode_and_decode_give_every_byte_back(
         (["decode"], b"5 -1", "'-1' is no token id"),
         (["decode"], b"5 x", "'x' is no token id"),
         (["encode"], b"a\xff", "standard input is no UTF-8 text (byte 1); convert it first"),
-        (["encode", "nowhere"], b"", "there is no file 'nowhere'; name one, or leave it out to"),
+        (["encode", "nowhere"], b"", "there is no file 'nowhere'; name one that is there"),
         (["encode", "--tokenizer", "nowhere"], b"", "there is no tokenizer 'nowhere'; name gpt2"),
         (["encode", "--tokenizer", "."], b"", "has no vocab.json"),
         (["encode", "--sp"], b"", "there is no option --sp; did you mean --special?"),
@@ -208,8 +209,6 @@ def test_a_preparation_goes_on_after_a_kill_and_refuses_other_words(
     words = ["data", "prepare", folder, "--tokenizer", "train", "--vocab-size", 260]
     whole, part = [*words, "--save", tmp_path / "1"], [*words, "--save", tmp_path / "2"]
     written(capsys, *whole)
-    from gptlib import scaling
-
     prepare = scaling.prepare_tokens
     with monkeypatch.context() as patch:
 
@@ -217,7 +216,7 @@ def test_a_preparation_goes_on_after_a_kill_and_refuses_other_words(
             yield next(prepare(texts, tokenizer, path, save_every=1))
             raise KeyboardInterrupt
 
-        patch.setattr(scaling, "prepare_tokens", killed)
+        patch.setattr(texts, "prepare_tokens", killed)
         assert main([str(word) for word in part]) == 130
     assert "stopped; the same command goes on where it was" in capsys.readouterr().err
     name = tmp_path / "2" / TOKENS_FILE

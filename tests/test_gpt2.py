@@ -309,7 +309,7 @@ def test_attention_maps_show_every_layer_and_head() -> None:
 
 def test_attention_maps_equal_those_of_transformers() -> None:
     ours, theirs = pair(TINY)
-    theirs.set_attn_implementation("eager")
+    theirs.config._attn_implementation = "eager"
     tokens = random_tokens(TINY, 2, 9)
     with torch.no_grad():
         expected = torch.stack(theirs(tokens, output_attentions=True).attentions)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gptlib.weights import crc32c, mask_checksum
+from gptlib.extras.formats.tensorflow import crc32c, mask_checksum
 
 CODES = {"float32": 1, "float64": 2, "int32": 3, "float16": 19}
 MAGIC = 0xDB4775248B80FB57.to_bytes(8, "little")

@@ -23,7 +23,7 @@ from gptlib.generation import Sampling, Step, TextStream, generate, stream_text
 from gptlib.gpt2 import GPT
 from gptlib.instructions import PromptForm, Record, ending_of, lora_layers
 from gptlib.tokenizer import Tokenizer, whole_file
-from gptlib.weights import damaged, parse_json, read_small, save_gpt2
+from gptlib.weights import damaged, read_json, save_gpt2
 
 
 def fit_prompt(
@@ -164,7 +164,7 @@ def load_form(folder: str | Path) -> PromptForm | None:
     path = Path(folder).expanduser() / FORM_FILE
     if not path.is_file():
         return None
-    values = parse_json(read_small(path), path)
+    values = read_json(path)
     with suppress(TypeError, ValueError, AttributeError):
         return PromptForm(**values)
     raise damaged(path, "it must hold the texts name, plain and with_input of a form")

@@ -43,6 +43,7 @@ __all__ = [
     "DataSet",
     "alpaca",
     "bundled",
+    "course_text",
     "data_folder",
     "fetch",
     "instructions",
@@ -87,8 +88,18 @@ class DataSet:
     """Where to get it, tried in order; `archive.zip#member` names a file inside a zip."""
     licence: str
     """Terms under which its publisher offers it."""
-    stand_in: str | None = None
+    stand_in: str = ""
     """File of our own used when nothing else can be had, if there is one."""
+    clean: Callable[[str], str] | None = None
+    """Of a text to learn from: takes the text itself out of the file's content."""
+
+
+def _clean_book(text: str) -> str:
+    """Keep the book from its first heading, after the contents, to its last sentence."""
+    text = text.replace("\r\n", "\n")
+    start = re.search(r"^BOOK ONE: 1805$", text, re.MULTILINE)  # indented in the contents
+    end = re.search(r"^End of the Project Gutenberg", text, re.MULTILINE)
+    return text[start.start() if start else 0 : end.start() if end else len(text)]
 
 
 _BOOK_PLACE = "enerrio/jax-transformer{at}e00617e4555a0dc4d64d819307f917206aeec31c"
@@ -116,6 +127,7 @@ DATA_SETS: dict[str, DataSet] = {
             addresses=_git_addresses(_BOOK_PLACE, "war-and-peace.txt"),
             licence="public domain in the USA",
             stand_in="stand-in-war-and-peace.txt",
+            clean=_clean_book,
         ),
         DataSet(
             name="sms-spam",
@@ -158,9 +170,15 @@ def war_and_peace() -> str:
         ValueError: if a file with other contents stands in the book's place.
         FileNotFoundError: if not even the stand-in is there.
     """
-    path, real = _find_or_stand_in(DATA_SETS["war-and-peace"])
+    return course_text("war-and-peace")
+
+
+def course_text(name: str) -> str:
+    """Read a data set that is a text to learn from, or its stand-in, which is announced."""
+    record = DATA_SETS[name]
+    path, real = _find_or_stand_in(record)
     text = path.read_text(encoding="utf-8-sig")
-    return _clean_book(text) if real else text.strip() + "\n"
+    return (record.clean(text) if real and record.clean else text).strip() + "\n"
 
 
 def sms_spam() -> list[tuple[str, str]]:
@@ -271,7 +289,7 @@ def source(name: str) -> str:
     record = _record(name)
     if is_real(name):
         return f"{record.title} ({record.licence})"
-    if record.stand_in is not None:
+    if record.stand_in:
         return f"stand-in for {record.title}, written for this course ({record.stand_in})"
     return f"nothing: {record.title} cannot be had"
 
@@ -335,15 +353,6 @@ def _record(name: str) -> DataSet:
     return DATA_SETS[name]
 
 
-def _clean_book(text: str) -> str:
-    """Keep the book from its first heading, after the contents, to its last sentence."""
-    text = text.replace("\r\n", "\n")
-    start = re.search(r"^BOOK ONE: 1805$", text, re.MULTILINE)  # indented in the contents
-    end = re.search(r"^End of the Project Gutenberg", text, re.MULTILINE)
-    text = text[start.start() if start else 0 : end.start() if end else len(text)]
-    return text.strip() + "\n"
-
-
 def _matches(path: Path, record: DataSet) -> bool:
     """Whether the file is there with the recorded size and hash."""
     try:
@@ -380,7 +389,7 @@ def _find_or_stand_in(record: DataSet) -> tuple[Path, bool]:
     path, reasons = _find(record)
     if path is not None:
         return path, True
-    stand_in = bundled(str(record.stand_in))
+    stand_in = bundled(record.stand_in)
     if stand_in is None:
         raise FileNotFoundError(_how_to_get(record, reasons))
     print(_announcement(record, stand_in, reasons))

@@ -1,9 +1,4 @@
-"""Find a trained model: the one that travels with the course, GPT-2, or your own.
-
-A model's folder has the layout that `gptlib.weights` reads and writes. The folder that chapter 5
-trains into is understood too: `NAME.pt` beside `NAME-tokenizer`; and so is the folder of a run of
-`python -m gptlib train`, complete or stopped.
-"""
+"""The one door to trained models: the course's own, GPT-2, your runs, other people's files."""
 
 import os
 from collections.abc import Sequence
@@ -11,12 +6,14 @@ from pathlib import Path
 
 import torch
 
+from gptlib.extras.formats.folders import load_folder, read_any_tokenizer
+from gptlib.extras.formats.hub import RELEASES, find_release
+from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer, Tokenizer, find_data, gpt2_encoding
 from gptlib.training import load_checkpoint
-from gptlib.weights import RELEASES, check_vocabulary, load_gpt2, read_tokenizer
 
-__all__ = ["MADE_BY", "SHIPPED", "default_model", "kept_tokenizer", "load_model"]
+__all__ = ["MADE_BY", "SHIPPED", "default_model", "load_model", "load_run_tokenizer"]
 
 SHIPPED = "war-and-peace"
 """Name of the model that travels with the course, in data/models."""
@@ -25,31 +22,48 @@ MADE_BY = "made-by.txt"
 """In a run's tokenizer folder: what it was asked for as; GPT-2's own tokenizer is not copied."""
 
 
-def load_model(model: str | Path | None = None) -> tuple[GPT, Tokenizer]:
+def load_model(
+    model: str | Path | None = None, dtype: torch.dtype = torch.float32
+) -> tuple[GPT, Tokenizer]:
     """Load a trained model and its tokenizer.
 
     Args:
-        model: A size of GPT-2 as `load_gpt2` knows it, a model's folder, chapter 5's runs
-            folder, or the folder of a run of `train`; None loads the one that `default_model`
-            names.
+        model: "gpt2" (124M), "gpt2-medium" (355M), "gpt2-large" (774M) or "gpt2-xl" (1558M), which
+            are fetched once; or a folder: of `save_gpt2`, of transformers (also cut into shards),
+            of OpenAI's release (which `gptlib.extras.formats.openai_release` fetches), chapter 5's
+            runs folder (`NAME.pt` beside `NAME-tokenizer`), or of a run of `python -m gptlib
+            train`, complete or stopped. "./gpt2" is a folder. None loads `default_model()`.
+        dtype: What the weights become, however they are stored.
 
     Returns:
-        The model on the CPU, in float32 and in evaluation mode, and its tokenizer.
+        The model, on the CPU and in evaluation mode, and the tokenizer: GPT-2's own as tiktoken's
+        `Encoding`, any other as a `BPETokenizer`.
 
     Raises:
         ConnectionError: If GPT-2 is not on this machine and can't be fetched.
         FileNotFoundError: If the folder or one of its files is not there.
         ValueError: If a file is damaged, could run code, or does not fit the others.
+
+    Example:
+        >>> load_model("my-model")
+        Traceback (most recent call last):
+        FileNotFoundError: there is no folder 'my-model'; pass one, or one of gpt2, gpt2-medium,
+        gpt2-large, gpt2-xl
     """
     wanted = default_model() if model is None else model
-    if str(wanted) in RELEASES:
-        return load_gpt2(wanted)
+    if isinstance(wanted, str) and wanted in RELEASES:
+        return load_folder(find_release(wanted), dtype)
     folder = Path(wanted).expanduser()
-    if (folder / "config.yaml").is_file() and not (folder / "config.json").exists():
-        return _load_trained(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {str(wanted)!r}; pass one, or one of {', '.join(RELEASES)}"
+        )
+    if (folder / "config.json").exists():
+        return load_folder(folder, dtype)
+    if (folder / "config.yaml").is_file():
+        return _load_trained(folder, dtype)
     runs = sorted(folder.glob("*.pt"))
-    trained_here = runs and not (folder / "config.json").exists()
-    return _load_run(runs) if trained_here else load_gpt2(folder)
+    return _load_run(runs, dtype) if runs else load_folder(folder, dtype)
 
 
 def default_model() -> str:
@@ -67,7 +81,7 @@ def default_model() -> str:
     return chosen or str(find_data(f"models/{SHIPPED}/model.safetensors").parent)
 
 
-def _load_run(runs: Sequence[Path]) -> tuple[GPT, Tokenizer]:
+def _load_run(runs: Sequence[Path], dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
     """Load the checkpoint and the tokenizer of a runs folder."""
     words_of = {run: run.with_name(f"{run.stem}-tokenizer") for run in runs}
     whole = [run for run in runs if words_of[run].is_dir()]
@@ -82,14 +96,11 @@ def _load_run(runs: Sequence[Path]) -> tuple[GPT, Tokenizer]:
             raise FileNotFoundError(
                 f"{words_of[run]} has no {file}; save the run's tokenizer there, as chapter 5 does"
             )
-    return _load_checkpoint(run, BPETokenizer.load(words_of[run]))
+    return _load_checkpoint(run, BPETokenizer.load(words_of[run]), dtype)
 
 
-def kept_tokenizer(folder: Path) -> Tokenizer:
-    """Load the tokenizer of a model's folder, or of the folder `tokenizer` of a run.
-
-    Args:
-        folder: The folder.
+def load_run_tokenizer(folder: Path) -> Tokenizer:
+    """Load the tokenizer from the folder `tokenizer` of a run, or from a model's folder.
 
     Returns:
         GPT-2's own as tiktoken's, any other as ours.
@@ -99,26 +110,28 @@ def kept_tokenizer(folder: Path) -> Tokenizer:
         ValueError: If its files are damaged.
     """
     is_gpt2 = (folder / MADE_BY).is_file() and not (folder / "vocab.json").is_file()
-    return gpt2_encoding() if is_gpt2 else read_tokenizer(folder)
+    return gpt2_encoding() if is_gpt2 else read_any_tokenizer(folder)
 
 
-def _load_trained(folder: Path) -> tuple[GPT, Tokenizer]:
+def _load_trained(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
     """Load from a run of `train`: the model if it is complete, else the last checkpoint."""
     if (folder / "model" / "config.json").is_file():
-        return load_gpt2(folder / "model")
+        return load_folder(folder / "model", dtype)
     if (folder / "checkpoint.pt").is_file():
-        return _load_checkpoint(folder / "checkpoint.pt", kept_tokenizer(folder / "tokenizer"))
+        tokenizer = load_run_tokenizer(folder / "tokenizer")
+        return _load_checkpoint(folder / "checkpoint.pt", tokenizer, dtype)
     if (folder / "checkpoints").is_dir():
         from gptlib.scaling import load_together as load_parts
 
-        return load_parts(folder / "checkpoints"), kept_tokenizer(folder / "tokenizer")
+        model = load_parts(folder / "checkpoints").to(dtype)
+        return model, load_run_tokenizer(folder / "tokenizer")
     raise FileNotFoundError(
         f"{folder} is a run that has no checkpoint yet; go on with "
         f"python -m gptlib train --resume --folder {folder}"
     )
 
 
-def _load_checkpoint(run: Path, tokenizer: Tokenizer) -> tuple[GPT, Tokenizer]:
+def _load_checkpoint(run: Path, tokenizer: Tokenizer, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
     """Build the model that a checkpoint holds."""
     checkpoint = load_checkpoint(run)
     try:
@@ -129,5 +142,5 @@ def _load_checkpoint(run: Path, tokenizer: Tokenizer) -> tuple[GPT, Tokenizer]:
         raise ValueError(
             f"{run}: the weights are not those of its configuration ({error}); train anew"
         ) from error
-    check_vocabulary(tokenizer, model.config)
-    return model.eval(), tokenizer
+    check_vocabulary(tokenizer, model)
+    return model.to(dtype).eval(), tokenizer

@@ -1,171 +1,246 @@
-"""Turn the fields of a dataclass into options of a command, one source of truth for both."""
+"""One parser for all commands: options from dataclasses, errors in one line."""
 
 import argparse
 import ast
+import difflib
+import inspect
+import json
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from functools import cache
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-__all__ = ["Options", "number", "read_options", "whole"]
+import yaml
+
+__all__ = [
+    "EXIT_STATUS",
+    "CommandParser",
+    "descriptions",
+    "given",
+    "number",
+    "program",
+    "quoted",
+    "suggestion",
+    "whole",
+]
+
+EXIT_STATUS = (
+    "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it.\n"
+)
 
 
-@dataclass(frozen=True)
-class Options:
-    """A dataclass read from its source alone, so that a command starts without PyTorch."""
+def program() -> str:
+    """Say how this program was called, so that what it tells you to type works."""
+    return "gptlib" if Path(sys.argv[0]).stem == "gptlib" else "python -m gptlib"
 
-    made_by: type[Any]
-    """The dataclass: it has the checks of the real one, and is not the same object."""
-    help: dict[str, str]
-    """What stands under each field, by the field's name."""
 
-    def add_to(self, parser: argparse._ArgumentGroup) -> None:
-        """Add an option for each field; one that is not given is None.
+def quoted(path: Path) -> str:
+    """Write a path so that it can be pasted into a terminal."""
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser of one command.
+
+    Args:
+        prog: The command's words, such as "python -m gptlib generate".
+        work: What to do with what was parsed; it returns the exit status.
+        examples: What stands at the end of the help.
+    """
+
+    def __init__(
+        self,
+        prog: str,
+        work: Callable[[argparse.Namespace], int] | None = None,
+        examples: str = "",
+        **more: Any,
+    ) -> None:
+        super().__init__(
+            prog=prog.replace("python -m gptlib", program()),
+            epilog=examples.replace("python -m gptlib", program()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **more,
+        )
+        self.spellings: dict[str, str] = {}
+        self._commands: argparse._SubParsersAction[CommandParser] | None = None
+        if work:
+            self.set_defaults(work=work, parser=self)
+
+    def add_command(
+        self,
+        name: str,
+        work: Callable[[argparse.Namespace], int] | None,
+        description: str,
+        examples: str = "",
+    ) -> "CommandParser":
+        """Add a command of this command, such as `train` of `tokenizer`.
+
+        Args:
+            name: The word.
+            work: What it does.
+            description: What it is for; its first sentence stands in the list of commands.
+            examples: What stands at the end of its help.
+
+        Returns:
+            Its parser.
+        """
+        if self._commands is None:
+            self._commands = self.add_subparsers(metavar="command", required=True)
+        line = " ".join(description.partition(".")[0].split())
+        return self._commands.add_parser(
+            name,
+            prog=f"{self.prog} {name}",
+            help=line[:1].lower() + line[1:],
+            description=description,
+            work=work,
+            examples=examples,
+        )
+
+    def add_fields(
+        self, made_by: type[Any], title: str, prefix: str = "", description: str | None = None
+    ) -> argparse._ArgumentGroup:
+        """Add an option for each field of a dataclass, in their order.
 
         What follows "; None " in a field's description is what happens without the option.
 
         Args:
-            parser: The group of options to add to.
-        """
-        for field in fields(self.made_by):
-            text, _, without = self.help[field.name].partition("; None ")
-            parser.add_argument(
-                "--" + field.name.replace("_", "-"),
-                **_reader(field.type),
-                help=f"{text} (default: {without or field.default})".replace("%", "%%"),
-            )
-
-    def given(self, arguments: argparse.Namespace) -> dict[str, Any]:
-        """Collect the fields that were given on the command line, checked by the dataclass.
-
-        Args:
-            arguments: What the parser returned.
+            made_by: The dataclass.
+            title: What the help calls its options.
+            prefix: What stands before each name, such as "model.".
+            description: What the help says of all of them.
 
         Returns:
-            The values by the fields' names.
-
-        Raises:
-            ValueError: If the dataclass refuses a value.
+            The group, for more options.
         """
-        values = {field.name: getattr(arguments, field.name) for field in fields(self.made_by)}
-        values = {name: value for name, value in values.items() if value is not None}
-        self.made_by(**values)
-        return values
+        group = self.add_argument_group(title, description)
+        texts, kinds = descriptions(made_by), get_type_hints(made_by)
+        for field in fields(made_by):
+            text, _, without = texts[field.name].partition("; None ")
+            if field.default is not MISSING:
+                default = without or json.dumps(field.default).strip('"')
+                text += f" (default: {default})"
+            dest, kind = prefix + field.name, kinds[field.name]
+            option = "--" + dest.replace("_", "-")
+            metavars = {int: "N", float: "X", bool: "true|false", tuple: "[A,B]"}
+            group.add_argument(
+                option,
+                dest=dest,
+                default=argparse.SUPPRESS,
+                required=field.default is MISSING,
+                type=partial(_read, kind=kind),
+                metavar=metavars.get(get_origin(kind) or kind, "NAME"),
+                help=text.replace("%", "%%"),
+            )
+            for name in (field.name, field.name.removeprefix("n_")):
+                self.spellings[f"--{prefix}{name}"] = option
+                self.spellings[f"--{prefix}{name.replace('_', '-')}"] = option
+        return group
+
+    def read(self, words: Sequence[str]) -> argparse.Namespace:
+        """Understand words; what can't be understood ends the program."""
+        names = [word.partition("=") for word in words]
+        words = ["".join((self.spellings.get(name, name), *rest)) for name, *rest in names]
+        known, unknown = self.parse_known_args(words)
+        if unknown:
+            parser: CommandParser = known.parser
+            word = next((word for word in unknown if word.startswith("-")), unknown[0])
+            if not word.startswith("-"):
+                parser.error(f"{word!r} is no option; put a text of several words in quotes")
+            options = [*parser._option_string_actions, *parser.spellings]
+            parser.error(f"there is no option {word}{suggestion(word.partition('=')[0], options)}")
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """End with status 2 and one line; fields' names become options' names."""
+        if message.endswith("expected one argument"):
+            message += "; one that begins with - is written --option=VALUE"
+        for action in self._actions:
+            name = action.dest.rpartition(".")[2]  # at the beginning, or anywhere if it has a _
+            if action.option_strings and name != "help":
+                pattern = rf"^{name}(?= is )" + rf"|(?<![\w.-]){name}\b" * ("_" in name)
+                message = re.sub(pattern, action.option_strings[-1], message)
+        message = re.sub(r"^argument (\S+): (?=\1 )", "", message)
+        message = re.sub(r"\bor None\b", "or leave it out", " ".join(message.split()))
+        sys.stderr.write(f"{self.prog}: error: {message} (see --help)\n")
+        raise SystemExit(2)
 
 
-@cache
-def read_options(module: str, name: str) -> Options:
-    """Read a dataclass from its module's source without running the module.
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Say what somebody may have meant: "; did you mean ...?", or nothing."""
+    options = list(known)
+    ends = tuple(mark + name.lstrip("-") for mark in ".-")
+    close = [o for o in options if o.startswith(name) or o.endswith(ends)]
+    close += difflib.get_close_matches(name, options)
+    return f"; did you mean {close[0]}?" if close else ""
 
-    Only the class runs, after those of the module's imports that are Python's own; so its
-    checks may use nothing else of the module.
+
+def descriptions(made_by: type[Any]) -> dict[str, str]:
+    """Read what stands under each field of a dataclass, as help is written.
 
     Args:
-        module: Full name of the module, such as "gptlib.generation".
-        name: Name of the dataclass.
+        made_by: The dataclass.
 
     Returns:
-        The dataclass and its fields' descriptions.
+        By the field's name, one line with a small first letter and no full stop.
     """
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"there is no module {module}; install the package again")
-    body = ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body
-    [definition] = [node for node in body if isinstance(node, ast.ClassDef) and node.name == name]
-    light = [node for node in body if _is_light(node)]
-    namespace: dict[str, Any] = {"__name__": module}
-    code = ast.Module([*light, *_imported_choices(body), definition], type_ignores=[])
-    exec(compile(code, spec.origin, "exec"), namespace)
-    texts = {
-        line.target.id: _as_help(str(text.value.value))
-        for line, text in zip(definition.body, definition.body[1:], strict=False)
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }
-    return Options(namespace[name], texts)
+    [definition] = ast.parse(inspect.getsource(made_by)).body
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    texts = {}
+    for line, below in pairwise(body):
+        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+            text = " ".join(str(ast.literal_eval(below.value)).split()).rstrip(".")
+            texts[ast.unparse(line.target)] = text[:1].lower() + text[1:]
+    return texts
 
 
-def _as_help(description: str) -> str:
-    """Write a description as help is written: one line, small first letter, no full stop."""
-    description = " ".join(description.split()).rstrip(".")
-    return description[:1].lower() + description[1:]
-
-
-def _is_light(node: ast.stmt) -> bool:
-    """Whether a statement imports from Python's own library, or names the choices of a field."""
-    if isinstance(node, ast.ImportFrom):
-        return str(node.module).partition(".")[0] in sys.stdlib_module_names
-    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Subscript):
-        return isinstance(node.value.value, ast.Name) and node.value.value.id == "Literal"
-    return isinstance(node, ast.Import) and all(
-        alias.name.partition(".")[0] in sys.stdlib_module_names for alias in node.names
-    )
-
-
-def _imported_choices(body: Sequence[ast.stmt]) -> list[ast.stmt]:
-    """Find the choices of fields, `Name = Literal[...]`, that come from other modules of ours."""
-    found: list[ast.stmt] = []
-    for node in body:
-        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("gptlib."):
-            spec, names = find_spec(str(node.module)), {alias.name for alias in node.names}
-            source = Path(str(spec and spec.origin)).read_text(encoding="utf-8")
-            for line in ast.parse(source).body:
-                if isinstance(line, ast.Assign) and _is_light(line):
-                    targets = {getattr(name, "id", "") for name in line.targets}
-                    found += [line] * (targets <= names)
-    return [ast.parse("from typing import Literal").body[0], *found] if found else []
-
-
-def _reader(kind: Any) -> dict[str, Any]:
-    """What argparse needs to know of a field's type."""
-    if get_origin(kind) is Literal:
-        return {"choices": get_args(kind), "metavar": "NAME", "type": str}
-    is_whole = "int" in str(kind)
-    return {"type": whole() if is_whole else number, "metavar": "N" if is_whole else "X"}
+def given(arguments: argparse.Namespace, made_by: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Collect the fields of a dataclass that were typed, by their names."""
+    names = [field.name for field in fields(made_by)]
+    return {n: getattr(arguments, prefix + n) for n in names if hasattr(arguments, prefix + n)}
 
 
 def number(text: str) -> float:
-    """Read the value of an option as a number.
-
-    Args:
-        text: What was typed.
-
-    Returns:
-        The number.
-
-    Raises:
-        argparse.ArgumentTypeError: If it is none.
-    """
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number; write one like 0.8") from None
+    """Read the value of an option as a number."""
+    return _read(text, float)
 
 
-def whole(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
-    """Make a reader of whole numbers within bounds.
-
-    Args:
-        least: The smallest that is allowed, if any.
-        most: The largest that is allowed, if any.
-
-    Returns:
-        A function for argparse's `type`.
-    """
+def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Make a reader of whole numbers within bounds, both allowed, for argparse's `type`."""
 
     def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            message = f"{text!r} is no whole number; write one like 40"
-            raise argparse.ArgumentTypeError(message) from None
-        if least is not None and value < least:
+        value: int = _read(text, int)
+        if value < least:
             raise argparse.ArgumentTypeError(f"{value} is too small; write {least} or more")
         if most is not None and value > most:
             raise argparse.ArgumentTypeError(f"{value} is too large; write {most} or less")
         return value
 
     return read
+
+
+def _read(text: str, kind: Any) -> Any:
+    """Read the value of an option as a type of a dataclass's field."""
+    choices, rule = get_args(kind), "another"
+    try:
+        if kind is bool:
+            rule = "true or false"
+            return {"true": True, "false": False}[text.lower()]
+        if get_origin(kind) is Literal:
+            rule = f"{', '.join(choices[:-1])} or {choices[-1]}"
+            return choices[choices.index(text)]
+        if get_origin(kind) is not tuple:
+            is_whole = kind is int or int in choices
+            rule = "a whole number like 40" if is_whole else "a number like 0.8"
+            return int(text) if is_whole else kind(text)
+        is_texts = ... in choices
+        rule = "a list like [a, b]" if is_texts else "two numbers like [0.9, 0.95]"
+        values = yaml.safe_load(text)
+        kinds = choices[:1] * len(values) if is_texts else choices
+        return tuple(kind(value) for kind, value in zip(kinds, values, strict=True))
+    except (KeyError, TypeError, ValueError, yaml.YAMLError):
+        raise argparse.ArgumentTypeError(f"{text!r} can't be used; write {rule}") from None

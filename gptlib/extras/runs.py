@@ -1,52 +1,174 @@
-"""The folder of a training run: what is in it, how it begins and how it goes on.
+"""A training run: all that decides what it learns, and its folder.
 
 config.yaml     all that decides what the run learns
 tokenizer/      GPT-2's two files, vocab.json and merges.txt
 tokens.bin      the texts as tokens, with a description beside it (not of prepared texts)
-checkpoint.pt   the run itself; under torchrun the folder checkpoints/
+checkpoint.pt   the run itself
 log.jsonl       a line of JSON for each report
 model/          in the end, the model in GPT-2's layout
 """
 
+import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from gptlib.embeddings import check_stream, split_tokens
-from gptlib.extras.commands.base import load_tokenizer, note
-from gptlib.extras.commands.preparing import TOKENS_FILE, is_prepared, keep_tokenizer, prepare
-from gptlib.extras.commands.tokenizing import say_empty, train_tokenizer
-from gptlib.extras.run_config import START_STD, RunConfig, to_yaml
-from gptlib.extras.texts import Text, find_text, find_texts
-from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.extras.options import suggestion
+from gptlib.extras.terminal import note
+from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, make_tokenizer, prepare
+from gptlib.gpt2 import GPT, GPTConfig, check_fields
 from gptlib.scaling import open_tokens
-from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, whole_file
-from gptlib.training import TrainingConfig
+from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size, whole_file
+from gptlib.training import TrainingConfig, load_checkpoint
 
 __all__ = [
     "CHECKPOINT",
-    "CHECKPOINTS",
     "CONFIG",
+    "DEFAULT_CONFIG",
     "LOG",
     "MODEL",
+    "SECTIONS",
+    "START_STD",
+    "DataConfig",
+    "JsonLines",
     "Run",
+    "RunConfig",
     "begin_run",
     "checkpoint_step",
+    "find_run_texts",
     "open_run",
-    "with_absolute_texts",
+    "read_config",
+    "ready_configs",
+    "to_yaml",
 ]
 
-CONFIG, LOG, MODEL = "config.yaml", "log.jsonl", "model"
-CHECKPOINT, CHECKPOINTS = "checkpoint.pt", "checkpoints"
-_PARTS = (CONFIG, LOG, MODEL, CHECKPOINT, CHECKPOINTS, "tokenizer", "tensorboard", "wandb")
-_FILES = (TOKENS_FILE, TOKENS_FILE + ".json", "wandb-id.txt")
+DEFAULT_CONFIG = "war-and-peace-cpu"
+"""The ready configuration that is used when none is named."""
+
+START_STD = 0.02
+
+CONFIG, CHECKPOINT, LOG, MODEL = "config.yaml", "checkpoint.pt", "log.jsonl", "model"
+_FILES = (CONFIG, CHECKPOINT, LOG, TOKENS_FILE, TOKENS_FILE + ".json", "wandb-id.txt")
+_FOLDERS = (MODEL, "tokenizer", "tensorboard", "wandb")
+
+
+# What a run learns
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Say what to learn from."""
+
+    texts: tuple[str, ...] = ()
+    """Text files, folders of them, one folder of prepared tokens, or war-and-peace."""
+    pattern: str = "*.txt"
+    """Which files of a folder, and of the folders in it, are texts."""
+    tokenizer: str = "train"
+    """Train, to train one of model.vocab_size tokens on the texts; gpt2 for GPT-2's own; or a
+    folder with vocab.json and merges.txt. Prepared tokens have theirs."""
+    validation_fraction: float = 0.1
+    """Share of the tokens, at the end, that is kept to judge by."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that decides what a run learns."""
+
+    data: DataConfig
+    """What to learn from."""
+    model: GPTConfig
+    """The sizes."""
+    training: TrainingConfig
+    """The plan."""
+    start_std: float = START_STD
+    """Standard deviation of the starting weights; narrow models want more than GPT-2's."""
+
+    def __post_init__(self) -> None:
+        is_share = 0 < self.data.validation_fraction < 1
+        check_fields(self.data, {"validation_fraction": ("between 0 and 1", is_share)})
+        check_fields(self, {"start_std": ("above 0", 0 < self.start_std < math.inf)})
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig,
+    "model": GPTConfig,
+    "training": TrainingConfig,
+}
+"""The parts of a configuration, by their names in YAML."""
+
+
+def to_yaml(config: RunConfig) -> str:
+    """Write a configuration as YAML that `--config` reads."""
+    values = json.loads(json.dumps(asdict(config)))  # makes lists of tuples
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def ready_configs() -> dict[str, Path]:
+    """List the configurations that come with the package, by name."""
+    folder = Path(str(files("gptlib.extras") / "configs"))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def read_config(name: str) -> list[str]:
+    """Read a configuration as the options that it stands for.
+
+    Args:
+        name: A YAML file, or one of `ready_configs`.
+
+    Returns:
+        Words of a command, such as "--training.n_steps=500".
+
+    Raises:
+        ValueError: If there is none, or it is none.
+    """
+    ready = ready_configs()
+    file = Path(name).expanduser()
+    if not file.is_file():
+        if name not in ready:
+            raise ValueError(
+                f"--config is {name!r}; name a YAML file, or one of {', '.join(ready)}"
+                + suggestion(name, ready)
+            )
+        file = ready[name]
+    way_out = "print one that works with --print-config"
+    try:
+        parts = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = re.sub(r' *in "<.*?>",', " at", str(error))
+        raise ValueError(f"{file} is no YAML ({reason}); fix it, or {way_out}") from None
+    if not isinstance(parts, dict) or not all(isinstance(parts.get(s, {}), dict) for s in SECTIONS):
+        raise ValueError(
+            f"{file} is no configuration: data, model and training have fields below them; "
+            f"{way_out}"
+        )
+    known = [f"{part}.{field.name}" for part, kind in SECTIONS.items() for field in fields(kind)]
+    words = []
+    for part, values in parts.items():
+        for field, value in (values if isinstance(values, dict) else {"": values}).items():
+            key = f"{part}.{field}".rstrip(".")
+            if key not in (*known, "start_std"):
+                close = suggestion(key, known)
+                raise ValueError(f"{file} has {key!r}, which is none of its fields{close}")
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            words.append(f"--{key.replace('_', '-')}={text}")
+    return words
+
+
+# Its folder
 
 
 @dataclass(frozen=True)
@@ -63,27 +185,24 @@ class Run:
     """Shape (n,), mapped from a file."""
     validation_tokens: Tensor
     """Shape (m,), mapped from a file."""
-
-    @property
-    def plan(self) -> TrainingConfig:
-        """The plan as chapter 5 takes it."""
-        return TrainingConfig(**vars(self.config.training))
+    step: int = 0
+    """Steps that are done."""
 
     def start_model(self) -> GPT:
         """Draw the starting weights, the same ones each time."""
-        seed = self.plan.seed
+        seed = self.config.training.seed
         torch.manual_seed(seed)  # dropout draws from PyTorch's own generator
-        sizes = GPTConfig(**vars(self.config.model))
-        model = GPT(sizes, torch.Generator().manual_seed(seed))
+        model = GPT(self.config.model, torch.Generator().manual_seed(seed))
         if self.config.start_std != START_STD:
             with torch.no_grad():
                 for parameter in model.parameters():
-                    if parameter.dim() == 2 and parameter.requires_grad:
+                    if parameter.dim() == 2:
                         parameter.mul_(self.config.start_std / START_STD)
         return model
 
+    @cached_property
     def validation_bytes(self) -> int:
-        """Count the bytes that the predicted tokens of the validation part stand for."""
+        """Bytes that the predicted tokens of the validation part stand for."""
         ends = end_of_text(self.tokenizer)
         tokens = [token for token in self.validation_tokens[1:].tolist() if token not in ends]
         return max(1, len(self.tokenizer.decode_bytes(tokens)))
@@ -103,13 +222,18 @@ def begin_run(folder: Path, config: RunConfig, overwrite: bool = False) -> Run:
     Raises:
         ValueError: If something is there already, or the texts can't be used.
     """
-    texts = _find(config)
+    config, texts = find_run_texts(config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite or not (folder / CONFIG).is_file():
-            raise ValueError(_occupied(folder))
+        if not (folder / CONFIG).is_file():
+            raise ValueError(
+                f"{folder} holds something that is no run; name another folder with --folder"
+            )
+        if not overwrite:
+            raise ValueError(
+                f"{folder} holds a run already; go on with --resume, name another folder with "
+                "--folder, or replace it with --overwrite"
+            )
         _delete(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = with_absolute_texts(config)
     with whole_file(folder / CONFIG) as draft:
         draft.write_text(to_yaml(config), encoding="utf-8")
     try:
@@ -135,45 +259,60 @@ def open_run(folder: Path, config: RunConfig) -> Run:
     Raises:
         ValueError: If its files don't belong together.
     """
-    return _load(folder, config, [] if _is_complete(folder) else _find(config))
+    texts: list[Text] = []
+    try:
+        open_tokens(folder / TOKENS_FILE)
+    except (ValueError, FileNotFoundError):
+        _, texts = find_run_texts(config)
+    return _load(folder, config, texts, checkpoint_step(folder) or 0)
 
 
-def _find(config: RunConfig) -> list[Text]:
-    """Find the texts; none if they are prepared tokens."""
+def find_run_texts(config: RunConfig) -> tuple[RunConfig, list[Text]]:
+    """Find a run's texts.
+
+    Args:
+        config: Names them.
+
+    Returns:
+        The configuration, whose texts are now found from any folder, and the texts; none if they
+        are prepared tokens.
+
+    Raises:
+        ValueError: If there is none, or prepared tokens are not alone.
+    """
     names = config.data.texts
+    texts: list[Text] = []
     if not names:
         raise ValueError(
             "there is no text to learn from; name files or folders: train my-book.txt ..."
         )
-    if any(is_prepared(name) for name in names):
-        if len(names) > 1:
-            raise ValueError(
-                f"{len(names)} texts are named, and one is a folder of prepared tokens; name that "
-                "alone, or prepare all of them together"
-            )
-        return []
-    texts = find_texts(names, config.data.pattern)
-    say_empty(texts)
-    return texts
+    if not any(map(is_prepared, names)):
+        texts = find_texts(names, config.data.pattern)
+        places = [text.place for text in texts]
+    elif len(names) == 1:
+        places = [Path(names[0]).expanduser()]
+    else:
+        raise ValueError(
+            f"{len(names)} texts are named, and one is a folder of prepared tokens; name that "
+            "alone, or prepare all of them together"
+        )
+    pairs = zip(names, places, strict=True)
+    absolute = tuple(str(place.resolve()) if place else name for name, place in pairs)
+    return replace(config, data=replace(config.data, texts=absolute)), texts
 
 
-def _load(folder: Path, config: RunConfig, texts: Sequence[Text]) -> Run:
+def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> Run:
     """Make or load the tokenizer and the tokens."""
     data, size = config.data, config.model.vocab_size
-    own, source = data.tokenizer == "train", folder
-    if len(data.texts) == 1 and is_prepared(data.texts[0]):
-        source = Path(data.texts[0])
-        tokenizer = keep_tokenizer(folder, str(source), lambda: load_tokenizer(str(source)))
+    if is_prepared(data.texts[0]):
+        tokenizer = make_tokenizer(folder, data.texts[0])
+        tokens = open_tokens(Path(data.texts[0]) / TOKENS_FILE)
     else:
-        tokenizer = keep_tokenizer(
-            folder,
-            f"train {size}" if own else data.tokenizer,
-            lambda: train_tokenizer(texts, size) if own else load_tokenizer(data.tokenizer),
-        )
+        tokenizer = make_tokenizer(folder, data.tokenizer, texts, size)
         if texts:
             prepare(texts, tokenizer, folder)
-    tokens = open_tokens(source / TOKENS_FILE)
-    n_tokens = tokenizer.vocab_size if isinstance(tokenizer, BPETokenizer) else tokenizer.n_vocab
+        tokens = open_tokens(folder / TOKENS_FILE)
+    n_tokens = vocabulary_size(tokenizer)
     if n_tokens != size:
         note(f"model.vocab_size is {n_tokens}, as the tokenizer has, not {size}")
         config = replace(config, model=replace(config.model, vocab_size=n_tokens))
@@ -182,44 +321,12 @@ def _load(folder: Path, config: RunConfig, texts: Sequence[Text]) -> Run:
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
     for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
         check_stream(part, config.model.context_length, f"the {name} split")
-    return Run(folder, config, tokenizer, train_tokens, validation_tokens)
-
-
-def _is_complete(folder: Path) -> bool:
-    try:
-        open_tokens(folder / TOKENS_FILE)
-    except (ValueError, FileNotFoundError):
-        return False
-    return True
-
-
-def with_absolute_texts(config: RunConfig) -> RunConfig:
-    """Name the texts so that they are found from any folder."""
-    absolute = tuple(_absolute(name) for name in config.data.texts)
-    return replace(config, data=replace(config.data, texts=absolute))
-
-
-def _absolute(name: str) -> str:
-    """Make a name good from any folder; the name of a course's text stays."""
-    path = Path(name).expanduser()
-    if path.exists():
-        return str(path.resolve())
-    files = find_text(name).files
-    return str(files[0].resolve()) if files else name
-
-
-def _occupied(folder: Path) -> str:
-    if not (folder / CONFIG).is_file():
-        return f"{folder} holds something that is no run; name another folder with --folder"
-    return (
-        f"{folder} holds a run already; go on with --resume, name another folder with --folder, or "
-        "replace it with --overwrite"
-    )
+    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step)
 
 
 def _delete(folder: Path) -> None:
     """Delete a run, and nothing else that somebody may have put there."""
-    for name in (*_PARTS, *_FILES):
+    for name in (*_FILES, *_FOLDERS):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
@@ -229,12 +336,42 @@ def _delete(folder: Path) -> None:
 
 def checkpoint_step(folder: Path) -> int | None:
     """Say how far a run's checkpoint is, None without one."""
-    from gptlib.scaling import checkpoints_in, newest_checkpoint
-    from gptlib.training import load_checkpoint
+    file = folder / CHECKPOINT
+    return int(load_checkpoint(file)["step"]) if file.is_file() else None
 
-    if (folder / CHECKPOINT).is_file():
-        step: Any = load_checkpoint(folder / CHECKPOINT)["step"]
-        return int(step)
-    if (folder / CHECKPOINTS).is_dir() and checkpoints_in(folder / CHECKPOINTS):
-        return int(newest_checkpoint(folder / CHECKPOINTS)[0].name.rpartition("-")[2])
-    return None
+
+class JsonLines:
+    """Write each record as a line of JSON, at once.
+
+    Args:
+        path: The file; lines are added to it.
+        step: The step that the run goes on from: lines of later steps, and a line that a kill cut
+            off, are taken out, because those steps are done again.
+    """
+
+    def __init__(self, path: Path, step: int = 0) -> None:
+        before = self.read(path) if path.exists() else []
+        kept = [line for line in before if line["step"] <= step]
+        self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
+        with whole_file(path) as draft:
+            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        """Read the lines that are whole."""
+        lines: list[dict[str, Any]] = []
+        with suppress(ValueError):  # cut off by a kill: nothing can follow
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                lines.append(json.loads(line))
+        return lines
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Add a line; "seconds" goes on from the lines before."""
+        whole = {**record, "seconds": round(self.seconds + record["seconds"], 3)}
+        self._file.write(json.dumps({**whole, "time": round(time.time(), 3)}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,4 +1,4 @@
-"""Read training data: any text file, or a folder of them, as documents.
+"""Training data: any text file, or a folder of them, as documents, and those as tokens.
 
 A file is a document. Where a line holds nothing but <|endoftext|>, as in many published data sets,
 the file is several documents. Line ends become single newline characters, and a byte order mark at
@@ -14,13 +14,34 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["COURSE_TEXTS", "END_OF_DOCUMENT", "Text", "find_text", "find_texts"]
+from tqdm import tqdm
 
-END_OF_DOCUMENT = "<|endoftext|>"
-"""A line with this alone ends a document inside a file; the token of this name goes there."""
+from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
+from gptlib.extras.models import MADE_BY, load_run_tokenizer
+from gptlib.extras.terminal import note
+from gptlib.scaling import open_tokens, prepare_tokens
+from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
 
-COURSE_TEXTS = ("war-and-peace",)
+__all__ = [
+    "COURSE_TEXTS",
+    "TOKENS_FILE",
+    "Text",
+    "find_text",
+    "find_texts",
+    "is_prepared",
+    "make_tokenizer",
+    "named_tokenizer",
+    "prepare",
+    "read_with_bar",
+]
+
+COURSE_TEXTS = [name for name, record in DATA_SETS.items() if record.clean]
 """Names that stand for a text of the course instead of a file; it is fetched if need be."""
+
+TOKENIZERS = "gpt2 for GPT-2's own, or a folder with vocab.json and merges.txt"
+
+TOKENS_FILE = "tokens.bin"
+"""The file of tokens in a prepared folder; its description and `tokenizer/` stand beside it."""
 
 ELSEWHERE = {
     "tiny-shakespeare.txt": "https://raw.githubusercontent.com/karpathy/char-rnn/"
@@ -38,15 +59,12 @@ class Text:
 
     name: str
     """What it was called by."""
+    place: Path | None = None
+    """The file or the folder; None for a text of the course."""
     files: tuple[Path, ...] = ()
-    """Its files, in order; none for a text of the course."""
+    """Its files, in order."""
     empty: tuple[Path, ...] = ()
     """Files that hold nothing but white space and are left out."""
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes to read, 0 if that is not known before."""
-        return sum(file.stat().st_size for file in self.files)
 
     def documents(self, advance: Callable[[int], object] = lambda _: None) -> Iterator[str]:
         """Read the documents one by one.
@@ -61,13 +79,13 @@ class Text:
             ValueError: If a file is no UTF-8 text; the message names the file and the byte.
         """
         if not self.files:
-            yield _read_course_text()
+            yield _read_course_text(self.name)
         for file in self.files:
             yield from _read_documents(file, advance)
 
 
 def find_texts(names: Sequence[str], pattern: str = "*.txt") -> list[Text]:
-    """Find the texts that somebody named, and see that there is something in them.
+    """Find the texts that somebody named; a note says which files are empty and left out.
 
     Args:
         names: Files, folders, or names of `COURSE_TEXTS`.
@@ -80,23 +98,17 @@ def find_texts(names: Sequence[str], pattern: str = "*.txt") -> list[Text]:
         FileNotFoundError: If one is not there, with what can be done about it.
         ValueError: If one is no file, or holds nothing.
     """
-    return [find_text(name, pattern) for name in names]
+    texts = [find_text(name, pattern) for name in names]
+    empty = [str(file) for text in texts for file in text.empty]
+    if empty:
+        more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
+        are = "files are" if len(empty) > 1 else "file is"
+        note(f"{len(empty)} empty {are} left out: {', '.join(empty[:3])}{more}")
+    return texts
 
 
 def find_text(name: str, pattern: str = "*.txt") -> Text:
-    """Find one text; see `find_texts`.
-
-    Args:
-        name: A file, a folder, or a name of `COURSE_TEXTS`.
-        pattern: Which files of a folder, and of the folders in it, are its texts.
-
-    Returns:
-        The text.
-
-    Raises:
-        FileNotFoundError: If it is not there.
-        ValueError: If it is no file, or holds nothing.
-    """
+    """Find one text, without a note; see `find_texts`."""
     if not name.strip():
         raise ValueError("a text's name is empty; name a file or a folder")
     path = Path(name).expanduser()
@@ -118,13 +130,11 @@ def find_text(name: str, pattern: str = "*.txt") -> Text:
     empty = tuple(file for file in found if _is_empty(file))
     if len(empty) == len(found):
         raise ValueError(f"{name} is empty; name a text with something in it")
-    return Text(name, tuple(file for file in found if file not in empty), empty)
+    return Text(name, path, tuple(file for file in found if file not in empty), empty)
 
 
 def _find_copy(name: str) -> Path:
     """Look for a file that is not here where the course keeps data, without the network."""
-    from gptlib.extras.datasets import data_folder
-
     mirror = os.environ.get("GPTLIB_DATA_MIRROR", "").strip()
     folders = [data_folder(), *([Path(mirror).expanduser()] if mirror else [])]
     for folder in folders * (Path(name).name == name):
@@ -137,20 +147,19 @@ def _find_copy(name: str) -> Path:
 
 
 @cache
-def _read_course_text() -> str:
-    """Read War and Peace; a download, and a stand-in in its place, are told on standard error."""
-    from gptlib.extras.datasets import DATA_SETS, state, war_and_peace
-
-    if state("war-and-peace") == "absent":
-        size = DATA_SETS["war-and-peace"].size / 1e6
-        print(f"note: War and Peace is fetched once ({size:.1f} MB)", file=sys.stderr)
+def _read_course_text(name: str) -> str:
+    """Read a text of the course; a download, and a stand-in in its place, are told."""
+    record = DATA_SETS[name]
+    if state(name) == "absent":
+        title = record.title.partition(",")[0]
+        note(f"{title} is fetched once ({record.size / 1e6:.1f} MB)")
     with redirect_stdout(sys.stderr):  # standard output is for results
-        return war_and_peace()
+        return course_text(name)
 
 
 def _is_text(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ours = file.name in ("merges.txt", "made-by.txt")  # of the tokenizer of a run or of tokens
+    ours = file.name in ("merges.txt", MADE_BY)  # of the tokenizer of a run or of tokens
     return file.is_file() and not hidden and not ours
 
 
@@ -162,8 +171,8 @@ def _is_empty(file: Path) -> bool:
 def _read_documents(file: Path, advance: Callable[[int], object]) -> Iterator[str]:
     """Read a file line by line, so that one of many documents need not fit into memory."""
     lines: list[str] = []
+    place = 0
     with open(file, "rb") as content:
-        place = 0
         for raw in content:
             try:
                 line = raw.decode("utf-8-sig" if place == 0 else "utf-8")
@@ -172,17 +181,13 @@ def _read_documents(file: Path, advance: Callable[[int], object]) -> Iterator[st
                 raise ValueError(_no_utf8(file, start, raw[error.start], raw[:2])) from None
             place += len(raw)
             advance(len(raw))
-            if line.rstrip() == END_OF_DOCUMENT:
-                yield from _join(lines)
-                lines = []
-            else:
+            if line.rstrip() != END_OF_TEXT:
                 lines.append(line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line)
-    yield from _join(lines)
-
-
-def _join(lines: Sequence[str]) -> Iterator[str]:
-    document = "".join(lines)
-    if document.strip():
+                continue
+            if (document := "".join(lines)).strip():
+                yield document
+            lines = []
+    if (document := "".join(lines)).strip():
         yield document
 
 
@@ -192,3 +197,107 @@ def _no_utf8(file: Path, place: int, byte: int, start: bytes) -> str:
         f"{file} is no UTF-8 text: byte {place} is 0x{byte:02x}; {kind}save it as UTF-8, "
         "or leave it out"
     )
+
+
+# Texts as tokens
+
+
+def read_with_bar(texts: Sequence[Text], what: str) -> Iterator[str]:
+    """Read the documents of texts, with a bar at a terminal.
+
+    Args:
+        texts: The texts.
+        what: What they are read for, such as "tokens".
+    """
+    quiet, n_bytes = not sys.stderr.isatty(), sum(f.stat().st_size for t in texts for f in t.files)
+    with tqdm(
+        total=n_bytes, desc=what, unit="B", unit_scale=True, leave=False, disable=quiet
+    ) as bar:
+        for text in texts:
+            yield from text.documents(bar.update)
+
+
+def is_prepared(name: str) -> bool:
+    """Whether a folder was written by `data prepare`."""
+    return (Path(name).expanduser() / TOKENS_FILE).is_file()
+
+
+def named_tokenizer(name: str) -> Tokenizer:
+    """Load a tokenizer by its name.
+
+    Args:
+        name: "gpt2", or a folder: of a tokenizer, of a model or of a training run.
+
+    Returns:
+        GPT-2's own as tiktoken's, any other as ours.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or it holds no tokenizer.
+        ValueError: If its files are damaged.
+    """
+    if name == "gpt2":
+        return gpt2_encoding()
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no tokenizer {name!r}; name {TOKENIZERS}")
+    inside = folder / "tokenizer"
+    return load_run_tokenizer(inside if inside.is_dir() else folder)
+
+
+def make_tokenizer(
+    folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int = 0
+) -> Tokenizer:
+    """Make the tokenizer of a prepared folder or a run, or load the one that it has.
+
+    Args:
+        folder: The tokenizer goes to `tokenizer/` in it.
+        name: What `named_tokenizer` takes, or "train" to train one; it is noted in the folder,
+            and another name is refused from then on.
+        texts: What to train on.
+        vocab_size: Number of tokens to train.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        ValueError: If the folder's tokenizer was asked for by another name.
+    """
+    asked = f"train {vocab_size}" if name == "train" else name
+    place, mark = folder / "tokenizer", folder / "tokenizer" / MADE_BY
+    if mark.is_file():
+        before = mark.read_text(encoding="utf-8").strip()
+        if before != asked:
+            raise ValueError(
+                f"{folder} was begun with the tokenizer {before!r}, not {asked!r}; name another "
+                "folder, or delete it"
+            )
+        return load_run_tokenizer(place)
+    tokenizer: Tokenizer
+    if name == "train":
+        tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), vocab_size)
+    else:
+        tokenizer = named_tokenizer(name)
+    if isinstance(tokenizer, BPETokenizer):
+        tokenizer.save(place)
+    with whole_file(mark) as draft:  # the last: with it the folder is whole
+        draft.write_text(asked + "\n", encoding="utf-8")
+    return tokenizer
+
+
+def prepare(texts: Sequence[Text], tokenizer: Tokenizer, folder: Path) -> int:
+    """Write the tokens of texts, with a bar; what was broken off goes on.
+
+    Args:
+        texts: The texts, the same ones each time.
+        tokenizer: The tokenizer.
+        folder: Where `TOKENS_FILE` goes.
+
+    Returns:
+        The number of tokens.
+
+    Raises:
+        ValueError: If it was begun with other texts or another tokenizer, or a text is none.
+    """
+    for _ in prepare_tokens(read_with_bar(texts, "tokens"), tokenizer, folder / TOKENS_FILE):
+        pass  # each document moves the bar
+    return len(open_tokens(folder / TOKENS_FILE, verify=True))

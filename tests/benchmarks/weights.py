@@ -22,7 +22,7 @@ from tf_table import write_checkpoint
 
 from gptlib.gpt2 import GPT, GPT2_LARGE, GPT2_MEDIUM, GPT2_SMALL, GPT2_XL, count_parameters
 from gptlib.tokenizer import gpt2_encoding
-from gptlib.weights import layout, save_gpt2
+from gptlib.weights import gpt2_view, save_gpt2
 
 SIZES = {
     "gpt2": GPT2_SMALL,
@@ -49,13 +49,17 @@ print(time.perf_counter() - wall, time.process_time() - cpu, memory("VmHWM") - b
 """
 
 WAYS = {
-    "gptlib, model.safetensors": (
+    "gptlib, load_gpt2, model.safetensors": (
         "from gptlib.weights import load_gpt2",
         "model = load_gpt2(sys.argv[1])",
     ),
+    "gptlib, load_model, model.safetensors": (
+        "from gptlib.extras.models import load_model",
+        "model = load_model(sys.argv[1])",
+    ),
     "gptlib, OpenAI's checkpoint, every crc32c compared": (
-        "from gptlib.weights import load_gpt2",
-        "model = load_gpt2(sys.argv[1] + '/openai')",
+        "from gptlib.extras.models import load_model",
+        "model = load_model(sys.argv[1] + '/openai')",
     ),
     "transformers, model.safetensors": (
         "from transformers import GPT2LMHeadModel",
@@ -73,13 +77,12 @@ def write_models(folder: Path, name: str) -> None:
     """Write one random model in both forms."""
     model = GPT(SIZES[name], torch.Generator().manual_seed(0))
     save_gpt2(model, gpt2_encoding(), folder)
-    state, tensors = model.state_dict(), dict[str, np.ndarray]()
-    for theirs, place in layout(model.config).items():
+    tensors = dict[str, np.ndarray]()
+    for theirs, view in gpt2_view(model).items():
         short = re.sub(r"^h\.(\d+)\.", r"h\1.", theirs).replace(".", "/")
         short = short.removesuffix("/weight") if short.startswith("w") else short
         short = re.sub(r"/weight$", "/g" if "ln" in short else "/w", short)
-        tensor = state[place.ours].T if place.turned else state[place.ours]
-        tensors["model/" + re.sub(r"/bias$", "/b", short)] = tensor.contiguous().numpy()
+        tensors["model/" + re.sub(r"/bias$", "/b", short)] = view.contiguous().numpy()
     write_checkpoint(folder / "openai", tensors)
     names = dict(zip(("n_vocab", "n_ctx", "n_layer", "n_head", "n_embd"), (
         model.config.vocab_size, model.config.context_length, model.config.n_layer,

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gptlib.attention import Mix
 from gptlib.extras.checks.answers import Answer, call, what
-from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.gpt2 import GPT, Block, GPTConfig
 from gptlib.weights import Difference
 
 CAUSES = (
@@ -18,7 +19,7 @@ CAUSES = (
     "a residual connection is missing",
     "the heads are in another order",
     "the last norm is missing",
-    "a square matrix is not turned",
+    "a square matrix is not transposed",
 )
 """What exercise 3 offers to choose from."""
 
@@ -132,14 +133,19 @@ def suspects(model: GPT) -> list[GPT]:
     one.blocks[model.config.n_layer // 3].mlp.proj.bias.data.zero_()
     table = two.embed.position_embedding.weight
     table.data = table.data.roll(1, 0)
-    block = three.blocks[model.config.n_layer // 2]
-
-    def forward(x: Tensor) -> Tensor:
-        x = block.attn(block.ln_1(x))
-        return x + block.mlp(block.ln_2(x))
-
-    block.forward = forward  # type: ignore[method-assign]
+    half = model.config.n_layer // 2
+    forgetful = _Forgetful(model.config)
+    forgetful.load_state_dict(three.blocks[half].state_dict())
+    setattr(three.blocks, str(half), forgetful.eval())
     return [one, two, three]
+
+
+class _Forgetful(Block):
+    """A block whose attention replaces the stream instead of adding to it."""
+
+    def forward(self, x: Tensor, mix: Mix | None = None) -> Tensor:
+        x = self.attn(self.ln_1(x), mix)
+        return x + self.mlp(self.ln_2(x))
 
 
 def three_mistakes(found: Sequence[Any], model: GPT) -> None:

@@ -2,21 +2,23 @@
 
 import argparse
 
-from gptlib.extras.commands.base import CommandParser, command_parser
+from gptlib.extras import doctor
+from gptlib.extras.options import CommandParser
 
-__all__ = ["doctor_parser"]
+__all__ = ["parser"]
 
 
-def doctor_parser() -> CommandParser:
+def parser(prog: str) -> CommandParser:
     """Make the parser of `doctor`."""
-    purpose = "Examine this machine: can it run the course, and if not, what helps?"
-    end = "exit status: 0 if all is well, 1 if a problem was found.\n"
-    return command_parser("doctor", _doctor, purpose, end)
+    return CommandParser(
+        prog,
+        _doctor,
+        "exit status: 0 if all is well, 1 if a problem was found.\n",
+        description="Examine this machine: can it run the course, and if not, what helps?",
+    )
 
 
 def _doctor(_: argparse.Namespace) -> int:
-    from gptlib.extras.doctor import examine, report
-
-    findings = examine()
-    print(report(findings))
+    findings = doctor.examine()
+    print(doctor.report(findings))
     return int(any(finding.status == "problem" for finding in findings))

@@ -1,6 +1,6 @@
 """Fetch GPT-2 as OpenAI published it in 2019, a TensorFlow checkpoint, on request.
 
-`load_gpt2(download_openai("124M", "gpt-2-124M"))` then reads it with `gptlib.weights`.
+`load_model(download_openai("124M", "gpt-2-124M"))` of `gptlib.extras.models` then reads it.
 """
 
 import http.client
@@ -22,7 +22,7 @@ OPENAI_FILES = (
     "model.ckpt.index",
     "model.ckpt.data-00000-of-00001",
 )
-"""What of the release `load_gpt2` needs."""
+"""What of the release `load_model` needs."""
 
 
 def fetch(address: str, path: Path) -> None:
@@ -76,14 +76,14 @@ def continue_fetch(address: str, path: Path) -> None:
 def download_openai(size: str, folder: str | Path) -> Path:
     """Fetch GPT-2 as OpenAI published it in 2019: a TensorFlow checkpoint.
 
-    The weights' own checksums are compared when `load_gpt2` reads them.
+    The weights' own checksums are compared when `load_model` reads them.
 
     Args:
         size: "124M", "355M", "774M" or "1558M"; about 4 bytes are fetched for each parameter.
         folder: Where to put the files; it is made if it is not there. Files in it are kept.
 
     Returns:
-        The folder, for `load_gpt2`.
+        The folder, for `load_model`.
 
     Raises:
         ValueError: If there is no such size.

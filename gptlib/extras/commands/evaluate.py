@@ -1,34 +1,26 @@
 """The command `evaluate`: how well a model predicts texts."""
 
-from __future__ import annotations
-
 import argparse
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gptlib.extras.commands.base import (
-    CommandParser,
-    add_model_options,
-    command_parser,
-    commas,
-    find_device,
-    print_json,
-    progress,
-    read_standard_input,
-    table,
-)
-from gptlib.extras.commands.tokenizing import add_text_options, say_empty
-from gptlib.extras.options import whole
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from gptlib.extras.commands.base import add_model, add_texts
+from gptlib.extras.device import best_device
+from gptlib.extras.models import default_model, load_model
+from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
+from gptlib.extras.terminal import print_json, read_text, table
 from gptlib.extras.texts import find_texts
+from gptlib.gpt2 import GPT
+from gptlib.tokenizer import Tokenizer, end_of_text
+from gptlib.training import bits_per_byte, evaluate, next_token_loss, perplexity
 
-if TYPE_CHECKING:  # PyTorch waits
-    from torch import Tensor
-
-    from gptlib.gpt2 import GPT
-    from gptlib.tokenizer import Tokenizer
-
-__all__ = ["evaluate_parser", "text_loss"]
+__all__ = ["parser", "text_loss"]
 
 _EVALUATE = """\
 Measure how well a model predicts texts. Each token but the first is predicted from those before it
@@ -37,24 +29,23 @@ token; perplexity is e to its power. Bits per byte can be compared between model
 differ. Of a folder, the files are read one after the other, with the end-of-text token between
 them if the model has one."""
 
-_EXAMPLES = """\
+_EXAMPLES = f"""\
 examples:
   python -m gptlib evaluate war-and-peace my-book.txt
   python -m gptlib evaluate my-book.txt --model gpt2 --json
   fortune | python -m gptlib evaluate - --model runs/my-book
 
-exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it.
-"""
+{EXIT_STATUS}"""
 
 _AT_ONCE = 64
 """Windows from one move of the bar to the next."""
 
 
-def evaluate_parser() -> CommandParser:
+def parser(prog: str) -> CommandParser:
     """Make the parser of `evaluate`."""
-    parser = command_parser("evaluate", _evaluate, _EVALUATE, _EXAMPLES)
-    add_text_options(parser)
-    add_model_options(parser.add_argument_group("the model"))
+    parser = CommandParser(prog, _evaluate, _EXAMPLES, description=_EVALUATE)
+    add_texts(parser)
+    add_model(parser.add_argument_group("the model"))
     parser.add_argument(
         "--batch-size",
         type=whole(1),
@@ -84,10 +75,6 @@ def text_loss(
         The mean cross-entropy over n - 1 tokens, in nats per token, as `gptlib.training.evaluate`
         gives it where the text is longer than a window.
     """
-    import torch
-
-    from gptlib.training import evaluate, next_token_loss
-
     length, device = model.config.context_length, model.ln_f.weight.device
     total, step = 0.0, _AT_ONCE * length
     for start in range(0, len(tokens) - 1, step):
@@ -103,72 +90,48 @@ def text_loss(
     return total / (len(tokens) - 1)
 
 
-def _documents(name: str, pattern: str) -> Iterator[str]:
-    if name == "-":
-        yield read_standard_input()
-    else:
-        [text] = find_texts([name], pattern)
-        say_empty([text])
-        yield from text.documents()
-
-
 def _measure(
-    model: GPT, tokenizer: Tokenizer, name: str, arguments: argparse.Namespace
+    model: GPT, tokenizer: Tokenizer, name: str, documents: Iterable[str], batch_size: int
 ) -> dict[str, Any]:
     """Measure one text, by the names that --json prints."""
-    import torch
-
-    from gptlib.tokenizer import end_of_text
-    from gptlib.training import bits_per_byte, perplexity
-
     ends = sorted(end_of_text(tokenizer))
     tokens: list[int] = []
-    for document in _documents(name, arguments.pattern):
+    for document in documents:
         tokens += [*(ends if tokens else []), *tokenizer.encode_ordinary(document)]
     if len(tokens) < 2:
         raise ValueError(
             f"{name} has {len(tokens)} tokens, and the first can't be predicted; "
             "name a text of at least 2"
         )
-    predicted = [token for token in tokens[1:] if token not in ends]
-    n_bytes = len(tokenizer.decode_bytes(predicted))
-    with progress(len(tokens) - 1, Path(name).name, "token") as advance:
-        loss = text_loss(model, torch.tensor(tokens), arguments.batch_size, advance)
+    n_predicted, what, quiet = len(tokens) - 1, Path(name).name, not sys.stderr.isatty()
+    with tqdm(total=n_predicted, desc=what, unit="token", leave=False, disable=quiet) as bar:
+        loss = text_loss(model, torch.tensor(tokens), batch_size, bar.update)
+    n_bytes = len(tokenizer.decode_bytes([token for token in tokens[1:] if token not in ends]))
     return {
         "text": name,
         "bytes": n_bytes,
-        "tokens": len(tokens) - 1,
+        "tokens": n_predicted,
         "loss": loss,
         "perplexity": perplexity(loss),
-        "bits_per_byte": bits_per_byte(loss, len(tokens) - 1, n_bytes),
+        "bits_per_byte": bits_per_byte(loss, n_predicted, n_bytes),
     }
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    for name in arguments.texts:
-        if name != "-":
-            find_texts([name], arguments.pattern)  # what is not there is told at once
-    from gptlib.extras.models import default_model, load_model
-
+    files = find_texts([name for name in arguments.texts if name != "-"], arguments.pattern)
+    texts = {text.name: text.documents() for text in files}
     wanted = arguments.model or default_model()
-    device = find_device(arguments.device)
     model, tokenizer = load_model(wanted)
-    model.to(device)
-    results = [_measure(model, tokenizer, name, arguments) for name in arguments.texts]
+    model.to(arguments.device or best_device())
+    results = [
+        _measure(model, tokenizer, name, texts.get(name) or [read_text("-")], arguments.batch_size)
+        for name in arguments.texts
+    ]
     if arguments.json:
         print_json({"model": str(wanted), "texts": results})
         return 0
     head = ("text", "bytes", "tokens", "nats per token", "perplexity", "bits per byte")
-    rows = [
-        (
-            result["text"],
-            commas(result["bytes"]),
-            commas(result["tokens"]),
-            f"{result['loss']:.4f}",
-            commas(result["perplexity"], 2),
-            f"{result['bits_per_byte']:.4f}",
-        )
-        for result in results
-    ]
+    formats = ("", ",", ",", ".4f", ",.2f", ".4f")
+    rows = [list(map(format, result.values(), formats)) for result in results]
     print(table(head, rows))
     return 0

@@ -1,32 +1,36 @@
 """The command `classify`: sort messages with a classifier of chapter 8, or train one."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import math
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from gptlib.extras.commands.base import (
-    CommandParser,
-    add_model_options,
-    command_parser,
-    find_device,
-    new_folder,
-    note,
-    print_json,
-    read_standard_input,
+import torch
+
+from gptlib.classification import (
+    FineTuning,
+    LabeledText,
+    TextClassifier,
+    confusion,
+    encode_texts,
+    fit,
+    load_classifier,
+    predict,
+    predict_probabilities,
+    remove_duplicates,
+    save_classifier,
+    split_records,
 )
-from gptlib.extras.options import Options, read_options
+from gptlib.extras.commands.base import add_model, new_folder
+from gptlib.extras.device import best_device
+from gptlib.extras.formats.records import read_records
+from gptlib.extras.models import load_model
+from gptlib.extras.options import EXIT_STATUS, CommandParser, given
+from gptlib.extras.terminal import note, print_json, read_text
 
-if TYPE_CHECKING:  # PyTorch waits
-    from collections.abc import Sequence
-
-    from gptlib.classification import LabeledText
-
-__all__ = ["classify_parser"]
+__all__ = ["parser"]
 
 _CLASSIFY = """\
 Sort messages into classes. With a classifier that chapter 8 or --train saved, one line is written
@@ -35,20 +39,19 @@ for each message: its label, how probable that is, and the message.
 With --train, a classifier is made of a language model and records: a file in which each line is a
 label, a tab and a text. A tenth is kept to stop by and two tenths to judge by."""
 
-_EXAMPLES = """\
+_EXAMPLES = f"""\
 examples:
   python -m gptlib classify --train messages.tsv --save my-spam-filter
   python -m gptlib classify --model my-spam-filter "WIN a prize now" "See you at five"
   python -m gptlib classify --model my-spam-filter --file messages.txt
   tail -f chat.log | python -m gptlib classify --model my-spam-filter
 
-exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it.
-"""
+{EXIT_STATUS}"""
 
 
-def classify_parser() -> CommandParser:
+def parser(prog: str) -> CommandParser:
     """Make the parser of `classify`."""
-    parser = command_parser("classify", _classify, _CLASSIFY, _EXAMPLES)
+    parser = CommandParser(prog, _classify, _EXAMPLES, description=_CLASSIFY)
     parser.add_argument(
         "messages",
         nargs="*",
@@ -57,25 +60,21 @@ def classify_parser() -> CommandParser:
     )
     parser.add_argument("--file", metavar="FILE", help="a text file; each line is a message")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each message")
-    add_model_options(parser.add_argument_group("the classifier, or with --train its model"))
-    training = parser.add_argument_group("making a classifier")
+    add_model(parser.add_argument_group("the classifier, or with --train its model"))
+    training = parser.add_fields(FineTuning, "making a classifier")
     training.add_argument("--train", metavar="FILE", help="records: label, tab and text in a line")
     training.add_argument(
         "--save", type=new_folder, metavar="DIR", help="with --train: the folder to write to"
     )
-    options = read_options("gptlib.classification", "FineTuning")
-    options.add_to(training)
-    parser.set_defaults(options=options)
     return parser
 
 
 def _classify(arguments: argparse.Namespace) -> int:
-    options: Options = arguments.options
-    given = options.given(arguments)
+    wishes = given(arguments, FineTuning)
     if arguments.train is not None:
-        return _train(arguments, given)
-    if arguments.save or given:
-        name = "save" if arguments.save else next(iter(given)).replace("_", "-")
+        return _train(arguments, FineTuning(**wishes))
+    if arguments.save or wishes:
+        name = "save" if arguments.save else next(iter(wishes)).replace("_", "-")
         raise ValueError(f"--{name} belongs to --train; add the file of records, or leave it out")
     if not isinstance(arguments.model, Path):
         raise ValueError(
@@ -90,10 +89,14 @@ def _classify(arguments: argparse.Namespace) -> int:
 
 def _sort(arguments: argparse.Namespace) -> int:
     """Sort the messages, each as it comes."""
-    lines = _lines(arguments)
-    from gptlib.classification import encode_texts, load_classifier, predict_probabilities
-
-    classifier = load_classifier(arguments.model).to(find_device(arguments.device))
+    lines: Iterable[str] = arguments.messages
+    if arguments.file:
+        lines = _read_lines(arguments.file)
+    elif not lines:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+        lines = sys.stdin  # line by line, so that it can be a stream
+    classifier = load_classifier(arguments.model).to(arguments.device or best_device())
     for line in lines:
         message = line.strip("\r\n")
         if not message.strip():
@@ -111,31 +114,11 @@ def _sort(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _lines(arguments: argparse.Namespace) -> Sequence[str] | io.TextIOWrapper:
-    """Find the messages; standard input is read line by line, so that it can be a stream."""
-    if arguments.messages:
-        return list(arguments.messages)
-    if arguments.file:
-        return _read_lines(arguments.file)
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
-        return sys.stdin
-    return read_standard_input().splitlines()
-
-
 def _read_lines(file: str) -> list[str]:
-    try:
-        return Path(file).expanduser().read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no file {file!r}; name one that is there") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file} is no UTF-8 text: byte {error.start} is 0x{error.object[error.start]:02x}; "
-            "save it as UTF-8"
-        ) from None
+    return read_text(file).removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
 
 
-def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
+def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     """Make a classifier of records, and say how good it is on those it never saw."""
     if arguments.messages or arguments.file:
         raise ValueError("--train makes a classifier; sort messages with it afterwards")
@@ -144,34 +127,18 @@ def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
     folder: Path = arguments.save
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model; name another folder, or delete it")
-    lines = _read_lines(arguments.train)
-    import torch
-
-    from gptlib.classification import (
-        FineTuning,
-        TextClassifier,
-        fit,
-        remove_duplicates,
-        save_classifier,
-        split_records,
-    )
-    from gptlib.extras.formats.records import read_records
-    from gptlib.extras.models import load_model
-
-    config = FineTuning(**given)
-    records, broken = read_records(lines, skip_broken=True)
+    records, broken = read_records(_read_lines(arguments.train), skip_broken=True)
     if broken:
         number, reason = next(iter(broken.items()))
         note(f"{len(broken)} broken lines are left out; the first is line {number}: {reason}")
     unique = remove_duplicates(records)
     if len(unique) < len(records):
-        note(
-            f"{len(records) - len(unique)} records repeat another, figures aside; they are left out"
-        )
+        n_repeated = len(records) - len(unique)
+        note(f"{n_repeated} records repeat another, figures aside; they are left out")
     train, validation, test = split_records(unique, seed=config.seed)
     labels = sorted({label for label, _ in unique})
     model, tokenizer = load_model(arguments.model)
-    model.to(find_device(arguments.device))
+    model.to(arguments.device or best_device())
     generator = torch.Generator().manual_seed(config.seed)
     longest = model.config.context_length
     classifier = TextClassifier(model, tokenizer, labels, longest, "mean", generator)
@@ -192,8 +159,6 @@ def _train(arguments: argparse.Namespace, given: dict[str, Any]) -> int:
 
 def _judge(folder: Path, test: Sequence[LabeledText]) -> None:
     """Say how the saved classifier does on records that it never saw, class by class."""
-    from gptlib.classification import confusion, load_classifier, predict
-
     classifier = load_classifier(folder)
     answers = predict(classifier, [text for _, text in test])
     right = sum(a == label for a, (label, _) in zip(answers, test, strict=True))

@@ -1,0 +1,65 @@
+"""The command `data`: texts of any size into a file of tokens that training maps into memory."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from gptlib.extras.commands.base import add_texts, new_folder
+from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
+from gptlib.extras.texts import TOKENIZERS, find_texts, make_tokenizer, prepare
+
+__all__ = ["parser"]
+
+_PREPARE = """\
+Turn texts into tokens once, in a file that training maps into memory, however large it is.
+Documents are files, or what stands between lines of <|endoftext|> in them; the end-of-text token
+follows each. A preparation that was broken off goes on with the same command. What is written is
+read once more and checked."""
+
+_EXAMPLES = f"""\
+examples:
+  python -m gptlib data prepare books/ --save prepared
+  python -m gptlib data prepare stories.txt --tokenizer train --vocab-size 8000 --save prepared
+  python -m gptlib train prepared --config gpt2-124M
+
+{EXIT_STATUS}"""
+
+
+def parser(prog: str) -> CommandParser:
+    """Make the parser of `data` and its one command."""
+    parser = CommandParser(
+        prog, None, _EXAMPLES, description="Turn texts of any size into a file of tokens."
+    )
+    command = parser.add_command("prepare", _prepare, _PREPARE, _EXAMPLES)
+    add_texts(command)
+    command.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        default="gpt2",
+        help=f"train, to train one on the texts; {TOKENIZERS} (default: gpt2)",
+    )
+    command.add_argument(
+        "--vocab-size",
+        type=whole(257),
+        metavar="N",
+        help="with --tokenizer train: number of tokens, 257 or more (default: 4096)",
+    )
+    command.add_argument(
+        "--save", type=new_folder, metavar="DIR", required=True, help="folder to write to"
+    )
+    return parser
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    name, size, folder = arguments.tokenizer, arguments.vocab_size, Path(arguments.save)
+    if size and name != "train":
+        raise ValueError("--vocab-size belongs to a new tokenizer; add --tokenizer train")
+    texts = find_texts(arguments.texts, arguments.pattern)
+    try:
+        tokenizer = make_tokenizer(folder, name, texts, size or 4096)
+        n_tokens = prepare(texts, tokenizer, folder)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; the same command goes on where it was\n")
+        return 130
+    print(f"{n_tokens:,} tokens in {folder}, whole and checked")
+    return 0

@@ -1,0 +1,120 @@
+"""The command `generate`: a text that goes on from a beginning, shown while it is written."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from gptlib.extras.commands.writing import Writer, show, writing_parser
+from gptlib.extras.options import CommandParser, given, number, whole
+from gptlib.extras.terminal import note, read_text
+from gptlib.generation import Sampling, beam_search
+from gptlib.tokenizer import END_OF_TEXT, end_of_text
+
+__all__ = ["parser"]
+
+_GENERATE = """\
+Go on from the beginning of a text. The text is shown while it is written."""
+
+_EXAMPLES = """\
+examples:
+  python -m gptlib generate --prompt "Well, Prince," --temperature 0.8 --seed 1
+  echo "Natasha" | python -m gptlib generate --top-p 0.9 --stop "\\n\\n"
+  python -m gptlib generate --model runs --prompt "Pierre" --beams 4
+
+exit status: 0 if the text is complete, 2 if a value can't be used, 130 if Ctrl-C cut the text.
+"""
+
+
+def parser(prog: str) -> CommandParser:
+    """Make the parser of `generate`."""
+    parser = writing_parser(prog, _generate, _GENERATE, _EXAMPLES, "[--prompt TEXT] ")
+    beginning = parser.add_argument_group("the beginning")
+    beginning.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="how the text begins; - reads it from standard input, which is also the default "
+        "where something is piped in (one line break at its end is left out)",
+    )
+    beginning.add_argument(
+        "--hide-prompt", action="store_true", help="show only what the model writes"
+    )
+    search = parser.add_argument_group("beam search, instead of choosing token by token")
+    search.add_argument(
+        "--beams",
+        type=whole(1),
+        metavar="N",
+        help="search for the most probable text, keeping the N best beginnings at each step, "
+        "1 or more; it is shown when it is complete (default: off)",
+    )
+    search.add_argument(
+        "--length-penalty",
+        type=number,
+        metavar="X",
+        help="with --beams: above 1 favours longer texts, below 1 shorter ones (default: 1.0)",
+    )
+    return parser
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    _check_search(arguments)
+    prompt = _read_prompt(arguments)
+    writer = Writer(arguments)
+    used = writer.last_part(prompt)
+    if used != prompt:
+        note(
+            f"the prompt is longer than the model's context of {writer.context_length} "
+            f"tokens; it goes on from the last {len(used)} characters"
+        )
+    tokens = writer.tokenizer.encode_ordinary(used)
+    pieces = _search(writer, tokens) if arguments.beams else writer.write(tokens)
+    if not arguments.hide_prompt:
+        print(prompt, end="", flush=True)
+    _, is_whole = show(pieces)
+    return 0 if is_whole else 130
+
+
+def _check_search(arguments: argparse.Namespace) -> None:
+    """Refuse options that don't go with beam search, or only with it."""
+    if arguments.beams is None:
+        if arguments.length_penalty is not None:
+            raise ValueError(
+                "--length-penalty belongs to beam search; add --beams 4, or leave it out"
+            )
+        return
+    if arguments.compile:
+        raise ValueError("--compile is for texts that are written token by token; leave it out")
+    clash = [*given(arguments, Sampling)]
+    clash += [name for name in ("seed", "min_new_tokens") if getattr(arguments, name)]
+    if clash:
+        raise ValueError(
+            f"--beams searches and takes no --{clash[0].replace('_', '-')}; leave it out"
+        )
+
+
+def _read_prompt(arguments: argparse.Namespace) -> str:
+    prompt: str | None = arguments.prompt
+    if prompt is None and sys.stdin.isatty():
+        raise ValueError('the text has no beginning; add --prompt "It was", or pipe a text in')
+    if prompt in (None, "-"):
+        prompt = read_text("-").replace("\r\n", "\n").removesuffix("\n")
+    if not prompt:
+        raise ValueError('the prompt is empty; write how the text begins, such as "It was"')
+    return prompt
+
+
+def _search(writer: Writer, prompt: list[int]) -> Iterator[str]:
+    """Find the text that beam search thinks best, in one piece."""
+    wishes = writer.arguments
+    penalty = wishes.length_penalty
+    beams = beam_search(
+        writer.model,
+        prompt,
+        wishes.beams,
+        wishes.max_new_tokens,
+        length_penalty=1.0 if penalty is None else penalty,
+        end_token=next(iter(end_of_text(writer.tokenizer)), None),
+    )
+    text = writer.tokenizer.decode(beams[0].tokens).removesuffix(END_OF_TEXT)
+    return iter(
+        [text[: min([len(text), *(text.find(stop) for stop in wishes.stop if stop in text)])]]
+    )

@@ -1,0 +1,111 @@
+"""The command `tokenizer`: train one, turn text into tokens, turn tokens into text."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from gptlib.extras.commands.base import add_texts, new_folder
+from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
+from gptlib.extras.terminal import read_text
+from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_with_bar
+from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text, vocabulary_size
+
+__all__ = ["parser"]
+
+_TRAIN = """\
+Train a byte-pair tokenizer on texts. It is written in GPT-2's two files, vocab.json and merges.txt.
+Any UTF-8 text file will do, and folders of them."""
+
+_ENCODE = """\
+Turn a text into token ids, one line of numbers. Every byte counts, the last line break too, and
+`tokenizer decode` gives the same bytes back."""
+
+_DECODE = """\
+Turn token ids into the text that they stand for. The ids are numbers with white space or commas
+between them."""
+
+_EXAMPLES = f"""\
+examples:
+  python -m gptlib tokenizer train book.txt notes/ --vocab-size 2000 --save my-tokenizer
+  python -m gptlib tokenizer encode --tokenizer my-tokenizer book.txt > ids.txt
+  echo "Hello" | python -m gptlib tokenizer encode | python -m gptlib tokenizer decode
+
+{EXIT_STATUS}"""
+
+
+def parser(prog: str) -> CommandParser:
+    """Make the parser of `tokenizer` and its three commands."""
+    purpose = "Train a tokenizer; turn text into tokens and back."
+    parser = CommandParser(prog, None, _EXAMPLES, description=purpose)
+    train = parser.add_command("train", _train, _TRAIN)
+    add_texts(train)
+    train.add_argument(
+        "--vocab-size",
+        type=whole(257),
+        metavar="N",
+        default=4096,
+        help="number of tokens, 257 or more (default: 4096)",
+    )
+    train.add_argument(
+        "--save",
+        type=new_folder,
+        metavar="DIR",
+        required=True,
+        help="folder to write vocab.json and merges.txt to",
+    )
+    train.add_argument("--overwrite", action="store_true", help="replace a tokenizer that is there")
+    encode = parser.add_command("encode", _encode, _ENCODE)
+    decode = parser.add_command("decode", _decode, _DECODE)
+    for command, what in ((encode, "text file"), (decode, "file of token ids")):
+        command.add_argument(
+            "file", nargs="?", default="-", metavar="FILE", help=f"{what} (default: standard input)"
+        )
+        command.add_argument(
+            "--tokenizer", metavar="NAME", default="gpt2", help=f"{TOKENIZERS} (default: gpt2)"
+        )
+    encode.add_argument(
+        "--special",
+        action="store_true",
+        help="read <|endoftext|> in the text as the token of this name, not as a text",
+    )
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    texts, folder = find_texts(arguments.texts, arguments.pattern), Path(arguments.save)
+    if (folder / "merges.txt").exists() and not arguments.overwrite:
+        raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
+    tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), arguments.vocab_size)
+    tokenizer.save(folder)
+    print(f"saved {tokenizer.vocab_size:,} tokens to {folder}")
+    return 0
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    tokenizer, text = named_tokenizer(arguments.tokenizer), read_text(arguments.file)
+    special = {END_OF_TEXT} if arguments.special else set()
+    if special and not end_of_text(tokenizer):
+        raise ValueError(f"--special: {arguments.tokenizer} has no token {END_OF_TEXT}; leave it")
+    if isinstance(tokenizer, BPETokenizer):
+        tokens = tokenizer.encode(text, special)
+    else:
+        tokens = tokenizer.encode(text, allowed_special=special, disallowed_special=())
+    print(*tokens)
+    return 0
+
+
+def _decode(arguments: argparse.Namespace) -> int:
+    tokenizer = named_tokenizer(arguments.tokenizer)
+    words, n_tokens = (
+        read_text(arguments.file).replace(",", " ").split(),
+        vocabulary_size(tokenizer),
+    )
+    for word in words:
+        if not (word.isdecimal() and word.isascii() and int(word) < n_tokens):
+            raise ValueError(
+                f"{word!r} is no token id; {arguments.tokenizer} has the ids 0 to {n_tokens - 1}"
+            )
+    sys.stdout.flush()
+    sys.stdout.buffer.write(tokenizer.decode_bytes([int(word) for word in words]))
+    sys.stdout.buffer.flush()
+    return 0
