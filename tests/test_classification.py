@@ -527,3 +527,15 @@ def test_another_model_in_the_folder_takes_the_head_away(tmp_path: Path) -> None
     save_gpt2(GPT(SIZES), BYTES, tmp_path)
     with pytest.raises(FileNotFoundError, match="a model without a head"):
         load_classifier(tmp_path)
+
+
+def test_a_head_counts_only_beside_its_own_model(tmp_path: Path) -> None:
+    save_classifier(classifier(), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"beside": []}))  # another model's, with a head left over
+    with pytest.raises(FileNotFoundError, match="a model without a head"):
+        load_classifier(tmp_path)
+    del config["beside"]  # as folders of the first edition have it
+    path.write_text(json.dumps(config))
+    assert load_classifier(tmp_path).labels == ["ham", "spam"]
