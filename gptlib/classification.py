@@ -390,10 +390,7 @@ def length_batches(
 ) -> list[list[int]]:
     """Group texts of nearly the same length, so that little is spent on padding.
 
-    Args:
-        lengths: Tokens of each text.
-        batch_size: Texts per batch; the last one may have fewer.
-        generator: Mixes texts of the same length, and the order of the batches; None mixes nothing.
+    The generator mixes texts of the same length, and the order of the batches; None mixes nothing.
 
     Returns:
         Lists of the texts' numbers; each number stands in one of them.
@@ -417,14 +414,9 @@ def read_ahead(
 ) -> tuple[list[Tensor], Tensor]:
     """Pass records through the first stages once, so that no epoch has to do it again.
 
-    Args:
-        classifier: It is put into evaluation mode.
-        records: Labels and texts.
-        stop: How many stages to pass; 0 leaves the tokens as they are.
-
     Returns:
-        For each text its states after those stages, shape (T_i, C), 4 C bytes per token; and the
-        numbers of the labels, shape (n,).
+        For each text its states after `stop` stages, shape (T_i, C), 4 C bytes per token, or its
+        tokens if that is 0; and the numbers of the labels, shape (n,).
     """
     classifier.eval()  # what never changes is read without dropout
     states, _ = encode_texts(classifier, [text for _, text in records])
@@ -482,7 +474,7 @@ def fit(
     was after its best epoch, in evaluation mode.
 
     Args:
-        classifier: The classifier, on its device; it is changed.
+        classifier: It is changed, on its device.
         train: What it learns from.
         validation: What it is stopped by; no duplicates of `train`.
         config: The plan; the default one if None.
