@@ -322,12 +322,10 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
         if not text.strip():
             raise ValueError(f"text {number} of {len(texts)} is empty; there is nothing to judge")
         tokens = classifier.tokenizer.encode_ordinary(text)
-        if len(tokens) > limit and classifier.max_tokens is None:
-            raise ValueError(
-                f"text {number} has {len(tokens)} tokens, more than the context length of {limit}; "
-                f"shorten it, or make the classifier with max_tokens={limit} to cut the rest off"
-            )
-        n_cut += len(tokens) > limit
+        n = len(tokens)
+        if n > limit and classifier.max_tokens is None:
+            raise ValueError(f"text {number} has {n} tokens; shorten it, or set max_tokens={limit}")
+        n_cut += n > limit
         rows.append(torch.tensor(tokens[:limit], device=classifier.head.weight.device))
     return rows, n_cut
 
@@ -489,13 +487,11 @@ def fit(
         FloatingPointError: At the first loss or gradient that is no number.
     """
     config, begin = config or FineTuning(), time.perf_counter()
+    known = classifier.labels
     for part, records in (("training", train), ("validation", validation)):
         found = {label for label, _ in records}
-        if len(found) < 2 or not found <= set(classifier.labels):
-            raise ValueError(
-                f"the {part} part has the labels {sorted(found)}; give two or more of "
-                f"{classifier.labels}"
-            )
+        if len(found) < 2 or not found <= set(known):
+            raise ValueError(f"the {part} part has {sorted(found)}; give two or more of {known}")
     start = freeze(classifier, config.frozen)
     states, targets = read_ahead(classifier, train, start)
     others, answers = read_ahead(classifier, validation, start)
@@ -585,9 +581,7 @@ def load_classifier(folder: str | Path) -> TextClassifier:
     model, tokenizer = load_gpt2(path.parent)
     listed = read_json(path.parent / "config.json").get("beside", [path.name])
     if path.name not in listed or not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {path.name}, so it is a model without a head: teach one with `fit`"
-        )
+        raise FileNotFoundError(f"{folder} has no {path.name}: a model, but no classifier; fit one")
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata()
