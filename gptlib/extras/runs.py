@@ -74,7 +74,7 @@ class DataConfig:
     """Say what to learn from."""
 
     texts: tuple[str, ...] = ()
-    """Text files, folders of them, one folder of prepared tokens, or war-and-peace."""
+    """Text files, folders of them, one folder of prepared tokens, or a text of the course."""
     pattern: str = "*.txt"
     """Which files of a folder, and of the folders in it, are texts."""
     tokenizer: str = "train"
