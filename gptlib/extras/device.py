@@ -5,7 +5,7 @@ import os
 import torch
 import torch.nn.functional as F
 
-__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device", "chosen_device"]
+__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device", "chosen_device", "find_device"]
 
 TOLERANCE = 1e-3
 """Largest difference from the CPU's numbers, which are of the order of 1, that is accepted."""
@@ -121,3 +121,8 @@ def chosen_device(name: str, setting: str = "GPTLIB_DEVICE") -> torch.device:
             "unset it, or set it to cpu"
         )
     return torch.device(name)
+
+
+def find_device(option: str | None) -> torch.device:
+    """Turn the value of `--device` into a device of this machine; None gives the best one."""
+    return chosen_device(option, "--device") if option else best_device()

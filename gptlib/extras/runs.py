@@ -29,7 +29,7 @@ from torch import Tensor
 from gptlib.embeddings import check_stream, split_tokens
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note
-from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, make_tokenizer, prepare
+from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, prepare
 from gptlib.gpt2 import GPT, GPTConfig, check_fields
 from gptlib.scaling import open_tokens
 from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size, whole_file
@@ -303,15 +303,13 @@ def find_run_texts(config: RunConfig) -> tuple[RunConfig, list[Text]]:
 
 def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> Run:
     """Make or load the tokenizer and the tokens."""
-    data, size = config.data, config.model.vocab_size
+    data, size, source = config.data, config.model.vocab_size, folder
     if is_prepared(data.texts[0]):
-        tokenizer = make_tokenizer(folder, data.texts[0])
-        tokens = open_tokens(Path(data.texts[0]) / TOKENS_FILE)
+        source = Path(data.texts[0])
+        tokenizer = prepare(folder, str(source))
     else:
-        tokenizer = make_tokenizer(folder, data.tokenizer, texts, size)
-        if texts:
-            prepare(texts, tokenizer, folder)
-        tokens = open_tokens(folder / TOKENS_FILE)
+        tokenizer = prepare(folder, data.tokenizer, texts, size)
+    tokens = open_tokens(source / TOKENS_FILE)
     n_tokens = vocabulary_size(tokenizer)
     if n_tokens != size:
         note(f"model.vocab_size is {n_tokens}, as the tokenizer has, not {size}")
