@@ -6,6 +6,7 @@ of a function that does nothing but raise.
 """
 
 import ast
+import inspect
 import io
 import sys
 import tempfile
@@ -150,13 +151,15 @@ def taught_weights() -> dict[str, Weight]:
 def functions_called(work: Callable[[], Any], until: str = "") -> set[tuple[str, str]]:
     """Run something and note the package's own functions that it enters, as (file, name).
 
-    What a module does when it is imported, and comprehensions, don't count.
+    Bodies of modules and classes, and comprehensions, don't count.
     """
     called: set[tuple[str, str]] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         file, name = Path(frame.f_code.co_filename), frame.f_code.co_qualname
-        if event == "call" and PACKAGE in file.parents and "<" not in name.rsplit(".", 1)[-1]:
+        is_function = frame.f_code.co_flags & inspect.CO_OPTIMIZED  # a class's body is none
+        is_ours = PACKAGE in file.parents and "<" not in name.rsplit(".", 1)[-1]
+        if event == "call" and is_function and is_ours:
             called.add((str(file.relative_to(ROOT)), name))
             if name == until:
                 sys.setprofile(None)
