@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from gptlib.extras.commands.base import DEVICE
-from gptlib.extras.device import find_device
+from gptlib.extras.device import best_device
 from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.extras.models import load_model
 from gptlib.extras.options import CommandParser, given, program, quoted
@@ -28,6 +28,7 @@ from gptlib.extras.runs import (
     DEFAULT_CONFIG,
     LOG,
     MODEL,
+    READY_CONFIGS,
     SECTIONS,
     START_STD,
     JsonLines,
@@ -38,7 +39,6 @@ from gptlib.extras.runs import (
     find_run_texts,
     open_run,
     read_config,
-    ready_configs,
     to_yaml,
 )
 from gptlib.extras.terminal import note
@@ -109,7 +109,7 @@ def parser(prog: str) -> TrainParser:
         "--config",
         action="append",
         metavar="NAME",
-        help=f"a ready configuration ({', '.join(ready_configs())}) or a YAML file "
+        help=f"a ready configuration ({', '.join(READY_CONFIGS)}) or a YAML file "
         f"(default: {DEFAULT_CONFIG})",
     )
     parser.add_argument(
@@ -188,7 +188,7 @@ def _train(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments)
     try:
         if not is_parallel:
-            device = find_device(arguments.device)  # refused before a run is replaced
+            device = best_device(arguments.device)  # refused before a run is replaced
             return _learn(_open(arguments, config, folder), device, arguments)
         kind: Any = (arguments.device or "").partition(":")[0] or None
         with processes(kind) as device:
