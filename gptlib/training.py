@@ -11,8 +11,6 @@ Example:
 """
 
 import math
-import os
-import pickle
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -28,20 +26,26 @@ from gptlib.embeddings import check_stream, random_batch
 from gptlib.gpt2 import GPT, check_fields
 from gptlib.tokenizer import whole_file
 
-Precision = Literal["float32", "bfloat16"]
+Loss = Callable[..., Tensor]
+"""From a model and the tensors of one batch to a mean loss in nats, a scalar with a gradient."""
+
+
+def next_token_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Measure how well a model predicts `targets`, the token that follows each of `inputs`.
+
+    Takes token ids of shape (B, T) and returns the mean cross-entropy over B·T positions, in nats
+    per token. All logits are in memory at once, 4 B·T·V bytes of them, and as many for their
+    gradient.
+    """
+    logits = model(inputs)  # (B, T, V)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def perplexity(nats_per_token: float) -> float:
     """Turn a loss into the number of equally likely tokens that would be as hard to guess among.
 
-    Args:
-        nats_per_token: A mean cross-entropy, in nats per token.
-
-    Returns:
-        e to the power of the loss; V for a model that knows nothing, 1 for one that knows all.
-
     Example:
-        >>> round(perplexity(math.log(50_257)))
+        >>> round(perplexity(math.log(50_257)))  # a model that knows nothing
         50257
     """
     return math.exp(nats_per_token)
@@ -50,25 +54,13 @@ def perplexity(nats_per_token: float) -> float:
 def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
     """Turn a loss into a figure that doesn't depend on the tokenizer.
 
-    Args:
-        nats_per_token: A mean cross-entropy over the tokens, in nats per token.
-        n_tokens: Tokens that the mean was taken over.
-        n_bytes: Bytes of UTF-8 that those tokens stand for.
-
-    Returns:
-        Bits per byte: what the text would take if it were compressed with the model's guesses.
-
-    Raises:
-        ValueError: If a count is below 1.
+    That many bits the text would take if it were compressed with the model's guesses. `n_bytes`
+    counts the UTF-8 of the `n_tokens` tokens that the loss is the mean of.
 
     Example:
         >>> bits_per_byte(math.log(256), n_tokens=10, n_bytes=10)  # bytes, all equally likely
         8.0
     """
-    if n_tokens < 1 or n_bytes < 1:
-        raise ValueError(
-            f"n_tokens is {n_tokens} and n_bytes {n_bytes}; count a text of at least one token"
-        )
     return nats_per_token / math.log(2) * n_tokens / n_bytes
 
 
@@ -76,59 +68,41 @@ def bits_per_byte(nats_per_token: float, n_tokens: int, n_bytes: int) -> float:
 def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8) -> float:
     """Measure how well a model predicts a text, each token once, in the text's own order.
 
-    The text is cut into windows that don't overlap; what is left over makes a shorter one. Each
-    token but the first is predicted from those before it in its window.
+    The text is cut into windows whose targets don't overlap; what is left over makes a shorter one.
 
     Args:
-        model: The model; dropout is off meanwhile, and its mode is restored.
+        model: Dropout is off meanwhile, and its mode is restored.
         tokens: Token ids, shape (n,), more than the model's context length.
         batch_size: Windows predicted at once; it changes the speed and the memory only.
 
     Returns:
-        The mean cross-entropy over n - 1 tokens, in nats per token.
-
-    Raises:
-        ValueError: If the text is shorter than one window and its last target.
-
-    Example:
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> sizes = GPTConfig(vocab_size=10, context_length=4, n_layer=1, n_head=1, n_embd=4)
-        >>> abs(evaluate(GPT(sizes), torch.arange(10)) - math.log(10)) < 0.1
-        True
+        The mean cross-entropy over all n - 1 tokens but the first, in nats per token.
     """
     length, device = model.config.context_length, model.ln_f.weight.device
     check_stream(tokens, length, "the text to evaluate")
-    n_whole = (len(tokens) - 1) // length * length  # targets in whole windows
-    whole = zip(
-        tokens[:n_whole].view(-1, length).split(batch_size),
-        tokens[1 : n_whole + 1].view(-1, length).split(batch_size),
-        strict=True,
-    )
-    rest = (tokens[None, n_whole:-1], tokens[None, n_whole + 1 :])  # (1, less than T)
+    # The last target of a window is the first input of the next, so each token is judged once.
+    windows = tokens.unfold(0, length + 1, length)  # (N, T + 1)
+    rest = tokens[None, len(windows) * length :]  # (1, at most T)
     was_training, total = model.training, 0.0
     model.eval()
     try:
-        for inputs, targets in (*whole, rest):
-            if inputs.numel():
-                logits = model(inputs.to(device, torch.int64)).flatten(0, 1).float()  # (B·T, V)
-                answers = targets.to(device, torch.int64).flatten()  # (B·T,)
-                total += F.cross_entropy(logits, answers, reduction="sum").item()
+        for batch in (*windows.split(batch_size), rest):
+            n_targets = batch[:, 1:].numel()  # a mean counts as often as it has targets
+            if n_targets:
+                batch = batch.to(device, torch.int64)
+                total += n_targets * next_token_loss(model, batch[:, :-1], batch[:, 1:]).item()
     finally:
         model.train(was_training)
     return total / (len(tokens) - 1)
 
 
+Precision = Literal["float32", "bfloat16"]
+"""In how many bits matrix products run."""
+
+
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Plan a run: without dropout, the same model, text and plan give the same result.
-
-    Raises:
-        ValueError: If a number lies outside its range; the message says which.
-
-    Example:
-        >>> TrainingConfig(n_steps=1000, warmup_steps=50).max_learning_rate
-        0.003
-    """
+    """Plan a run: without dropout, the same model, text and plan give the same result."""
 
     n_steps: int
     """Optimizer steps in all."""
@@ -147,7 +121,7 @@ class TrainingConfig:
     betas: tuple[float, float] = (0.9, 0.99)
     """How much AdamW's averages keep per step, of the gradient and of its square."""
     max_gradient_norm: float = 1.0
-    """A longer gradient, over all parameters, is cut to this length."""
+    """A longer gradient, over all parameters, is cut to this length; inf sets no limit."""
     precision: Precision = "float32"
     """"float32", or "bfloat16" for matrix products in half the bits."""
     report_every: int = 10
@@ -161,27 +135,14 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         every = ("report_every", "evaluate_every", "save_every")
-        counts = {n: getattr(self, n) for n in ("n_steps", "batch_size", "accumulation_steps")}
-        counts |= {name: getattr(self, name) for name in every}
-        highest = self.max_learning_rate
-        whole = "a whole number of at least 1"
+        for name in ("n_steps", "batch_size", "accumulation_steps", *every):
+            n, whole = getattr(self, name), "a whole number of at least 1"
+            check_fields(self, {name: (whole, isinstance(n, int) and n >= 1)})
+        low, high = self.min_learning_rate, self.max_learning_rate
         rules = {
-            **{name: (whole, isinstance(n, int) and n >= 1) for name, n in counts.items()},
-            "seed": ("a whole number", isinstance(self.seed, int)),
-            "warmup_steps": (
-                "a whole number from 0 to n_steps - 1",
-                isinstance(self.warmup_steps, int) and 0 <= self.warmup_steps < self.n_steps,
-            ),
-            "max_learning_rate": ("above 0", 0 < highest < math.inf),
-            "min_learning_rate": (
-                "from 0 to max_learning_rate",
-                0 <= self.min_learning_rate <= highest,
-            ),
-            "weight_decay": ("at least 0", 0 <= self.weight_decay < math.inf),
-            "betas": (
-                "two shares from 0 to below 1",
-                len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
-            ),
+            "warmup_steps": ("from 0 to n_steps - 1", self.warmup_steps in range(self.n_steps)),
+            "max_learning_rate": ("above 0", 0 < high < math.inf),
+            "min_learning_rate": ("from 0 to max_learning_rate", 0 <= low <= high),
             "max_gradient_norm": ("above 0; inf sets no limit", self.max_gradient_norm > 0),
             "precision": ("float32 or bfloat16", self.precision in get_args(Precision)),
         }
@@ -191,13 +152,8 @@ class TrainingConfig:
 def learning_rate_at(step: int, config: TrainingConfig) -> float:
     """Plan the learning rate: up in a straight line, then down half a cosine wave.
 
-    Args:
-        step: The optimizer step, counted from 0.
-        config: The plan.
-
-    Returns:
-        The learning rate of that step: `max_learning_rate` when the warm-up has ended,
-        `min_learning_rate` from the last step on (in a run of one step, that is the only one).
+    Steps count from 0. The rate is `max_learning_rate` when the warm-up has ended, and
+    `min_learning_rate` from the last step on.
 
     Source:
         Loshchilov and Hutter 2017 (SGDR), equation 5, without restarts; warm-up, Goyal et al.
@@ -220,14 +176,7 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """Make AdamW, with weight decay on matrices and none on biases and norms.
 
-    Where the device has it, the fused kernel updates all parameters in one pass.
-
-    Args:
-        model: The model, already on its device; frozen parameters are left out.
-        config: The plan: learning rate, betas and weight decay.
-
-    Returns:
-        The optimizer, with two groups of parameters: decayed and not.
+    Frozen parameters are left out, and the model must be on its device already.
 
     Source:
         Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", algorithm 2.
@@ -239,40 +188,14 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         [(2, 0.1), (3, 0.0)]
     """
     learned = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learned if p.dim() >= 2], "weight_decay": config.weight_decay},
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in learned if p.dim() >= 2]},
         {"params": [p for p in learned if p.dim() < 2], "weight_decay": 0.0},
     ]
-    fused = all(p.device.type in ("cpu", "cuda", "mps") for p in learned)
+    # "fused": one pass over the memory for all parameters, not a dozen small operations for each.
     return torch.optim.AdamW(
-        groups, lr=config.max_learning_rate, betas=config.betas, fused=fused or None
+        groups, config.max_learning_rate, config.betas, weight_decay=config.weight_decay, fused=True
     )
-
-
-Loss = Callable[..., Tensor]
-"""From a model and the tensors of one batch to a mean loss in nats, a scalar with a gradient."""
-
-
-def next_token_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Measure how well a model predicts the token that follows each of `inputs`.
-
-    Args:
-        model: The model.
-        inputs: Token ids, shape (B, T).
-        targets: The tokens that follow, shape (B, T).
-
-    Returns:
-        The mean cross-entropy over B·T positions, in nats per token; a scalar with a gradient.
-
-    Example:
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> sizes = GPTConfig(vocab_size=10, context_length=4, n_layer=1, n_head=1, n_embd=4)
-        >>> tokens = torch.tensor([[1, 2, 3, 4]])
-        >>> abs(next_token_loss(GPT(sizes), tokens[:, :-1], tokens[:, 1:]) - math.log(10)) < 0.1
-        tensor(True)
-    """
-    logits = model(inputs)  # (B, T, V)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
 def accumulate_gradients(
@@ -284,26 +207,20 @@ def accumulate_gradients(
     """Add to the gradients what several batches say, as if they were one big batch.
 
     Args:
-        model: The model; its gradients are added to.
-        batches: What `loss` takes behind the model, on the model's device; all of one size, so
+        model: Where the gradients are added.
+        batches: What `loss` takes after the model, on the model's device; all of one size, so
             that the mean of their losses is the loss of the big batch.
         loss: Measures the mean loss of one batch.
         precision: "bfloat16" runs matrix products in half the bits; weights stay float32.
 
     Returns:
         The mean loss, in nats, on the device (nothing waits for it).
-
-    Example:
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
-        >>> accumulate_gradients(model, [(torch.tensor([[1]]), torch.tensor([[2]]))]).shape
-        torch.Size([])
     """
-    device, is_low = batches[0][0].device, precision == "bfloat16"
+    device = batches[0][0].device
     total = torch.zeros((), device=device)
     for batch in batches:
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_low):
-            value = loss(model, *batch) / len(batches)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            value = loss(model, *batch) / len(batches)  # or the sum would be that much too long
         value.backward()
         total += value.detach()
     return total
@@ -315,12 +232,6 @@ class TrainingState:
 
     Dropout draws from PyTorch's own random states, of which a checkpoint holds those of the CPU and
     of CUDA.
-
-    Example:
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
-        >>> TrainingState.start(model, TrainingConfig(n_steps=10)).step
-        0
     """
 
     model: nn.Module
@@ -338,7 +249,7 @@ class TrainingState:
 
     @classmethod
     def start(cls, model: nn.Module, config: TrainingConfig) -> "TrainingState":
-        """Begin a run at step 0 with the model's weights as they are; its gradients are dropped."""
+        """Begin a run at step 0 with the model's weights as they are."""
         model.zero_grad()  # an interrupted step may have left half a gradient
         generator = torch.Generator().manual_seed(config.seed)
         return cls(model, config, make_optimizer(model, config), generator)
@@ -353,28 +264,21 @@ def draw_windows(tokens: Tensor, state: TrainingState) -> list[tuple[Tensor, Ten
 
     Args:
         tokens: Token ids, shape (n,), on any device; a file of them may be mapped into memory.
-        state: The run; its generator and its count of tokens move on.
+        state: Its generator and its count of tokens move on.
 
     Returns:
         For each pass of the step, inputs and targets of shape (B, T) on the model's device.
     """
     model, config = cast(GPT, state.model), state.config
-    length, device = model.config.context_length, model.ln_f.weight.device
-    state.n_tokens += config.accumulation_steps * config.batch_size * length
-    batches = [
-        random_batch(tokens, config.batch_size, length, state.generator)
-        for _ in range(config.accumulation_steps)
-    ]
+    sizes, n_draws = (config.batch_size, model.config.context_length), config.accumulation_steps
+    state.n_tokens += n_draws * math.prod(sizes)
+    batches = [random_batch(tokens, *sizes, state.generator) for _ in range(n_draws)]
+    device = model.ln_f.weight.device
     return [(inputs.to(device), targets.to(device)) for inputs, targets in batches]
 
 
 def take_step(state: TrainingState, draw: Draw, loss: Loss) -> tuple[Tensor, Tensor]:
     """Let the model learn from the next batches.
-
-    Args:
-        state: The run; its model, optimizer and step move on.
-        draw: Draws the batches.
-        loss: Measures the mean loss of one batch.
 
     Returns:
         The mean loss in nats, and the length of the gradient before it was cut; both stay on the
@@ -385,37 +289,26 @@ def take_step(state: TrainingState, draw: Draw, loss: Loss) -> tuple[Tensor, Ten
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)  # some callers' parts learn faster
     mean_loss = accumulate_gradients(model, draw(state), loss, config.precision)
+    # One length over all parameters: cut together, the gradient keeps its direction.
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad()
     state.step += 1
     return mean_loss, norm
 
 
-def save_checkpoint(
-    path: str | Path, state: TrainingState, gathered: tuple[Any, Any] | None = None
-) -> None:
-    """Write all of a run to one file: a kill leaves the old checkpoint or the new one, never half.
+def save_checkpoint(path: str | Path, state: TrainingState, gathered: Any = None) -> None:
+    """Write all of a run to one file: a kill leaves the old file or the new one, never half.
 
     Args:
-        path: The file, such as runs/war-and-peace.pt; its folder is made.
+        path: The file; its folder is made.
         state: The run.
-        gathered: The state dictionaries of the model and of the optimizer, where the run's own hold
-            only a part, because the model is spread over several processes.
-
-    Example:
-        >>> import tempfile
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_checkpoint(folder + "/a.pt", TrainingState.start(model, TrainingConfig(10)))
-        ...     load_checkpoint(folder + "/a.pt")["step"]
-        0
+        gathered: The state dictionaries of the model and of the optimizer, a pair, where the run's
+            own hold only a part, because the model is spread over several processes.
     """
     model = cast(GPT, state.model)
-    on_cuda = model.ln_f.weight.device.type == "cuda"
-    cuda = torch.cuda.get_rng_state_all() if on_cuda else []
     weights, averages = gathered or (model.state_dict(), state.optimizer.state_dict())
+    cuda = torch.cuda.get_rng_state_all() if model.ln_f.weight.is_cuda else []
     checkpoint = {
         "model": weights,
         "optimizer": averages,
@@ -430,10 +323,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint and refuse a file that is cut off or that could run code.
-
-    Args:
-        path: A file that `save_checkpoint` wrote.
+    """Read a checkpoint that `save_checkpoint` wrote, and run no code that a file may hold.
 
     Returns:
         "model", "optimizer", "step", "batch_random", "dropout_random", "model_config" and
@@ -441,20 +331,16 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is truncated, or holds anything but tensors and plain values.
+        ValueError: If it is cut off, or holds anything but tensors and plain values.
     """
-    with open(path, "rb") as file:
+    with open(path, "rb") as file:  # a missing file keeps Python's own error
         try:
+            # A pickle can hold code that runs while it is read; weights_only allows none.
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
+        except Exception as error:  # torch.load has many of them for a broken file
             raise ValueError(
-                f"{path} is no checkpoint, or holds more than tensors and plain values, so it was "
-                "refused and no code in it was run; pass a file that save_checkpoint wrote"
-            ) from error
-        except (RuntimeError, EOFError, OSError, LookupError, ValueError) as error:
-            raise ValueError(
-                f"{path} is damaged: its {os.path.getsize(path)} bytes are not a whole "
-                "checkpoint; delete it and start anew, or use a copy"
+                f"{path} is damaged or no checkpoint: it is cut off, or holds more than tensors "
+                "and plain values (no code in it was run); use a copy, or start anew elsewhere"
             ) from error
     if not isinstance(checkpoint, dict) or "training_config" not in checkpoint:
         raise ValueError(f"{path} holds no training run; pass a file that save_checkpoint wrote")
@@ -475,29 +361,27 @@ def restore(
             each loads its state dictionary.
 
     Raises:
-        ValueError: If the checkpoint belongs to another configuration; the message says where
-            they differ.
+        ValueError: If the checkpoint belongs to another configuration.
     """
-    model = cast(GPT, state.model)
-    for kind, mine in (("model", model.config), ("training", state.config)):
-        theirs = checkpoint[f"{kind}_config"]
-        for name, value in asdict(mine).items():
-            if theirs.get(name) != value:
-                raise ValueError(
-                    f"the checkpoint was made with {name} {theirs.get(name)!r}, this run has "
-                    f"{value!r}; use its {kind}_config, or start anew at another path"
-                )
-    if load is None:
+    # Compared before anything changes, so that a refused checkpoint does no harm.
+    ours = asdict(cast(GPT, state.model).config) | asdict(state.config)
+    theirs = checkpoint["model_config"] | checkpoint["training_config"]
+    for name, value in theirs.items():
+        if value != ours.get(name):
+            raise ValueError(
+                f"the checkpoint was made with {name} {value!r}, this run has {ours.get(name)!r}; "
+                "use the checkpoint's model_config and training_config, or start anew elsewhere"
+            )
+    if load is None:  # the whole model is here
         state.model.load_state_dict(checkpoint["model"])
         state.optimizer.load_state_dict(checkpoint["optimizer"])
     else:
         load(state, checkpoint)
+    state.step = checkpoint["step"]
     state.generator.set_state(checkpoint["batch_random"])
     cpu, *cuda = checkpoint["dropout_random"]
     torch.set_rng_state(cpu)
-    if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
-    state.step = checkpoint["step"]
+    torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])  # none on a CPU
 
 
 @dataclass(frozen=True)
@@ -524,23 +408,16 @@ def check_finite(first: int, values: Sequence[float], name: str, path: Path | No
     """Stop a run at the first value that is no number.
 
     Args:
-        first: The optimizer step of the first value, counted from 1.
-        values: One value per step.
-        name: What the values are, "loss" or "gradient norm".
+        first: The optimizer step of the first value, counted from 1; each has a step of its own.
+        values: Losses, or what else must be finite.
+        name: What they are.
         path: Where the last good checkpoint is, if anywhere.
-
-    Raises:
-        FloatingPointError: If a value is infinite or not a number; the message names the step.
     """
     for step, value in enumerate(values, start=first):
         if not math.isfinite(value):
-            kept = "no checkpoint was asked for"
-            if path is not None:
-                kept = (
-                    f"{path} keeps the last good checkpoint" if path.exists() else "none is saved"
-                )
+            kept = f"{path} keeps the last good" if path and path.exists() else "there is no"
             raise FloatingPointError(
-                f"the {name} is {value} at step {step}, so the run stops; {kept}; "
+                f"the {name} is {value} at step {step}, so the run stops; {kept} checkpoint; "
                 "lower max_learning_rate, warm up for longer, or use float32"
             )
 
@@ -557,11 +434,11 @@ def run_steps(
     """Take the steps that are left and report: the one loop of all that learns.
 
     Args:
-        state: The run.
+        state: What moves on.
         step: Takes one step; returns its loss and the length of its gradient.
         score: Measures the validation loss, in nats; None for no evaluations.
-        path: Where checkpoints go; None saves nothing.
-        save: Writes a checkpoint.
+        path: Where `save` writes checkpoints; None saves nothing.
+        save: Writes one.
         gather: Makes of this process's losses and lengths, shape (2, steps), those of all.
 
     Yields:
@@ -575,14 +452,16 @@ def run_steps(
     intervals = (config.report_every, config.evaluate_every, config.save_every)
     while state.step < config.n_steps:
         first, begin, drawn, validation_loss = state.step, clock(), state.n_tokens, None
+        # A group of steps ends where the first of report, evaluation and checkpoint is due.
         stop = min(config.n_steps, *(first + every - first % every for every in intervals))
         state.model.train()  # the caller may have looked at the model meanwhile
         steps = [torch.stack(step(state)) for _ in range(first, stop)]
         losses, norms = gather(torch.stack(steps, dim=1)).tolist()  # only here a GPU is waited for
+        # A number that is none stops the run before it is saved: the last checkpoint stays good.
         check_finite(first + 1, losses, "loss", path)
         check_finite(first + 1, norms, "gradient norm", path)
         speed = (state.n_tokens - drawn) / (clock() - begin)
-        state.model.eval()
+        state.model.eval()  # for the score, and for a caller who looks at the model
         last = stop == config.n_steps
         if score is not None and (last or stop % config.evaluate_every == 0):
             validation_loss = score()
@@ -622,7 +501,7 @@ def train(
     from PyTorch's global generator between the reports; give your own generator to what you draw.
 
     Args:
-        model: The model, on its device; it is trained in place.
+        model: On its device; it is trained in place.
         train_tokens: Token ids, shape (n,), more than the context length.
         validation_tokens: Token ids, shape (m,), or None to train without evaluations.
         config: The plan.
@@ -631,9 +510,6 @@ def train(
             replaced. None saves nothing.
         resume: Whether to go on from the checkpoint that is there.
 
-    Returns:
-        A generator of reports.
-
     Raises:
         ValueError: If a split is no flat tensor of ids or shorter than a window, or the checkpoint
             is a folder, damaged, unsafe, of another configuration, or missing from the call.
@@ -641,16 +517,17 @@ def train(
         FloatingPointError: While running, at the first loss or gradient that is no number; the
             checkpoint stays as it was.
     """
+    # All is checked here at the call: a generator's body would wait for the first report.
     check_stream(train_tokens, model.config.context_length, "the training split")
     if validation_tokens is not None:
         check_stream(validation_tokens, model.config.context_length, "the validation split")
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.is_dir():
         raise ValueError(f"checkpoint is a folder, {path}; pass a file in it: {path / 'run.pt'}")
-    if resume and path is None:
-        raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
     state = TrainingState.start(model, config)
-    if resume and path is not None:
+    if resume:
+        if path is None:
+            raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
         restore(state, load_checkpoint(path))
     step = partial(take_step, draw=partial(draw_windows, train_tokens), loss=loss)
     score = None if validation_tokens is None else partial(evaluate, model, validation_tokens)

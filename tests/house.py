@@ -6,6 +6,7 @@ of a function that does nothing but raise.
 """
 
 import ast
+import inspect
 import io
 import sys
 import tempfile
@@ -61,20 +62,13 @@ def _span(node: ast.stmt | ast.ExceptHandler | ast.Expr) -> range:
     return range(node.lineno, (node.end_lineno or node.lineno) + 1)
 
 
-def _only_raises(function: ast.FunctionDef) -> bool:
-    """Whether a function returns nothing and exists to raise."""
-    nodes = list(ast.walk(function))
-    returns = any(isinstance(node, ast.Return | ast.Yield) and node.value for node in nodes)
-    return not returns and any(isinstance(node, ast.Raise) for node in nodes)
-
-
 def checkers(sources: list[str]) -> set[str]:
-    """Name the functions that do nothing but raise."""
+    """Name the functions that do nothing but raise: `check_...` and `require_...`."""
     return {
         node.name
         for source in sources
         for node in ast.parse(source).body
-        if isinstance(node, ast.FunctionDef) and _only_raises(node)
+        if isinstance(node, ast.FunctionDef) and node.name.startswith(("check_", "require_"))
     }
 
 
@@ -150,13 +144,15 @@ def taught_weights() -> dict[str, Weight]:
 def functions_called(work: Callable[[], Any], until: str = "") -> set[tuple[str, str]]:
     """Run something and note the package's own functions that it enters, as (file, name).
 
-    What a module does when it is imported, and comprehensions, don't count.
+    Bodies of modules and classes, and comprehensions, don't count.
     """
     called: set[tuple[str, str]] = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         file, name = Path(frame.f_code.co_filename), frame.f_code.co_qualname
-        if event == "call" and PACKAGE in file.parents and "<" not in name.rsplit(".", 1)[-1]:
+        is_function = frame.f_code.co_flags & inspect.CO_OPTIMIZED  # a class's body is none
+        is_ours = PACKAGE in file.parents and "<" not in name.rsplit(".", 1)[-1]
+        if event == "call" and is_function and is_ours:
             called.add((str(file.relative_to(ROOT)), name))
             if name == until:
                 sys.setprofile(None)

@@ -26,7 +26,6 @@ from gptlib.generation import (
     decode_step,
     generate,
     generate_batch,
-    make_cache,
     prefill,
 )
 from gptlib.gpt2 import GPT
@@ -70,7 +69,7 @@ def test_each_step_gives_the_logits_of_the_whole_model(
     tokens = random_tokens(TINY, 1, LENGTH)
     with torch.no_grad():
         expected = MODEL(tokens)[0]
-    cache = make_cache(MODEL, [[0] * n_prompt], LENGTH)
+    cache = KeyValueCache(MODEL, 1, LENGTH)
     logits = [prefill(MODEL, tokens[:, :n_prompt].tolist(), cache)[0]]
     logits += [step(tokens[:, i], cache)[0] for i in range(n_prompt, LENGTH)]
     torch.testing.assert_close(torch.stack(logits), expected[n_prompt - 1 :], rtol=1e-4, atol=1e-5)
@@ -124,7 +123,9 @@ def test_it_shares_the_weights_and_follows_them(step: Step, plain: list[int]) ->
 @needs_compiler
 def test_models_compiled_in_one_process_do_not_use_up_each_other_s_room(step: Step) -> None:
     small = GPT(replace(TINY, n_layer=1, n_head=1, n_embd=8, context_length=4), seeded()).eval()
-    with torch._dynamo.config.patch(recompile_limit=1):
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # 2.6
+    with config.patch({limit: 1}):
         twin, its = fast(small, compile=True)
         for model, one in ((twin, its), (MODEL, step)):
             text = list(generate(model, [1], 6, GREEDY, step=one))

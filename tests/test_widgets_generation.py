@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from gptlib.extras.widgets.generation import SamplingPlayground
 from gptlib.extras.widgets.generation_writer import Writer, percent, spell
-from gptlib.generation import Sampling, beam_search, generate_text
+from gptlib.generation import Sampling, beam_search, generate_text, knob
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
 
@@ -18,6 +19,7 @@ TOKENIZER = BPETokenizer.train("so it was and so it is, and it was so. " * 3, 26
 CONFIG = GPTConfig(
     vocab_size=TOKENIZER.vocab_size, context_length=32, n_layer=2, n_head=2, n_embd=16
 )
+NAMES = ["model", "repetition", "frequency", "presence", "temperature", "top-k", "top-p", "min-p"]
 FILTERED = Sampling(temperature=0.9, top_k=20, top_p=0.8, min_p=0.01, repetition_penalty=1.2)
 
 
@@ -124,18 +126,18 @@ def test_the_bars_show_what_each_filter_cuts_and_how_the_rest_grows(
 ) -> None:
     panel = playground.panels[0]
     names = [stage["name"] for stage in panel["stages"]]
-    assert names == ["model", "penalties", "÷ T", "top-k", "top-p", "min-p"]
-    assert all(stage["active"] for stage in panel["stages"])
+    assert names == NAMES
+    assert [stage["active"] for stage in panel["stages"]] == [True, True, False, False] + [True] * 4
     left = [stage["left"] for stage in panel["stages"]]
-    assert left[:4] == [CONFIG.vocab_size] * 3 + [20]
-    assert 20 > left[4] >= left[5] >= 1
+    assert left[:6] == [CONFIG.vocab_size] * 5 + [20]
+    assert 20 > left[6] >= left[7] >= 1
     for number, stage in enumerate(panel["stages"]):
         shown = sum(row["values"][number][1] for row in panel["rows"])
         assert shown + stage["rest"] == pytest.approx(1, abs=1e-3)
         for row in panel["rows"]:
             logit, p = row["values"][number]
-            assert (logit is None) == (p == 0 and number > 2)
-            if number > 3 and logit is not None:
+            assert (logit is None) == (p == 0 and number > 4)
+            if number > 5 and logit is not None:
                 assert p >= row["values"][number - 1][1]  # what is left shares what was cut
     assert len(panel["rows"]) == 12
 
@@ -146,7 +148,7 @@ def test_settings_that_are_off_are_said_to_be_off(playground: SamplingPlayground
     stages = {stage["name"]: stage for stage in playground.panels[0]["stages"]}
     assert (stages["top-k"]["active"], stages["top-k"]["note"]) == (False, "off")
     assert not stages["min-p"]["active"]
-    assert (stages["top-p"]["note"], stages["top-p"]["cuts"]) == ("p = 0.8", True)
+    assert (stages["top-p"]["note"], stages["top-p"]["cuts"]) == ("0.8", True)
 
 
 def test_a_moved_knob_moves_the_bars_at_once_and_keeps_the_text(
@@ -156,7 +158,7 @@ def test_a_moved_knob_moves_the_bars_at_once_and_keeps_the_text(
     playground.first.temperature.value = 2.0
     after = playground.panels[0]["rows"]
     assert after[0]["values"][0] == before[0]["values"][0]
-    assert after[0]["values"][2][1] < before[0]["values"][2][1]
+    assert after[0]["values"][4][1] < before[0]["values"][4][1]
     assert playground.text == text
 
 
@@ -242,7 +244,7 @@ def test_a_run_leaves_the_caller_free_and_takes_new_settings_at_the_next_token(
     playground.stop.click()
     playground.wait()
     assert playground.written[-1].kept == 1
-    assert playground.panels[0]["stages"][3]["note"] == "k = 1"
+    assert playground.panels[0]["stages"][5]["note"] == "1"
 
 
 def test_choosing_while_it_writes_stops_it_first(playground: SamplingPlayground) -> None:
@@ -319,7 +321,6 @@ def test_a_prompt_that_can_not_be_gone_on_from_is_refused_and_nothing_lost(
     ("knob", "value", "message"),
     [
         ("top_p", 0.0, "top_p is 0.0; it must be above 0"),
-        ("top_k", 267, "top_k is 267; keep 1 to 266 tokens"),
         ("top_k", -1, "top_k is -1; it must be at least 1"),
         ("repetition_penalty", 0.0, "repetition_penalty is 0.0; it must be above 0"),
     ],
@@ -449,7 +450,7 @@ def test_weights_that_are_not_finite_end_a_run_with_words(model: GPT) -> None:
 
 @pytest.mark.parametrize(
     ("prompt", "training", "message"),
-    [("", False, "prompt 0 is empty"), ("so", True, "training mode")],
+    [("", False, "prompt 0 has 0 tokens"), ("so", True, "training mode")],
 )
 def test_what_the_library_refuses_is_refused_at_once(
     prompt: str, training: bool, message: str
@@ -503,7 +504,7 @@ def test_percentages_are_spelled_by_size() -> None:
 def test_the_picture_shows_stages_text_and_entropy(playground: SamplingPlayground) -> None:
     titles = [ax.get_title(loc="left") for ax in playground.picture().axes]
     names = [title.partition("\n")[0] for title in titles[:6]]
-    assert names == ["model", "penalties", "÷ T", "top-k", "top-p", "min-p"]
+    assert names == ["model", "repetition", "temperature", "top-k", "top-p", "min-p"]
     assert titles[6].startswith("The text; the darker, the less probable")
     playground.compare.value = True
     playground.wait()
@@ -521,9 +522,40 @@ def test_nothing_is_left_running(playground: SamplingPlayground) -> None:
 def test_an_error_in_one_column_leaves_both_as_they_were(model: GPT) -> None:
     playground = SamplingPlayground(model, TOKENIZER, "so it", compare=Sampling(), n_tokens=3)
     before = playground.texts
-    playground.second.top_k.value = 267
+    playground.second.top_k.value = -1
     playground.step.click()
     playground.choose(5, place=1, column=1)
     assert playground.summary.startswith("Not possible: ")
     assert playground.texts == before
     assert len(playground.panels[1]["tokens"]) == 3
+
+
+def keep_even(logits: torch.Tensor, rest: float) -> torch.Tensor:
+    """Cut tokens with an odd id."""
+    return logits.masked_fill(torch.arange(logits.size(-1)) % 2 >= rest, -torch.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Even(Sampling):
+    """A filter of one function and one field, behind all others."""
+
+    odd_penalty: float = knob(2.0, keep_even, "1 or 2", lambda n: n in (1, 2))
+
+
+def test_a_new_filter_gets_a_control_and_a_bar(model: GPT) -> None:
+    sampling = Even(temperature=1.2, odd_penalty=1)
+    playground = SamplingPlayground(model, TOKENIZER, "so it", sampling, n_tokens=8)
+    assert all(token % 2 == 0 for token in playground.tokens)
+    assert playground.text == written_by_the_library(model, 8, sampling, 0)
+    last = playground.panels[0]["stages"][-1]
+    assert (last["name"], last["note"], last["left"]) == ("odd", "1", CONFIG.vocab_size / 2)
+    assert playground.first.odd_penalty in playground.first.controls
+    assert playground.first.odd_penalty.value == 1
+    playground.first.odd_penalty.value = 2
+    assert not playground.panels[0]["stages"][-1]["active"]
+    playground.first.odd_penalty.value = 3
+    assert "odd_penalty is 3.0; it must be 1 or 2" in playground.summary
+    playground.compare.value = True
+    assert playground.wait(60)
+    assert [len(panel["stages"]) for panel in playground.panels] == [9, 9]
+    plt.close("all")

@@ -19,17 +19,15 @@ from tqdm import tqdm
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
 from gptlib.extras.models import MADE_BY, load_run_tokenizer
 from gptlib.extras.terminal import note
-from gptlib.scaling import open_tokens, prepare_tokens
+from gptlib.extras.tokens import open_tokens, prepare_tokens
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
 
 __all__ = [
     "COURSE_TEXTS",
     "TOKENS_FILE",
     "Text",
-    "find_text",
     "find_texts",
     "is_prepared",
-    "make_tokenizer",
     "named_tokenizer",
     "prepare",
     "read_with_bar",
@@ -49,8 +47,9 @@ ELSEWHERE = {
 }
 """Where a file that a ready configuration names can be had; it is never fetched unasked."""
 
+_BLANK = codecs.BOM_UTF8 + b" \r\n\t"
 _SMALL = 100_000
-"""Files of fewer bytes are looked into to see whether they hold more than white space."""
+"""Files up to so many bytes are looked into to see whether they hold more than white space."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,6 @@ class Text:
     """The file or the folder; None for a text of the course."""
     files: tuple[Path, ...] = ()
     """Its files, in order."""
-    empty: tuple[Path, ...] = ()
-    """Files that hold nothing but white space and are left out."""
 
     def documents(self, advance: Callable[[int], object] = lambda _: None) -> Iterator[str]:
         """Read the documents one by one.
@@ -98,39 +95,39 @@ def find_texts(names: Sequence[str], pattern: str = "*.txt") -> list[Text]:
         FileNotFoundError: If one is not there, with what can be done about it.
         ValueError: If one is no file, or holds nothing.
     """
-    texts = [find_text(name, pattern) for name in names]
-    empty = [str(file) for text in texts for file in text.empty]
+    texts: list[Text] = []
+    empty: list[str] = []
+    for name in names:
+        if not name.strip():
+            raise ValueError("a text's name is empty; name a file or a folder")
+        path = Path(name).expanduser()
+        if not path.exists():
+            if name in COURSE_TEXTS:
+                texts.append(Text(name))
+                continue
+            path = _find_copy(name)
+        found = [path]
+        if path.is_dir():
+            found = sorted(file for file in path.rglob(pattern) if _is_text(file, path))
+            if not found:
+                raise ValueError(
+                    f"the folder {name} holds no file {pattern}; name the files themselves, or say "
+                    "which files are texts with another pattern"
+                )
+        elif not path.is_file():
+            raise ValueError(
+                f"{name} is neither a file nor a folder; save the text to a file first"
+            )
+        full = [f for f in found if f.stat().st_size > _SMALL or f.read_bytes().strip(_BLANK)]
+        if not full:
+            raise ValueError(f"{name} is empty; name a text with something in it")
+        empty += [str(file) for file in found if file not in full]
+        texts.append(Text(name, path, tuple(full)))
     if empty:
         more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
         are = "files are" if len(empty) > 1 else "file is"
         note(f"{len(empty)} empty {are} left out: {', '.join(empty[:3])}{more}")
     return texts
-
-
-def find_text(name: str, pattern: str = "*.txt") -> Text:
-    """Find one text, without a note; see `find_texts`."""
-    if not name.strip():
-        raise ValueError("a text's name is empty; name a file or a folder")
-    path = Path(name).expanduser()
-    if not path.exists():
-        if name in COURSE_TEXTS:
-            return Text(name)
-        path = _find_copy(name)
-    if path.is_dir():
-        found = sorted(file for file in path.rglob(pattern) if _is_text(file, path))
-        if not found:
-            raise ValueError(
-                f"the folder {name} holds no file {pattern}; name the files themselves, or say "
-                "which files are texts with another pattern"
-            )
-    elif path.is_file():
-        found = [path]
-    else:
-        raise ValueError(f"{name} is neither a file nor a folder; save the text to a file first")
-    empty = tuple(file for file in found if _is_empty(file))
-    if len(empty) == len(found):
-        raise ValueError(f"{name} is empty; name a text with something in it")
-    return Text(name, path, tuple(file for file in found if file not in empty), empty)
 
 
 def _find_copy(name: str) -> Path:
@@ -161,11 +158,6 @@ def _is_text(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     ours = file.name in ("merges.txt", MADE_BY)  # of the tokenizer of a run or of tokens
     return file.is_file() and not hidden and not ours
-
-
-def _is_empty(file: Path) -> bool:
-    size = file.stat().st_size
-    return not size or (size < _SMALL and not file.read_bytes().strip(codecs.BOM_UTF8 + b" \r\n\t"))
 
 
 def _read_documents(file: Path, advance: Callable[[int], object]) -> Iterator[str]:
@@ -244,60 +236,45 @@ def named_tokenizer(name: str) -> Tokenizer:
     return load_run_tokenizer(inside if inside.is_dir() else folder)
 
 
-def make_tokenizer(
-    folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int = 0
-) -> Tokenizer:
-    """Make the tokenizer of a prepared folder or a run, or load the one that it has.
+def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int = 0) -> Tokenizer:
+    """Give a folder its tokenizer and its tokens; what was begun goes on.
 
     Args:
-        folder: The tokenizer goes to `tokenizer/` in it.
+        folder: Gets `tokenizer/` and, if there are texts, `TOKENS_FILE`.
         name: What `named_tokenizer` takes, or "train" to train one; it is noted in the folder,
             and another name is refused from then on.
-        texts: What to train on.
+        texts: What to train on and to turn into tokens, the same ones each time.
         vocab_size: Number of tokens to train.
 
     Returns:
         The tokenizer.
 
     Raises:
-        ValueError: If the folder's tokenizer was asked for by another name.
+        ValueError: If the folder was begun with another tokenizer or other texts, or a text is
+            none.
     """
     asked = f"train {vocab_size}" if name == "train" else name
     place, mark = folder / "tokenizer", folder / "tokenizer" / MADE_BY
-    if mark.is_file():
-        before = mark.read_text(encoding="utf-8").strip()
-        if before != asked:
-            raise ValueError(
-                f"{folder} was begun with the tokenizer {before!r}, not {asked!r}; name another "
-                "folder, or delete it"
-            )
-        return load_run_tokenizer(place)
+    before = mark.read_text(encoding="utf-8").strip() if mark.is_file() else asked
+    if before != asked:
+        raise ValueError(
+            f"{folder} was begun with the tokenizer {before!r}, not {asked!r}; name another "
+            "folder, or delete it"
+        )
     tokenizer: Tokenizer
-    if name == "train":
-        tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), vocab_size)
+    if mark.is_file():
+        tokenizer = load_run_tokenizer(place)
     else:
-        tokenizer = named_tokenizer(name)
-    if isinstance(tokenizer, BPETokenizer):
-        tokenizer.save(place)
-    with whole_file(mark) as draft:  # the last: with it the folder is whole
-        draft.write_text(asked + "\n", encoding="utf-8")
+        if name == "train":
+            tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), vocab_size)
+        else:
+            tokenizer = named_tokenizer(name)
+        if isinstance(tokenizer, BPETokenizer):
+            tokenizer.save(place)
+        with whole_file(mark) as draft:  # the last: with it the tokenizer is whole
+            draft.write_text(asked + "\n", encoding="utf-8")
+    if texts:
+        for _ in prepare_tokens(read_with_bar(texts, "tokens"), tokenizer, folder / TOKENS_FILE):
+            pass  # each document moves the bar
+        open_tokens(folder / TOKENS_FILE, verify=True)
     return tokenizer
-
-
-def prepare(texts: Sequence[Text], tokenizer: Tokenizer, folder: Path) -> int:
-    """Write the tokens of texts, with a bar; what was broken off goes on.
-
-    Args:
-        texts: The texts, the same ones each time.
-        tokenizer: The tokenizer.
-        folder: Where `TOKENS_FILE` goes.
-
-    Returns:
-        The number of tokens.
-
-    Raises:
-        ValueError: If it was begun with other texts or another tokenizer, or a text is none.
-    """
-    for _ in prepare_tokens(read_with_bar(texts, "tokens"), tokenizer, folder / TOKENS_FILE):
-        pass  # each document moves the bar
-    return len(open_tokens(folder / TOKENS_FILE, verify=True))

@@ -1,7 +1,7 @@
 """Checks of the exercises of chapter 5: each says what is right, or which step is off."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,18 +12,22 @@ from gptlib.extras.checks.answers import Answer, call, close, named, number, wha
 from gptlib.training import TrainingConfig, bits_per_byte
 
 
+def _said(answer: Answer, *arguments: Any, wanted: str) -> float | None:
+    """Return the number that an answer gives, or print what is missing and return None."""
+    got, problem = call(answer, *arguments)
+    value = None if problem else number(got)
+    if value is None:
+        print(problem or f"Not yet: {what(got)}; return one number, {wanted}.")
+    return value
+
+
 def stable_loss(answer: Answer) -> None:
     """Check `stable_loss(logits, targets)`, exercise 1."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 5, generator=generator)
     targets = torch.tensor([0, 4, 2, 2, 1, 3])
-    got, problem = call(answer, logits.clone(), targets)
-    if problem:
-        print(problem)
-        return
-    value = number(got)
+    value = _said(answer, logits.clone(), targets, wanted="the mean over the positions")
     if value is None:
-        print(f"Not yet: {what(got)}; return one number, the mean over the positions.")
         return
     right = F.cross_entropy(logits, targets).item()
     probabilities = logits.softmax(-1)[range(6), targets]
@@ -70,12 +74,8 @@ def clip_gradients(answer: Answer) -> None:
     length = 85.0
 
     def flat(tensors: Any) -> Tensor | None:
-        if not isinstance(tensors, Sequence) or len(tensors) != 3:
-            return None
-        if not all(isinstance(t, Tensor) for t in tensors):
-            return None
-        pairs = zip(tensors, gradients, strict=True)
-        if any(t.shape != g.shape for t, g in pairs):
+        shapes = [getattr(t, "shape", None) for t in tensors] if hasattr(tensors, "__len__") else []
+        if shapes != [g.shape for g in gradients]:
             return None
         return torch.cat([t.flatten() for t in tensors])
 
@@ -130,13 +130,8 @@ def linear_schedule(answer: Answer) -> None:
     )
     values = []
     for step in range(55):
-        got, problem = call(answer, step, config)
-        if problem:
-            print(problem)
-            return
-        value = number(got)
+        value = _said(answer, step, config, wanted="the learning rate of the step")
         if value is None:
-            print(f"Not yet: {what(got)}; return one number, the learning rate of the step.")
             return
         values.append(value)
 
@@ -176,13 +171,8 @@ def linear_schedule(answer: Answer) -> None:
 
 def loss_in_other_tokens(answer: Answer) -> None:
     """Check `loss_in_other_tokens(loss, n_tokens, n_other_tokens)`, exercise 4."""
-    got, problem = call(answer, 3.0, 1000, 1500)
-    if problem:
-        print(problem)
-        return
-    value = number(got)
+    value = _said(answer, 3.0, 1000, 1500, wanted="in nats per token")
     if value is None:
-        print(f"Not yet: {what(got)}; return one number, in nats per token.")
         return
     mistakes = {
         "You left the loss as it is; more tokens share the same total.": 3.0,

@@ -4,13 +4,13 @@ import argparse
 import re
 from pathlib import Path
 
-import torch
-
-from gptlib.extras.device import chosen_device
 from gptlib.extras.options import CommandParser
 from gptlib.extras.texts import COURSE_TEXTS
 
-__all__ = ["add_device", "add_model", "add_texts", "new_folder"]
+__all__ = ["DEVICE", "add_model", "add_texts", "new_folder"]
+
+DEVICE = "cpu, cuda, cuda:N or mps (default: the best that this machine has)"
+"""The help of `--device`."""
 
 
 def add_texts(parser: CommandParser) -> None:
@@ -40,17 +40,7 @@ def add_model(group: argparse._ArgumentGroup, which: str = "a model") -> None:
         "(default: what the environment variable GPTLIB_MODEL names, else the model that comes "
         "with the course)",
     )
-    add_device(group)
-
-
-def add_device(group: argparse._ArgumentGroup) -> None:
-    """Add `--device`."""
-    group.add_argument(
-        "--device",
-        type=_device,
-        metavar="NAME",
-        help="cpu, cuda, cuda:N or mps (default: the best that this machine has)",
-    )
+    group.add_argument("--device", metavar="NAME", help=DEVICE)
 
 
 def _model(text: str) -> str | Path:
@@ -62,13 +52,6 @@ def _model(text: str) -> str | Path:
             f"there is no folder {text!r}; name one that holds a model, or gpt2, or leave it out"
         )
     return folder
-
-
-def _device(text: str) -> torch.device:
-    try:
-        return chosen_device(text, "--device")
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def new_folder(text: str) -> Path:

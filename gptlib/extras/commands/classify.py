@@ -96,7 +96,7 @@ def _sort(arguments: argparse.Namespace) -> int:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         lines = sys.stdin  # line by line, so that it can be a stream
-    classifier = load_classifier(arguments.model).to(arguments.device or best_device())
+    classifier = load_classifier(arguments.model).to(best_device(arguments.device))
     for line in lines:
         message = line.strip("\r\n")
         if not message.strip():
@@ -138,7 +138,7 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     train, validation, test = split_records(unique, seed=config.seed)
     labels = sorted({label for label, _ in unique})
     model, tokenizer = load_model(arguments.model)
-    model.to(arguments.device or best_device())
+    model.to(best_device(arguments.device))
     generator = torch.Generator().manual_seed(config.seed)
     longest = model.config.context_length
     classifier = TextClassifier(model, tokenizer, labels, longest, "mean", generator)

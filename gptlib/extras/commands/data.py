@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gptlib.extras.commands.base import add_texts, new_folder
 from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
-from gptlib.extras.texts import TOKENIZERS, find_texts, make_tokenizer, prepare
+from gptlib.extras.texts import TOKENIZERS, TOKENS_FILE, find_texts, prepare
+from gptlib.extras.tokens import open_tokens
 
 __all__ = ["parser"]
 
@@ -56,10 +57,10 @@ def _prepare(arguments: argparse.Namespace) -> int:
         raise ValueError("--vocab-size belongs to a new tokenizer; add --tokenizer train")
     texts = find_texts(arguments.texts, arguments.pattern)
     try:
-        tokenizer = make_tokenizer(folder, name, texts, size or 4096)
-        n_tokens = prepare(texts, tokenizer, folder)
+        prepare(folder, name, texts, size or 4096)
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; the same command goes on where it was\n")
         return 130
+    n_tokens = len(open_tokens(folder / TOKENS_FILE))
     print(f"{n_tokens:,} tokens in {folder}, whole and checked")
     return 0

@@ -122,7 +122,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     texts = {text.name: text.documents() for text in files}
     wanted = arguments.model or default_model()
     model, tokenizer = load_model(wanted)
-    model.to(arguments.device or best_device())
+    model.to(best_device(arguments.device))
     results = [
         _measure(model, tokenizer, name, texts.get(name) or [read_text("-")], arguments.batch_size)
         for name in arguments.texts

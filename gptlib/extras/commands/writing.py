@@ -12,7 +12,7 @@ from gptlib.extras.fast import fast
 from gptlib.extras.models import default_model, load_model
 from gptlib.extras.options import CommandParser, given, whole
 from gptlib.extras.terminal import note
-from gptlib.generation import Sampling, TextStream, generate, stream_text
+from gptlib.generation import Sampling, generate, stream_text
 from gptlib.tokenizer import end_of_text
 
 __all__ = ["Writer", "show", "writing_parser"]
@@ -97,9 +97,7 @@ class Writer:
         if arguments.compile:
             note("compiling ...")
         try:
-            self.model, self.step = fast(
-                model.to(arguments.device or best_device()), arguments.compile
-            )
+            self.model, self.step = fast(model.to(best_device(arguments.device)), arguments.compile)
         except RuntimeError as error:
             raise ValueError(f"leave out --compile: {error}") from error
         self.generator = torch.Generator()  # on the CPU: the same text on every device
@@ -121,7 +119,7 @@ class Writer:
             generator=self.generator,
             step=self.step,
         )
-        return stream_text(tokens, TextStream(self.tokenizer, self.arguments.stop), ends)
+        return stream_text(tokens, self.tokenizer, self.arguments.stop, ends)
 
     def last_part(self, text: str) -> str:
         """Cut a text from the front until the model's context holds it."""

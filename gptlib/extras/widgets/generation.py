@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from gptlib.extras.widgets.generation_writer import (
     new_tokens,
     percent,
     pieces,
+    short_name,
     shown_text,
     spell,
 )
@@ -58,17 +60,22 @@ class SamplingView(anywidget.AnyWidget):
         return "SamplingView"
 
 
+RANGES = {
+    "repetition_penalty": (0, 2, 0.05),
+    "frequency_penalty": (-2, 2, 0.1),
+    "presence_penalty": (-2, 2, 0.1),
+    "temperature": (0, 3, 0.05),
+    "top_p": (0, 1, 0.01),
+    "min_p": (0, 1, 0.01),
+}
+"""Fields of `Sampling` that get a slider: its ends and its step. Others get a box for a number."""
+
+
 class Settings(widgets.VBox):
-    """The knobs of one column: a strategy, and every field of `Sampling`."""
+    """The knobs of one column: a strategy, and a control for every field of `Sampling`."""
 
     def __init__(self, sampling: Sampling) -> None:
         looks = {"description_width": "82px"}
-
-        def slider(name: str, value: float, low: float, high: float, step: float) -> Any:
-            return widgets.FloatSlider(
-                value, min=low, max=high, step=step, description=name, style=looks
-            )
-
         greedy = sampling.temperature == 0
         self.strategy = widgets.Dropdown(
             options=["sample", "greedy", "beam search"],
@@ -76,18 +83,23 @@ class Settings(widgets.VBox):
             description="strategy",
             style=looks,
         )
-        temperature = 1.0 if greedy else sampling.temperature
-        self.temperature = slider("temperature", temperature, 0, 3, 0.05)
-        self.top_k = widgets.IntText(sampling.top_k or 0, description="top-k (0: off)", style=looks)
-        self.top_p = slider("top-p", sampling.top_p, 0, 1, 0.01)
-        self.min_p = slider("min-p", sampling.min_p, 0, 1, 0.01)
-        self.repetition_penalty = slider("repetition", sampling.repetition_penalty, 0, 2, 0.05)
-        self.frequency_penalty = slider("frequency", sampling.frequency_penalty, -2, 2, 0.1)
-        self.presence_penalty = slider("presence", sampling.presence_penalty, -2, 2, 0.1)
+        self.kind, self.knobs = type(sampling), dict[str, Any]()
+        for field in fields(sampling):
+            value, name = getattr(sampling, field.name), short_name(field.name)
+            if field.default is None:
+                knob = widgets.IntText(value or 0, description=f"{name} (0: off)", style=looks)
+            elif field.name in RANGES:
+                low, high, step = RANGES[field.name]
+                value = field.default if greedy and field.name == "temperature" else value
+                knob = widgets.FloatSlider(
+                    value, min=low, max=high, step=step, description=name, style=looks
+                )
+            else:
+                knob = widgets.FloatText(value, description=name, style=looks)
+            self.knobs[field.name] = knob
+            setattr(self, field.name, knob)
         self.n_beams = widgets.IntSlider(4, 1, 8, description="beams", style=looks)
-        self.filters = [self.temperature, self.top_k, self.top_p, self.min_p]
-        self.penalties = [self.repetition_penalty, self.frequency_penalty, self.presence_penalty]
-        self.controls = [self.strategy, *self.filters, *self.penalties, self.n_beams]
+        self.controls = [self.strategy, *self.knobs.values(), self.n_beams]
         self.title = widgets.HTML()
         box = widgets.Box(self.controls, layout=widgets.Layout(flex_flow="row wrap"))
         super().__init__([self.title, box])
@@ -97,6 +109,24 @@ class Settings(widgets.VBox):
     def __repr__(self) -> str:
         return "Settings"
 
+    def _turnable(self) -> list[str]:
+        """Name the knobs that this strategy heeds: greedy ends with the best token anyway."""
+        if self.strategy.value == "beam search":
+            return []
+        everything = self.strategy.value == "sample"
+        return [f.name for f in fields(self.kind) if everything or f.metadata["counts"]]
+
+    def _values(self) -> dict[str, Any]:
+        """What the knobs say, by field; those that the strategy doesn't heed are left out."""
+        values: dict[str, Any] = {"temperature": 0.0} if self.strategy.value == "greedy" else {}
+        for field in fields(self.kind):
+            if field.name in self._turnable():
+                value = self.knobs[field.name].value
+                values[field.name] = (
+                    round(value, 10) if field.default is not None else value or None
+                )
+        return values
+
     @property
     def sampling(self) -> Sampling:
         """What the knobs say; the library's own error if it can't be.
@@ -104,35 +134,20 @@ class Settings(widgets.VBox):
         Raises:
             ValueError: If a knob stands where `Sampling` does not allow it.
         """
-        if self.strategy.value == "beam search":
-            return Sampling()
-        filters: dict[str, Any] = {"temperature": 0.0}
-        if self.strategy.value == "sample":
-            filters = {
-                "temperature": self.temperature.value,
-                "top_k": self.top_k.value or None,
-                "top_p": self.top_p.value,
-                "min_p": self.min_p.value,
-            }
-        return Sampling(
-            **filters,
-            repetition_penalty=self.repetition_penalty.value,
-            frequency_penalty=round(self.frequency_penalty.value, 10),
-            presence_penalty=round(self.presence_penalty.value, 10),
-        )
+        return self.kind(**self._values())
 
     @property
     def words(self) -> str:
         """The settings that are not at their defaults, in short."""
         if self.strategy.value == "beam search":
             return f"beam search, {self.n_beams.value} beams"
-        said = [self.strategy.value]
-        knobs = [*(self.filters if said == ["sample"] else []), *self.penalties]
-        neutral = {id(self.temperature): 1.0, id(self.top_p): 1.0, id(self.repetition_penalty): 1.0}
-        for knob in knobs:
-            if knob.value != neutral.get(id(knob), 0):
-                said.append(f"{knob.description.removesuffix(' (0: off)')} {knob.value:g}")
-        return ", ".join(said)
+        values, default = self._values(), self.kind()
+        said = [
+            f"{short_name(name)} {values[name]:g}"
+            for name in self._turnable()
+            if values[name] != getattr(default, name)
+        ]
+        return ", ".join([self.strategy.value, *said])
 
     def lay_out(self, title: str, narrow: bool) -> None:
         """Name the column, and fit the knobs into its width."""
@@ -143,22 +158,18 @@ class Settings(widgets.VBox):
             control.layout.width = "96%" if narrow else "244px"
 
     def _enable(self, _: Any = None) -> None:
-        strategy = self.strategy.value
-        for control in self.filters:
-            control.disabled = strategy != "sample"
-        for control in self.penalties:
-            control.disabled = strategy == "beam search"
-        self.n_beams.disabled = strategy != "beam search"
+        for name, knob in self.knobs.items():
+            knob.disabled = name not in self._turnable()
+        self.n_beams.disabled = self.strategy.value != "beam search"
 
 
 class SamplingPlayground(widgets.VBox):
     """Write token by token, and see what each setting does to the bars of the next one.
 
     Controls: `prompt`, `seed`, `count` (tokens per Run), `pace` (tokens per second at most), the
-    toggle `compare` with the settings `first` and `second` (each with `strategy`, `temperature`,
-    `top_k`, `top_p`, `min_p`, `repetition_penalty`, `frequency_penalty`, `presence_penalty`,
-    `n_beams`), and the buttons `step`, `run`, `stop`, `undo` and `restart`. In Python, `choose`
-    does what a click on an alternative does, and `wait` waits for a run.
+    toggle `compare` with the settings `first` and `second` (each with `strategy`, the fields of
+    `Sampling` and `n_beams`), and the buttons `step`, `run`, `stop`, `undo` and `restart`. In
+    Python, `choose` does what a click on an alternative does, and `wait` waits for a run.
 
     A run writes in a thread of its own, so the kernel hears Stop at once, and also while a cell
     works. The token at place i of the text takes the i-th number of the seed's sequence: the same
@@ -360,7 +371,7 @@ class SamplingPlayground(widgets.VBox):
             compare is not None, description="Compare two settings", icon="columns"
         )
         self.compare.layout.width = "180px"
-        self.first, self.second = Settings(sampling), Settings(compare or Sampling())
+        self.first, self.second = Settings(sampling), Settings(compare or type(sampling)())
         self._settings = [self.first, self.second]
         button = widgets.Button
         self.step = button(description="Step", icon="step-forward", tooltip="Write one token")
@@ -647,7 +658,9 @@ class SamplingPlayground(widgets.VBox):
                 column = f"{'AB'[number]}: " if self.compare.value else ""
                 problem = problem or column + str(error)
                 with suppress(ArithmeticError, ValueError):
-                    self._panels[number] = self._panel(number, writer, Sampling())
+                    self._panels[number] = self._panel(
+                        number, writer, self._settings[number].kind()
+                    )
         with self.view.hold_sync():
             self.view.panels = [panel for panel in self._panels[: len(self._active)] if panel]
             self.view.problem = bool(problem)

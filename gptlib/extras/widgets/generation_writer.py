@@ -4,7 +4,7 @@ import codecs
 import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import takewhile
 from typing import Any
 
@@ -18,7 +18,6 @@ from gptlib.generation import (
     KeyValueCache,
     Sampling,
     beam_search,
-    count_tokens,
     decode_step,
     draw,
     extend,
@@ -32,14 +31,6 @@ from gptlib.training import perplexity
 
 N_ALTERNATIVES = 12
 """Tokens that get a bar of their own."""
-NAMES = {
-    "logits": "model",
-    "penalties": "penalties",
-    "temperature": "÷ T",
-    "top-k": "top-k",
-    "top-p": "top-p",
-    "min-p": "min-p",
-}
 
 
 @dataclass(frozen=True)
@@ -85,11 +76,8 @@ class Writer:
         self.prompt = tuple(prompt)
         self.written: tuple[Written, ...] = ()
         self.search: Search | None = None
-        weight = model.ln_f.weight
         self._reader, _ = fast(model)
-        self._cache = KeyValueCache(
-            model.config, 1, model.config.context_length, weight.device, weight.dtype
-        )
+        self._cache = KeyValueCache(model, 1, model.config.context_length)
         self._start, self._read = 0, tuple[int, ...]()
         self._logits = torch.empty(0)
 
@@ -133,10 +121,9 @@ class Writer:
 
     def stages(self, place: int, sampling: Sampling) -> dict[str, Tensor]:
         """Return the logits after the prompt and `place` tokens, filter by filter, each (V,)."""
-        logits = self.logits(place)
         new = [written.token for written in self.written[:place]]
-        seen_counts, new_counts = count_tokens([[*self.prompt, *new], new], len(logits))
-        return stages(logits, sampling, seen_counts, new_counts)
+        steps = stages(self.logits(place)[None], sampling, [[*self.prompt, *new]], [new])
+        return {name: logits[0] for name, logits in steps.items()}
 
     def step(self, sampling: Sampling, uniform: float) -> None:
         """Write the token that a uniform number in 0..1 picks from the filtered distribution."""
@@ -226,6 +213,11 @@ def shown_text(piece: str) -> str:
     return piece.translate(pictures) or "⋯"
 
 
+def short_name(stage: str) -> str:
+    """Name a stage or a knob in short: "logits" is "model", "top_k" is "top-k"."""
+    return "model" if stage == "logits" else stage.removesuffix("_penalty").replace("_", "-")
+
+
 def describe_stages(
     steps: dict[str, Tensor],
     sampling: Sampling,
@@ -263,11 +255,11 @@ def describe_stages(
         active, note = describe_stage(name, sampling)
         described.append(
             {
-                "name": NAMES.get(name, name),
+                "name": short_name(name),
                 "note": note,
                 "cuts": active and left < len(logits),
                 "active": active,
-                "numbers": name in ("logits", "penalties", "temperature"),
+                "numbers": left == len(logits),
                 "left": left,
                 "others": left - sum(bool(logits[token].isfinite()) for token in shown),
                 "rest": round(max(0.0, 1 - float(p[shown].sum())), 5),
@@ -279,22 +271,14 @@ def describe_stages(
 
 def describe_stage(name: str, sampling: Sampling) -> tuple[bool, str]:
     """Say whether a stage changes anything, and with what."""
-    penalties = (
-        sampling.repetition_penalty,
-        sampling.frequency_penalty,
-        sampling.presence_penalty,
-    )
-    greedy = sampling.temperature == 0
-    notes = {
-        "logits": (True, "softmax of logits"),
-        "penalties": (penalties != (1, 0, 0), " / ".join(f"{value:g}" for value in penalties)),
-        "temperature": (sampling.temperature != 1, f"T = {sampling.temperature:g}"),
-        "top-k": (sampling.top_k is not None and not greedy, f"k = {sampling.top_k}"),
-        "top-p": (sampling.top_p < 1 and not greedy, f"p = {sampling.top_p:g}"),
-        "min-p": (sampling.min_p > 0 and not greedy, f"p = {sampling.min_p:g}"),
-    }
-    active, note = notes.get(name, (True, ""))
-    return active, note if active else "off"
+    if name == "logits":
+        return True, "softmax of logits"
+    knob = next(each for each in fields(sampling) if each.name == name)
+    value = getattr(sampling, name)
+    active = value != knob.default
+    if sampling.temperature == 0 and name != "temperature":  # what is left no filter can cut
+        active = active and knob.metadata["counts"] is not None
+    return active, f"{value:g}" if active else "off"
 
 
 def entropy_in_words(entropies: list[list[float]]) -> str:

@@ -56,19 +56,15 @@ class TrainingBoard(widgets.VBox):
                 f"n_steps is {n_steps} and sample_every {sample_every}; both must be at least 1"
             )
         self.n_steps, self.baselines, self.sample = n_steps, dict(baselines or {}), sample
-        self.sample_every = sample_every
-        self.reports: list[Any] = []
-        self.samples: dict[int, str] = {}
-        self.state = "ready"
-        self.seconds = self.seconds_drawing = 0.0
-        self._next_drawing = self._next_sentence = 0.0
-        self._ask = ""
-        self.pause = widgets.Button(description="Pause", icon="pause", disabled=True)
-        self.resume = widgets.Button(description="Resume", icon="play", disabled=True)
-        self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
-        self.pause.on_click(lambda _: self._request("pause"))
-        self.resume.on_click(lambda _: self._request("resume"))
-        self.stop.on_click(lambda _: self._request("stop"))
+        self.sample_every, self.state = sample_every, "ready"
+        self._forget()
+        icons = {"Pause": "pause", "Resume": "play", "Stop": "stop"}
+        self.pause, self.resume, self.stop = (
+            widgets.Button(description=name, icon=icon, disabled=True)
+            for name, icon in icons.items()
+        )
+        for button in (self.pause, self.resume, self.stop):
+            button.on_click(lambda clicked: self._request(clicked.description.lower()))
         self.readout = widgets.HTML()
         self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
         self.text = widgets.HTML()
@@ -80,6 +76,12 @@ class TrainingBoard(widgets.VBox):
     def __repr__(self) -> str:
         return "TrainingBoard: watch a run; pause, resume or stop it"
 
+    def _forget(self) -> None:
+        self.reports: list[Any] = []
+        self.samples: dict[int, str] = {}
+        self.seconds = self.seconds_drawing = self._next_drawing = self._next_sentence = 0.0
+        self._ask = ""
+
     def run(self, reports: Iterable[Any]) -> list[Any]:
         """Take the reports one by one until they end or Stop is pressed, and show them.
 
@@ -89,9 +91,7 @@ class TrainingBoard(widgets.VBox):
         Returns:
             The reports of this call.
         """
-        self.reports, self.samples, self.seconds, self.seconds_drawing = [], {}, 0.0, 0.0
-        self._next_drawing = self._next_sentence = 0.0
-        self._ask = ""
+        self._forget()
         self._enter("running")
         stream, begin = iter(reports), time.perf_counter()
         try:
@@ -99,9 +99,7 @@ class TrainingBoard(widgets.VBox):
                 self.seconds += time.perf_counter() - begin
                 self._take(report)
                 if self._is_to_stop():
-                    close = getattr(stream, "close", None)
-                    if close is not None:
-                        close()
+                    getattr(stream, "close", lambda: None)()
                     break
                 begin = time.perf_counter()
         except BaseException:
@@ -151,23 +149,16 @@ class TrainingBoard(widgets.VBox):
     def _take(self, report: Any) -> None:
         self.reports.append(report)
         before = self.reports[-2].step if len(self.reports) > 1 else 0
-        if (
-            self.sample is not None
-            and report.step // self.sample_every > before // self.sample_every
-        ):
-            self._sample(report.step)
+        if self.sample and report.step // self.sample_every > before // self.sample_every:
+            self.samples[report.step] = self.sample()
+            text = html.escape(self.samples[report.step]).replace("\n", "<br>")
+            self.text.value = f"<p><b>Text after step {report.step:,}:</b> {text}</p>"
         if self.seconds + self.seconds_drawing >= self._next_sentence:
             self._say()
             self._next_sentence = self.seconds + self.seconds_drawing + 0.5
         if self.seconds >= self._next_drawing:
             cost = self._draw()
             self._next_drawing = self.seconds + max(1.0, cost / SHARE_FOR_DRAWING)
-
-    def _sample(self, step: int) -> None:
-        if self.sample is not None:
-            self.samples[step] = self.sample()
-            text = html.escape(self.samples[step]).replace("\n", "<br>")
-            self.text.value = f"<p><b>Text after step {step:,}:</b> {text}</p>"
 
     def _draw(self) -> float:
         begin = time.perf_counter()
