@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from command_line import pipe_in, refusal, written
 
-from gptlib import scaling
 from gptlib.extras import texts
 from gptlib.extras.cli import main
 from gptlib.extras.datasets import DATA_SETS, DataSet
 from gptlib.extras.texts import TOKENS_FILE, find_texts
-from gptlib.scaling import open_tokens
+from gptlib.extras.tokens import open_tokens, prepare_tokens
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, gpt2_encoding
 from gptlib.weights import read_tokenizer
 
@@ -240,11 +239,10 @@ def test_a_preparation_goes_on_after_a_kill_and_refuses_other_words(
     words = ["data", "prepare", folder, "--tokenizer", "train", "--vocab-size", 260]
     whole, part = [*words, "--save", tmp_path / "1"], [*words, "--save", tmp_path / "2"]
     written(capsys, *whole)
-    prepare = scaling.prepare_tokens
     with monkeypatch.context() as patch:
 
         def killed(texts: Iterable[str], tokenizer: Tokenizer, path: Path) -> Iterator[int]:
-            yield next(prepare(texts, tokenizer, path, save_every=1))
+            yield next(prepare_tokens(texts, tokenizer, path, save_every=1))
             raise KeyboardInterrupt
 
         patch.setattr(texts, "prepare_tokens", killed)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
 from gptlib.extras.models import MADE_BY, load_run_tokenizer
 from gptlib.extras.terminal import note
-from gptlib.scaling import open_tokens, prepare_tokens
+from gptlib.extras.tokens import open_tokens, prepare_tokens
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
 
 __all__ = [

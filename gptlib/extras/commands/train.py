@@ -44,7 +44,13 @@ from gptlib.extras.runs import (
 from gptlib.extras.terminal import note
 from gptlib.extras.texts import is_prepared
 from gptlib.gpt2 import GPT
-from gptlib.scaling import any_process, checkpoint_activations, processes, train_in_parallel
+from gptlib.scaling import (
+    any_process,
+    checkpoint_activations,
+    chunked_loss,
+    processes,
+    train_in_parallel,
+)
 from gptlib.training import Report, bits_per_byte, train
 from gptlib.weights import save_gpt2
 
@@ -281,6 +287,7 @@ def _learn(run: Run, device: torch.device, arguments: argparse.Namespace) -> int
         run.train_tokens,
         run.validation_tokens,
         plan,
+        loss=chunked_loss,
         checkpoint=run.folder / CHECKPOINT,
         resume=run.step > 0,
     )
