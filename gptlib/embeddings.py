@@ -38,9 +38,7 @@ def check_stream(tokens: Tensor, context_length: int, name: str = "tokens") -> N
         ValueError: If they are no tensor, or the shape, the dtype or a length is wrong.
     """
     if not isinstance(tokens, Tensor) or tokens.dim() != 1 or tokens.is_floating_point():
-        raise ValueError(
-            f"{name} must be one flat tensor of ids, not {describe(tokens)}; pass torch.tensor(ids)"
-        )
+        raise ValueError(f"{name}: pass one flat tensor of ids, not {describe(tokens)}")
     if context_length < 1:
         raise ValueError(f"context_length is {context_length}; it must be at least 1")
     if len(tokens) <= context_length:
@@ -151,14 +149,11 @@ def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tens
     """
     if not 0 < validation_fraction < 1:
         raise ValueError(
-            f"validation_fraction is {validation_fraction}; choose a share between 0 and 1, say 0.1"
+            f"validation_fraction is {validation_fraction}; it must lie between 0 and 1"
         )
     n_train = round(len(tokens) * (1 - validation_fraction))
     if n_train in (0, len(tokens)):
-        raise ValueError(
-            f"{len(tokens)} tokens leave a part empty at validation_fraction "
-            f"{validation_fraction}; pass a longer text or a fraction nearer to 0.5"
-        )
+        raise ValueError(f"{len(tokens)} tokens leave a part empty; pass a longer text")
     return tokens[:n_train], tokens[n_train:]
 
 
@@ -209,15 +204,11 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
         ValueError: If they are no tensor, or the shape, the dtype, the length or an id is wrong.
     """
     if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
-        raise ValueError(
-            "tokens must be a tensor of shape (batch, positions) and dtype torch.int64, not "
-            f"{describe(tokens)}; pass torch.tensor([ids])"
-        )
+        wanted = "shape (batch, positions) and dtype torch.int64"
+        raise ValueError(f"tokens: pass a tensor of {wanted}, not {describe(tokens)}")
     if tokens.size(1) > context_length:
-        raise ValueError(
-            f"{tokens.size(1)} tokens exceed the context length of {context_length}; "
-            f"pass the last {context_length}"
-        )
+        limit = f"the context length of {context_length}; pass the last {context_length}"
+        raise ValueError(f"{tokens.size(1)} tokens exceed {limit}")
     if tokens.device.type == "cpu" and tokens.numel():
         low, high = (int(bound) for bound in tokens.aminmax())
         if low < 0 or high >= vocab_size:

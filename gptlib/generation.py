@@ -287,7 +287,7 @@ class KeyValueCache:
     def __init__(self, model: GPT, batch_size: int, capacity: int) -> None:
         config, weight = model.config, model.ln_f.weight
         self.capacity = min(capacity, config.context_length)
-        shape = (batch_size, config.n_head, self.capacity, config.head_size)
+        shape = (batch_size, config.n_head, self.capacity, config.n_embd // config.n_head)
         kind: Any = {"device": weight.device, "dtype": weight.dtype}
         self.keys = [torch.empty(shape, **kind) for _ in model.blocks]
         self.values = [torch.empty(shape, **kind) for _ in model.blocks]
@@ -329,15 +329,9 @@ def allowed_keys(cache: KeyValueCache, n_new: int) -> Tensor:
 
 @torch.no_grad()
 def read_new(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-    """Pass new tokens through the blocks; what came before them is read from the cache.
+    """Pass new tokens (B, T) through the blocks: the stream (B, T, C), before `model.unembed`.
 
-    Args:
-        model: The model, in evaluation mode.
-        tokens: The new token ids, shape (B, T).
-        cache: What was read before; it holds the new tokens as well afterwards.
-
-    Returns:
-        The stream after the last block, shape (B, T, C), before `model.unembed`.
+    What came before them is read from the cache, which holds the new ones as well afterwards.
 
     Raises:
         ValueError: If the cache has too few free slots.
@@ -382,10 +376,7 @@ def extend(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
 def prefill(model: GPT, prompts: Sequence[Sequence[int]], cache: KeyValueCache) -> Tensor:
     """Read whole prompts in one pass, and score what follows each of them: logits (B, V).
 
-    Args:
-        model: The model, in evaluation mode.
-        prompts: Token ids of each row; shorter rows are padded on the left.
-        cache: Where the keys and values go; what it held is forgotten.
+    Shorter rows are padded on the left. What the cache held is forgotten.
     """
     longest = max(map(len, prompts))
     starts = [longest - len(prompt) for prompt in prompts]
@@ -431,14 +422,8 @@ def read_on(
 ) -> Tensor:
     """Read what is new in each text: its last token, or its whole window after the window moved.
 
-    Args:
-        model: The model, in evaluation mode.
-        texts: All tokens of each row; since the last call with this cache each has one more.
-        cache: Empty at first.
-        step: Reads one more token in the place of `decode_step`.
-
-    Returns:
-        The logits of each row's next token, shape (B, V).
+    `texts` are all tokens of each row; since the last call with this cache, which is empty at
+    first, each has one more. Returns the logits of each row's next token, shape (B, V).
     """
     context_length = model.config.context_length
     starts = [window_start(len(text), context_length) for text in texts]
@@ -456,17 +441,14 @@ def check_prompts(
     max_new_tokens: int,
     end_tokens: Collection[int] = (),
 ) -> None:
-    """Refuse what a model can't go on from, and say what to pass instead.
-
-    Raises:
-        ValueError: If the model is in training mode, `max_new_tokens` is below 0, there is no
-            prompt, or one is empty, too long or holds unknown ids.
-    """
+    """Refuse what a model can't go on from, and say what to pass instead."""
     longest, vocab_size = model.config.context_length, model.config.vocab_size
     if model.training:
         raise ValueError("the model is in training mode, with dropout; call model.eval() first")
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
+    if not prompts:
+        raise ValueError("there are 0 prompts; pass at least 1")
     for row, prompt in enumerate(prompts):
         if not 1 <= len(prompt) <= longest:
             raise ValueError(
@@ -503,8 +485,7 @@ def next_tokens(
         texts: All tokens of each row, prompts included.
         new_texts: The tokens without the prompts.
         sampling: The knobs.
-        generators: Each row's own source of randomness, on the CPU; nothing is taken from it
-            with temperature 0.
+        generators: Each row's own; nothing is taken from them with temperature 0.
 
     Raises:
         FloatingPointError: If logits are infinite or no numbers.
@@ -536,30 +517,28 @@ def write_batch(
 ) -> Generator[list[int | None], None, None]:
     """Write token by token, as `generate_batch` says, which checks what comes in."""
     texts = [list(prompt) for prompt in prompts]
+    new_texts: list[list[int]] = [[] for _ in prompts]
     rows = list(range(len(texts)))  # those still writing
-    cache = KeyValueCache(model, len(texts), max(map(len, texts), default=0) + max_new_tokens)
+    cache = KeyValueCache(model, len(texts), max(map(len, texts)) + max_new_tokens)
     for length in range(max_new_tokens):
-        active, new = (
-            [texts[row] for row in rows],
-            [texts[row][len(prompts[row]) :] for row in rows],
-        )
+        active, new = [texts[row] for row in rows], [new_texts[row] for row in rows]
+        sources = [generators[row] for row in rows]
         with torch.inference_mode():  # left again before the caller gets its tokens
-            logits = (
-                read_on(model, active, cache, step) if length else prefill(model, active, cache)
-            )
+            if length == 0:
+                logits = prefill(model, active, cache)  # (B, V)
+            else:
+                logits = read_on(model, active, cache, step)
             if length < min_new_tokens:
                 logits[:, end_tokens] = -math.inf
-            tokens = next_tokens(logits, active, new, sampling, [generators[row] for row in rows])
+            tokens = next_tokens(logits, active, new, sampling, sources)
         written: list[int | None] = [None] * len(texts)
-        for row, token in zip(rows, tokens, strict=True):
+        going = []
+        for place, (row, token) in enumerate(zip(rows, tokens, strict=True)):
             texts[row].append(token)
+            new_texts[row].append(token)
             written[row] = token
-        going = [
-            place
-            for place, row in enumerate(rows)
-            if texts[row][-1] not in end_tokens
-            and not (stop and stop(texts[row][len(prompts[row]) :]))
-        ]
+            if token not in end_tokens and not (stop and stop(new_texts[row])):
+                going.append(place)
         if 0 < len(going) < len(rows):
             cache.reorder(going)  # a row that has ended leaves the batch
         rows = [rows[place] for place in going]
@@ -714,11 +693,7 @@ def stream_text(
 
 
 def check_vocabulary(tokenizer: Tokenizer, model: GPT) -> None:
-    """Refuse a tokenizer and a model that don't belong together.
-
-    Raises:
-        ValueError: If the tokenizer has not as many tokens as the model.
-    """
+    """Refuse a tokenizer that has not as many tokens as the model."""
     n_known = vocabulary_size(tokenizer)
     if n_known != model.config.vocab_size:
         raise ValueError(
@@ -790,10 +765,6 @@ def token_losses(model: GPT, tokens: Sequence[int] | Tensor) -> Tensor:
     Each is predicted from the tokens before it that `window_start` leaves, exactly as `generate`
     sees them, however long the text is.
 
-    Args:
-        model: The model, in evaluation mode.
-        tokens: Token ids, shape (n,), at least 2.
-
     Returns:
         The losses of all tokens but the first, shape (n - 1,), in nats per token; their mean is
         what `perplexity` takes.
@@ -831,7 +802,7 @@ def grow_beams(logits: Tensor, scores: Tensor, n_best: int) -> list[tuple[float,
     Args:
         logits: The next token's of each beam, shape (B, V).
         scores: The sum of each beam's log-probabilities so far, shape (B,).
-        n_best: How many to find; fewer are found if there are fewer.
+        n_best: How many to find, if there are so many.
 
     Returns:
         For each, best first: the new sum, the beam that is lengthened, and the token.

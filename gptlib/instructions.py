@@ -361,11 +361,11 @@ def exact_match(answers: Sequence[str], records: Sequence[Record]) -> dict[str, 
         {'opposite': (1, 2)}
     """
     counts: dict[str, tuple[int, int]] = {}
-    for answer, record in zip(answers, records, strict=True):
+    for text, record in zip(answers, records, strict=True):
         task = record.get("task", "free")
         if task != "free":
             right, asked = counts.get(task, (0, 0))
-            counts[task] = right + (answer.split() == record["output"].split()), asked + 1
+            counts[task] = right + (text.split() == record["output"].split()), asked + 1
     return dict(sorted(counts.items()))
 
 

@@ -1,5 +1,6 @@
 """Questions that fit, answers that stream and a tuned model's folder, of `gptlib.extras.chat`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,23 @@ def test_a_model_that_was_never_tuned_names_no_form(tmp_path: Path) -> None:
     assert load_form(tmp_path) is None
 
 
+def test_a_form_counts_if_the_model_s_own_config_lists_it(tmp_path: Path) -> None:
+    save_tuned(small(), BYTES, CHAT, tmp_path)
+    form, config = tmp_path / FORM_FILE, tmp_path / "config.json"
+    kept = form.read_bytes()
+    described = json.loads(config.read_text())
+    assert described["beside"] == [FORM_FILE]
+    save_gpt2(small(), BYTES, tmp_path)
+    form.write_bytes(kept)  # as if a save had been stopped before it left
+    assert load_form(tmp_path) is None
+    del described["beside"]  # a folder of the first edition
+    config.write_text(json.dumps(described))
+    assert load_form(tmp_path) == CHAT
+    config.write_text('{"beside": 7}')
+    with pytest.raises(ValueError, match=r"prompt_form\.json is damaged"):
+        load_form(tmp_path)
+
+
 def test_a_model_with_adapters_is_not_saved_as_a_whole(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the model has adapters.*merge_lora it"):
         save_tuned(add_lora(small()), BYTES, CHAT, tmp_path / "tuned")
@@ -140,6 +158,7 @@ def test_a_model_with_adapters_is_not_saved_as_a_whole(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_form_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
     (tmp_path / FORM_FILE).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"prompt_form\.json is damaged"):
         load_form(tmp_path)

@@ -123,7 +123,9 @@ def test_it_shares_the_weights_and_follows_them(step: Step, plain: list[int]) ->
 @needs_compiler
 def test_models_compiled_in_one_process_do_not_use_up_each_other_s_room(step: Step) -> None:
     small = GPT(replace(TINY, n_layer=1, n_head=1, n_embd=8, context_length=4), seeded()).eval()
-    with torch._dynamo.config.patch(recompile_limit=1):
+    config = torch._dynamo.config
+    limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # 2.6
+    with config.patch({limit: 1}):
         twin, its = fast(small, compile=True)
         for model, one in ((twin, its), (MODEL, step)):
             text = list(generate(model, [1], 6, GREEDY, step=one))

@@ -12,14 +12,15 @@ Example:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_adapters(tuned, folder + "/adapters.safetensors")
     ...     base = GPT(sizes, torch.Generator().manual_seed(0))
-    ...     len(lora_layers(load_adapters(base, folder + "/adapters.safetensors")))
-    2
+    ...     len(adapter_tensors(load_adapters(base, folder + "/adapters.safetensors")))
+    4
 """
 
 import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,15 +28,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlib.gpt2 import GPT
-from gptlib.instructions import LoRAConfig, add_lora, lora_layers
+from gptlib.instructions import LoRAConfig, add_lora
 from gptlib.tokenizer import whole_file
 from gptlib.weights import damaged
 
 
 def adapter_tensors(model: GPT) -> dict[str, Tensor]:
-    """Collect the numbers that `add_lora` added, by name."""
-    layers = lora_layers(model)
-    return {f"{n}.{part}": getattr(layers[n], part) for n in layers for part in ("down", "up")}
+    """Collect the numbers that `add_lora` added, by name: no other part has a `down` or an `up`."""
+    return {n: p for n, p in model.named_parameters() if n.endswith((".down", ".up"))}
 
 
 def fingerprint(model: GPT) -> str:
@@ -56,12 +56,11 @@ def save_adapters(model: GPT, path: str | Path) -> None:
     Raises:
         ValueError: If the model has no adapters.
     """
-    layers = lora_layers(model)
-    if not layers:
-        raise ValueError("the model has no adapters to save; call add_lora first")
-    config = next(iter(layers.values())).config
-    notes = {"lora": json.dumps(asdict(config)), "fingerprint": fingerprint(model)}
     tensors = {name: part.detach().cpu() for name, part in adapter_tensors(model).items()}
+    if not tensors:
+        raise ValueError("the model has no adapters to save; call add_lora first")
+    layer: Any = model.get_submodule(next(iter(tensors)).rpartition(".")[0])
+    notes = {"lora": json.dumps(asdict(layer.config)), "fingerprint": fingerprint(model)}
     with whole_file(Path(path)) as draft:
         save_file(tensors, draft, notes)
 

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import torch
 
+from gptlib.extras.adapters import adapter_tensors
 from gptlib.generation import Sampling, Step, generate, stream_text
 from gptlib.gpt2 import GPT
-from gptlib.instructions import PromptForm, Record, ending_of, lora_layers
+from gptlib.instructions import PromptForm, Record, ending_of
 from gptlib.tokenizer import Tokenizer, whole_file
 from gptlib.weights import damaged, read_json, save_gpt2
 
@@ -145,9 +146,9 @@ def save_tuned(
         folder: Where to write; it is made if it is not there.
         dtype: How the numbers are stored, as `save_gpt2` does it.
     """
-    if lora_layers(model):
+    if adapter_tensors(model):
         raise ValueError("the model has adapters, which GPT-2's layout can't hold; merge_lora it")
-    save_gpt2(model, tokenizer, folder, dtype)
+    save_gpt2(model, tokenizer, folder, dtype, beside=(FORM_FILE,))
     with whole_file(Path(folder).expanduser() / FORM_FILE) as draft:
         draft.write_text(json.dumps(asdict(form), indent=2) + "\n", encoding="utf-8")
 
@@ -164,7 +165,9 @@ def load_form(folder: str | Path) -> PromptForm | None:
     path = Path(folder).expanduser() / FORM_FILE
     if not path.is_file():
         return None
-    values = read_json(path)
+    config = read_json(path.with_name("config.json"))
     with suppress(TypeError, ValueError, AttributeError):
-        return PromptForm(**values)
+        if FORM_FILE not in config.get("beside", [FORM_FILE]):  # older folders have no such list
+            return None  # what another model left behind
+        return PromptForm(**read_json(path))
     raise damaged(path, "it must hold the texts name, plain and with_input of a form")

@@ -8,8 +8,9 @@ the memory is the limit; it is measured in the same run, with several ways to re
 larger than the caches, of which the fastest counts, in each round anew. The contestants take turns
 round by round; medians are compared, and the process's CPU time stands beside the wall clock.
 "Of the limit" is about the steps after the first, which reads the prompt; where a contestant shows
-no steps, it is about the whole. The compiled step is for one text at a time and is compiled
-before the race, with a C++ compiler; the time that took is printed. What int8 weights cost in bits
+no steps, it is about the whole. "plain" is `generate` as chapter 6 teaches it, "fast" the twin of
+`gptlib.extras.fast`. The compiled step is for one text at a time and is compiled before the race,
+with a C++ compiler; the time that took is printed. What int8 weights cost in bits
 per byte is measured on War and Peace with chapter 5's model.
 """
 
@@ -25,21 +26,20 @@ from statistics import median
 import torch
 import torch.nn.functional as F
 import transformers
-from gptlib.extras.compiled import compile_decode
-from gptlib.extras.quantize import QuantizedGPT, quantize
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gptlib.embeddings import split_tokens
 from gptlib.extras.datasets import war_and_peace
+from gptlib.extras.fast import fast
+from gptlib.extras.fast.onednn import multiply
 from gptlib.generation import (
+    KeyValueCache,
     Sampling,
-    decode,
+    Step,
+    decode_step,
     generate_batch,
-    make_cache,
-    onednn_linear,
     prefill,
-    use_onednn,
 )
 from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig
 from gptlib.tokenizer import BPETokenizer
@@ -85,14 +85,16 @@ def their_tokens(model: GPT2LMHeadModel, prompts: Tensor) -> list[list[int]]:
     return tokens
 
 
-def our_tokens(model: GPT, prompts: Tensor, clock: list[float] | None = None) -> list[list[int]]:
+def our_tokens(
+    model: GPT, step: Step | None, prompts: Tensor, clock: list[float] | None = None
+) -> list[list[int]]:
     """Let ours write, and note the time after each step."""
-    steps = []
-    for step in generate_batch(model, prompts.tolist(), N_NEW, GREEDY):
-        steps.append(step)
+    written = []
+    for tokens in generate_batch(model, prompts.tolist(), N_NEW, GREEDY, step=step):
+        written.append(tokens)
         if clock is not None:
             clock.append(time.perf_counter())
-    return [[step[row] or 0 for step in steps] for row in range(len(prompts))]
+    return [[tokens[row] or 0 for tokens in written] for row in range(len(prompts))]
 
 
 def weight_bytes(model: GPT) -> int:
@@ -100,7 +102,9 @@ def weight_bytes(model: GPT) -> int:
     norms_and_biases = sum(p.nbytes for p in model.parameters() if p.dim() == 1)
     matrices = 12 * model.config.n_layer * model.config.n_embd**2
     matrices += model.config.vocab_size * model.config.n_embd
-    if isinstance(model, QuantizedGPT):  # a byte per weight; per row of a matrix scale and bias
+    if not isinstance(
+        model.head, nn.Linear
+    ):  # int8: a byte per weight; per row of a matrix scale and bias
         rows = 9 * model.config.n_layer * model.config.n_embd
         return matrices + norms_and_biases + 8 * rows + 8 * model.config.vocab_size
     return 4 * matrices + norms_and_biases
@@ -120,7 +124,7 @@ def ways_to_read(threads: int) -> dict[str, Callable[[], object]]:
             torch.bmm, x.expand(threads, 1, width), matrix.view(threads, -1, width).mT
         )
         if torch.backends.mkldnn.is_available():
-            ways[f"oneDNN, width {width}"] = partial(onednn_linear, x, matrix)
+            ways[f"oneDNN, width {width}"] = partial(multiply, x, matrix)
     return ways
 
 
@@ -148,14 +152,14 @@ def largest_error(read: Callable[[Tensor], Tensor], reference: GPT, tokens: Tens
     return float((read(tokens) - expected).abs().max() / expected.std())
 
 
-def cached_logits(model: GPT) -> Callable[[Tensor], Tensor]:
+def cached_logits(model: GPT, step: Step | None) -> Callable[[Tensor], Tensor]:
     """Make a function that reads a text token by token through our cache."""
 
     def read(tokens: Tensor) -> Tensor:
-        twin, prompts = use_onednn(model), tokens[:, :N_PROMPT].tolist()
-        cache = make_cache(twin, prompts, N_NEW)
-        logits = [prefill(twin, prompts, cache)]
-        logits += [decode(twin, column, cache) for column in tokens[:, N_PROMPT:-1].T]
+        cache = KeyValueCache(model, len(tokens), N_PROMPT + N_NEW)
+        logits = [prefill(model, tokens[:, :N_PROMPT].tolist(), cache)]
+        go_on = partial(decode_step, model) if step is None else step
+        logits += [go_on(column, cache) for column in tokens[:, N_PROMPT:-1].T]
         return torch.stack(logits, dim=1)  # (B, N_NEW, V)
 
     return read
@@ -240,7 +244,7 @@ def cost_of_int8(checkpoint: Path, tokenizer: Path, n_tokens: int) -> str:
     n_bytes = len(vocabulary.decode_bytes(text[1:].tolist()))
     float32, int8 = (
         bits_per_byte(evaluate(one, text), len(text) - 1, n_bytes)
-        for one in (model, quantize(model))
+        for one in (model, fast(model, int8=True)[0])
     )
     return (
         f"War and Peace, {len(text) - 1} validation tokens, chapter 5's model of "
@@ -264,45 +268,42 @@ def main() -> None:
         f"{arguments.threads} threads; prompt {N_PROMPT}, {N_NEW} new tokens, greedy"
     )
     model = GPT(GPT2_SMALL, torch.Generator().manual_seed(0)).eval()
-    theirs, small = their_twin(model), quantize(model)
+    theirs = their_twin(model)
+    ours: dict[str, tuple[GPT, Step | None]] = {
+        "plain": (model, None),
+        "fast": fast(model),
+        "fast, int8": fast(model, int8=True),
+    }
     start = time.perf_counter()
-    compiled = compile_decode(model)
+    compiled, step = fast(model, compile=True)
     print(f"compiling the decode step took {time.perf_counter() - start:.0f} s")
     tokens = torch.randint(50_257, (8, N_PROMPT), generator=torch.Generator().manual_seed(1))
     prompts = {1: tokens[:1], 8: tokens}
-    full, quarter = weight_bytes(model), weight_bytes(small)
     contestants = []
     for batch in (1, 8):
-        contestants += [
+        contestants.append(
             Contestant(
                 "transformers",
                 batch,
                 lambda tokens, _: their_tokens(theirs, tokens),
                 their_cached_logits(theirs),
-                full,
-            ),
-            Contestant("gptlib", batch, partial(our_tokens, model), cached_logits(model), full),
-            Contestant(
-                "gptlib, int8", batch, partial(our_tokens, small), cached_logits(small), quarter
-            ),
-        ]
-    contestants.append(
-        Contestant(
-            "gptlib, compiled",
-            1,
-            partial(our_tokens, compiled),
-            row_by_row(cached_logits(compiled)),
-            full,
+                weight_bytes(model),
+            )
         )
-    )
-    text = torch.cat((tokens, torch.tensor(our_tokens(model, tokens))), dim=1)  # (8, 160)
-    errors = {one.name: largest_error(one.read, model, text) for one in contestants}
+        for name, both in ours.items():
+            write, read = partial(our_tokens, *both), cached_logits(*both)
+            contestants.append(Contestant(name, batch, write, read, weight_bytes(both[0])))
+    write, read = partial(our_tokens, compiled, step), row_by_row(cached_logits(compiled, step))
+    contestants.append(Contestant("fast, compiled", 1, write, read, weight_bytes(model)))
     expected = their_tokens(theirs, tokens)
-    same = our_tokens(model, tokens) == expected
+    text = torch.cat((tokens, torch.tensor(expected)), dim=1)  # (8, 160)
+    errors = {one.name: largest_error(one.read, model, text) for one in contestants}
+    same = all(our_tokens(*ours[name], tokens) == expected for name in ("plain", "fast"))
     same &= all(
-        our_tokens(compiled, row[None]) == [t] for row, t in zip(tokens, expected, strict=True)
+        our_tokens(compiled, step, row[None]) == [t]
+        for row, t in zip(tokens, expected, strict=True)
     )
-    print(f"gptlib, plain and compiled, and transformers write the same tokens: {same}")
+    print(f"plain, fast, compiled and transformers write the same tokens: {same}")
     ways, speeds = ways_to_read(arguments.threads), []
     for number in range(arguments.rounds + 1):
         for one in contestants:

@@ -91,9 +91,10 @@ def compile_decode(model: GPT) -> Step:
     # model gets code of its own.
     code = read.__code__.replace(co_name=f"read_{next(_numbers)}")
     own = FunctionType(code, globals(), closure=read.__closure__)
-    # Before each step it checks that all is as it was compiled; the layers of this copy are nobody
-    # else's, and checking each of them would take some 0.3 ms.
-    options: Any = {"guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
+    # Before each step it checks that all is as it was compiled. The layers of this copy are nobody
+    # else's; checking each of them would take some 0.3 ms, and does before PyTorch 2.8.
+    skip = getattr(torch.compiler, "skip_guard_on_inbuilt_nn_modules_unsafe", None)
+    options: Any = {"guard_filter_fn": skip} if skip else None
     compiled = torch.compile(own, fullgraph=True, options=options)
     _compile_now(compiled, model.config)
 

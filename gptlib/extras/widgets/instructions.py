@@ -30,8 +30,15 @@ class _Asker(widgets.VBox):
     The thread lets the kernel hear Stop at once, also while a cell works.
     """
 
-    def __init__(self, tokenizer: Tokenizer, form: PromptForm, max_new_tokens: int) -> None:
-        self.tokenizer, self.form, self.max_new_tokens = tokenizer, form, max_new_tokens
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        form: PromptForm,
+        max_new_tokens: int,
+        sampling: Sampling | None,
+    ) -> None:
+        self.tokenizer, self.form = tokenizer, form
+        self.max_new_tokens, self.sampling = max_new_tokens, sampling
         self.problem = ""
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
@@ -99,11 +106,9 @@ class _Asker(widgets.VBox):
         """Check a question; return what writes the answer and says how it went."""
         raise NotImplementedError
 
-    def _answer(
-        self, model: GPT, prompt: Sequence[int], sampling: Sampling | None
-    ) -> Generator[str, None, None]:
-        twin, step = fast(model)  # made anew each time: the model may have learnt since
-        return answer(twin, self.tokenizer, prompt, self.max_new_tokens, sampling, step=step)
+    def _answer(self, model: GPT, prompt: Sequence[int]) -> Generator[str, None, None]:
+        twin, step = fast(model)  # made anew each time: the model may have changed since
+        return answer(twin, self.tokenizer, prompt, self.max_new_tokens, self.sampling, step=step)
 
     def _say(self, text: str) -> None:
         self.status.value = f"<p role='status' aria-live='polite'>{html.escape(text)}</p>"
@@ -129,7 +134,7 @@ class ChatBox(_Asker):
         form: The form that it was tuned with.
         remembered: Earlier turns that it sees again; a model that was tuned on single questions
             answers best with 0.
-        max_new_tokens: Where an answer is broken off, below the context length.
+        max_new_tokens: Where an answer is cut off, below the context length.
         sampling: The knobs; the likeliest token each time if None.
 
     Example:
@@ -157,8 +162,8 @@ class ChatBox(_Asker):
                 f"max_new_tokens is {max_new_tokens}; choose from 1 to "
                 f"{model.config.context_length - 1}, so that a question fits into the context too"
             )
-        super().__init__(tokenizer, form, max_new_tokens)
-        self.model, self.sampling = model, sampling
+        super().__init__(tokenizer, form, max_new_tokens, sampling)
+        self.model = model
         self.turns: list[dict[str, str]] = []
         self.n_seen = 0
         self.remembered = widgets.BoundedIntText(
@@ -186,7 +191,7 @@ class ChatBox(_Asker):
         prompt, cut = fit_prompt(instruction, input, self.tokenizer, self.form, room)
         earlier = self.turns[len(self.turns) - min(len(self.turns), self.remembered.value) :]
         tokens, self.n_seen = remember(prompt, earlier, self.tokenizer, self.form, room)
-        pieces = self._answer(self.model, tokens, self.sampling)
+        pieces = self._answer(self.model, tokens)
         turn = {"instruction": instruction.strip(), "input": input.strip(), "output": ""}
 
         def work() -> str:
@@ -228,7 +233,7 @@ class SideBySide(_Asker):
         form: How both are asked.
         instruction: The first question, which is answered at once.
         input: What it is about.
-        max_new_tokens: Where an answer is broken off.
+        max_new_tokens: Where an answer is cut off.
         sampling: The knobs; the likeliest token each time if None.
 
     Example:
@@ -254,8 +259,8 @@ class SideBySide(_Asker):
     ) -> None:
         if len(models) != 2:
             raise ValueError(f"there are {len(models)} models; pass two, by the names to show")
-        super().__init__(tokenizer, form, max_new_tokens)
-        self.models, self.sampling = models, sampling
+        super().__init__(tokenizer, form, max_new_tokens, sampling)
+        self.models = models
         self.texts = dict.fromkeys(models, "")
         self._asked = ""
         self.columns = {
@@ -282,7 +287,7 @@ class SideBySide(_Asker):
         prompt, cut = fit_prompt(
             instruction, input, self.tokenizer, self.form, room - self.max_new_tokens
         )
-        streams = [self._answer(model, prompt, self.sampling) for model in self.models.values()]
+        streams = [self._answer(model, prompt) for model in self.models.values()]
 
         def work() -> str:
             self._asked = _question({"instruction": instruction, "input": input})
