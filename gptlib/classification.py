@@ -322,12 +322,10 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
         if not text.strip():
             raise ValueError(f"text {number} of {len(texts)} is empty; there is nothing to judge")
         tokens = classifier.tokenizer.encode_ordinary(text)
-        if len(tokens) > limit and classifier.max_tokens is None:
-            raise ValueError(
-                f"text {number} has {len(tokens)} tokens, more than the context length of {limit}; "
-                f"shorten it, or make the classifier with max_tokens={limit} to cut the rest off"
-            )
-        n_cut += len(tokens) > limit
+        n = len(tokens)
+        if n > limit and classifier.max_tokens is None:
+            raise ValueError(f"text {number} has {n} tokens; shorten it, or set max_tokens={limit}")
+        n_cut += n > limit
         rows.append(torch.tensor(tokens[:limit], device=classifier.head.weight.device))
     return rows, n_cut
 
@@ -390,10 +388,7 @@ def length_batches(
 ) -> list[list[int]]:
     """Group texts of nearly the same length, so that little is spent on padding.
 
-    Args:
-        lengths: Tokens of each text.
-        batch_size: Texts per batch; the last one may have fewer.
-        generator: Mixes texts of the same length, and the order of the batches; None mixes nothing.
+    The generator mixes texts of the same length, and the order of the batches; None mixes nothing.
 
     Returns:
         Lists of the texts' numbers; each number stands in one of them.
@@ -417,14 +412,9 @@ def read_ahead(
 ) -> tuple[list[Tensor], Tensor]:
     """Pass records through the first stages once, so that no epoch has to do it again.
 
-    Args:
-        classifier: It is put into evaluation mode.
-        records: Labels and texts.
-        stop: How many stages to pass; 0 leaves the tokens as they are.
-
     Returns:
-        For each text its states after those stages, shape (T_i, C), 4 C bytes per token; and the
-        numbers of the labels, shape (n,).
+        For each text its states after `stop` stages, shape (T_i, C), 4 C bytes per token, or its
+        tokens if that is 0; and the numbers of the labels, shape (n,).
     """
     classifier.eval()  # what never changes is read without dropout
     states, _ = encode_texts(classifier, [text for _, text in records])
@@ -482,7 +472,7 @@ def fit(
     was after its best epoch, in evaluation mode.
 
     Args:
-        classifier: The classifier, on its device; it is changed.
+        classifier: It is changed, on its device.
         train: What it learns from.
         validation: What it is stopped by; no duplicates of `train`.
         config: The plan; the default one if None.
@@ -497,13 +487,11 @@ def fit(
         FloatingPointError: At the first loss or gradient that is no number.
     """
     config, begin = config or FineTuning(), time.perf_counter()
+    known = classifier.labels
     for part, records in (("training", train), ("validation", validation)):
         found = {label for label, _ in records}
-        if len(found) < 2 or not found <= set(classifier.labels):
-            raise ValueError(
-                f"the {part} part has the labels {sorted(found)}; give two or more of "
-                f"{classifier.labels}"
-            )
+        if len(found) < 2 or not found <= set(known):
+            raise ValueError(f"the {part} part has {sorted(found)}; give two or more of {known}")
     start = freeze(classifier, config.frozen)
     states, targets = read_ahead(classifier, train, start)
     others, answers = read_ahead(classifier, validation, start)
@@ -593,9 +581,7 @@ def load_classifier(folder: str | Path) -> TextClassifier:
     model, tokenizer = load_gpt2(path.parent)
     listed = read_json(path.parent / "config.json").get("beside", [path.name])
     if path.name not in listed or not path.is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {path.name}, so it is a model without a head: teach one with `fit`"
-        )
+        raise FileNotFoundError(f"{folder} has no {path.name}: a model, but no classifier; fit one")
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata()

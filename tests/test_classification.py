@@ -186,9 +186,7 @@ def test_a_long_text_is_cut_only_with_leave_and_counted() -> None:
     assert n_cut == 1
     strict = classifier(max_tokens=None)
     assert len(encode_texts(strict, ["x" * 32])[0][0]) == 32
-    with pytest.raises(
-        ValueError, match=r"text 1 has 40 tokens, more than .* 32; .* max_tokens=32"
-    ):
+    with pytest.raises(ValueError, match="text 1 has 40 tokens; shorten it, or set max_tokens=32"):
         predict(strict, ["fine", "1234567890" * 3 + "1289012345"])
 
 
@@ -364,18 +362,18 @@ def test_a_run_refuses_bad_records_before_it_starts() -> None:
     for bad, message in (
         (
             [("ham", "a"), ("eggs", "b")],
-            r"part has the labels \['eggs', 'ham'\]; give two or more of",
+            r"part has \['eggs', 'ham'\]; give two or more of",
         ),
         (
             [("ham", "a"), ("ham", "b")],
-            r"part has the labels \['ham'\]; give two or more of \['ham', ",
+            r"part has \['ham'\]; give two or more of \['ham', ",
         ),
         ([("ham", ""), ("spam", "b")], "text 0 of 2 is empty"),
     ):
         for train, validation in ((bad, good), (good, bad)):
             with pytest.raises(ValueError, match=message):
                 next(fit(c, train, validation))
-    with pytest.raises(ValueError, match=r"the validation part has the labels \[\]"):
+    with pytest.raises(ValueError, match=r"the validation part has \[\]"):
         next(fit(c, good, []))
     assert all(torch.equal(p, old) for p, old in zip(c.parameters(), before, strict=True))
 
@@ -477,7 +475,7 @@ def test_a_damaged_or_missing_head_is_told_from_a_model(tmp_path: Path) -> None:
         load_classifier(tmp_path)
     path.unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"has no head\.safetensors, so .*: teach one with `fit`"
+        FileNotFoundError, match=r"has no head\.safetensors: a model, but no classifier; fit one"
     ):
         load_classifier(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
@@ -525,5 +523,17 @@ def test_probabilities_are_no_answers() -> None:
 def test_another_model_in_the_folder_takes_the_head_away(tmp_path: Path) -> None:
     save_classifier(classifier(), tmp_path)
     save_gpt2(GPT(SIZES), BYTES, tmp_path)
-    with pytest.raises(FileNotFoundError, match="a model without a head"):
+    with pytest.raises(FileNotFoundError, match="a model, but no classifier"):
         load_classifier(tmp_path)
+
+
+def test_a_head_counts_only_beside_its_own_model(tmp_path: Path) -> None:
+    save_classifier(classifier(), tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"beside": []}))  # another model's, with a head left over
+    with pytest.raises(FileNotFoundError, match="a model, but no classifier"):
+        load_classifier(tmp_path)
+    del config["beside"]  # as folders of the first edition have it
+    path.write_text(json.dumps(config))
+    assert load_classifier(tmp_path).labels == ["ham", "spam"]

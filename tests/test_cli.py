@@ -326,7 +326,6 @@ except SystemExit:
         (["--temperature", "nan"], "--temperature is nan; it must be at least 0; 0 is greedy"),
         (["--top-k", "0"], "--top-k is 0; it must be at least 1, or leave it out to keep all"),
         (["--top-k", "2.5"], "argument --top-k: '2.5' can't be used; write a whole number like 40"),
-        (["--top-k", "271"], "--top-k is 271, but the model knows 270 tokens; choose at most"),
         (["--top-p", "0"], "--top-p is 0.0; it must be above 0 and at most 1; 1 keeps all"),
         (["--min-p", "1.5"], "--min-p is 1.5; it must be from 0 to 1; 0 keeps all"),
         (["--repetition-penalty", "0"], "--repetition-penalty is 0.0; it must be above 0"),

@@ -1,5 +1,6 @@
 """`tokenizer` and `data`: any text goes in, tokens come out, and nothing is lost on the way."""
 
+import hashlib
 import io
 import json
 import sys
@@ -9,11 +10,11 @@ from pathlib import Path
 import pytest
 from command_line import pipe_in, refusal, written
 
-from gptlib import scaling
 from gptlib.extras import texts
 from gptlib.extras.cli import main
+from gptlib.extras.datasets import DATA_SETS, DataSet
 from gptlib.extras.texts import TOKENS_FILE, find_texts
-from gptlib.scaling import open_tokens
+from gptlib.extras.tokens import open_tokens, prepare_tokens
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, gpt2_encoding
 from gptlib.weights import read_tokenizer
 
@@ -120,6 +121,30 @@ def test_a_text_that_is_not_there_is_refused_with_a_way_out(
     assert list(text.documents()) == ["First Citizen"]
 
 
+def test_a_text_of_the_course_is_its_record_and_nothing_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = b"A fable.\nThe licence."
+    record = DataSet(
+        name="fable",
+        title="a fable",
+        file="fable.txt",
+        size=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        addresses=(),
+        licence="none",
+        clean=lambda text: text.partition("The licence")[0],
+    )
+    monkeypatch.setitem(DATA_SETS, "fable", record)
+    monkeypatch.setattr(texts, "COURSE_TEXTS", [*texts.COURSE_TEXTS, "fable"])
+    monkeypatch.setenv("GPTLIB_DATA", str(tmp_path))
+    (tmp_path / "fable.txt").write_bytes(content)
+    [text] = find_texts(["fable"])
+    assert list(text.documents()) == ["A fable.\n"]
+    written(capsys, "data", "prepare", "fable", "--save", tmp_path / "p")
+    assert texts.COURSE_TEXTS[:1] == ["war-and-peace"]
+
+
 # tokenizer
 
 
@@ -214,11 +239,10 @@ def test_a_preparation_goes_on_after_a_kill_and_refuses_other_words(
     words = ["data", "prepare", folder, "--tokenizer", "train", "--vocab-size", 260]
     whole, part = [*words, "--save", tmp_path / "1"], [*words, "--save", tmp_path / "2"]
     written(capsys, *whole)
-    prepare = scaling.prepare_tokens
     with monkeypatch.context() as patch:
 
         def killed(texts: Iterable[str], tokenizer: Tokenizer, path: Path) -> Iterator[int]:
-            yield next(prepare(texts, tokenizer, path, save_every=1))
+            yield next(prepare_tokens(texts, tokenizer, path, save_every=1))
             raise KeyboardInterrupt
 
         patch.setattr(texts, "prepare_tokens", killed)

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from gptlib.extras import datasets, run_logs, texts
 from gptlib.extras.cli import main
 from gptlib.extras.commands import train as command
 from gptlib.extras.models import load_model
-from gptlib.extras.runs import SECTIONS, JsonLines, RunConfig, ready_configs, to_yaml
+from gptlib.extras.runs import READY_CONFIGS, SECTIONS, JsonLines, RunConfig, to_yaml
 from gptlib.gpt2 import GPT, GPTConfig, count_parameters
+from gptlib.scaling import chunked_loss
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, find_data, gpt2_encoding
 from gptlib.training import TrainingConfig, load_checkpoint, train
 from gptlib.weights import load_gpt2
@@ -60,6 +61,17 @@ def parse(*words: object) -> RunConfig:
     return command.run_config(parsed)
 
 
+def killed_at(step: int) -> Callable[..., Any]:
+    take = training.take_step
+
+    def take_until(state: Any, *rest: Any, **named: Any) -> Any:
+        if state.step == step:
+            raise KeyboardInterrupt
+        return take(state, *rest, **named)
+
+    return take_until
+
+
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     model: dict[str, torch.Tensor] = load_checkpoint(folder / "checkpoint.pt")["model"]
     return model
@@ -73,13 +85,13 @@ def losses(folder: Path) -> list[tuple[int, float, float | None]]:
 # The configuration
 
 
-@pytest.mark.parametrize("name", ready_configs())
+@pytest.mark.parametrize("name", READY_CONFIGS)
 def test_a_ready_configuration_is_valid_and_says_what_it_needs(name: str) -> None:
     config = parse("--config", name)
     sizes = GPTConfig(**vars(config.model))
     assert TrainingConfig(**vars(config.training)).n_steps > 0
     assert count_parameters(sizes)["total"] < 130_000_000
-    comment = ready_configs()[name].read_text(encoding="utf-8").partition("data:")[0]
+    comment = READY_CONFIGS[name].read_text(encoding="utf-8").partition("data:")[0]
     assert comment.startswith("# ")
     assert "fetched" in comment or "Name the text" in comment
 
@@ -233,7 +245,7 @@ def test_a_run_learns_what_the_library_learns(run: Path, book: Path) -> None:
     plan = TrainingConfig(
         N_STEPS, 2, warmup_steps=2, report_every=1, evaluate_every=6, save_every=4
     )
-    reports = list(train(model, learn, judge, plan))
+    reports = list(train(model, learn, judge, plan, loss=chunked_loss))
     assert losses(run) == [(r.step, r.loss, r.validation_loss) for r in reports]
     loaded, words = load_gpt2(run / "model")
     assert isinstance(words, BPETokenizer)
@@ -296,15 +308,9 @@ def test_a_killed_run_goes_on_to_the_bit(
     is_restart: bool, run: Path, book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at step 7, after the checkpoint of step 4, with half a line in the log."""
-    take, folder = training.take_step, tmp_path / "killed"
-
-    def killed(state: Any, *rest: Any, **named: Any) -> Any:
-        if state.step == 7:
-            raise KeyboardInterrupt
-        return take(state, *rest, **named)
-
+    folder = tmp_path / "killed"
     with monkeypatch.context() as patch:
-        patch.setattr(training, "take_step", killed)
+        patch.setattr(training, "take_step", killed_at(7))
         assert call("train", book, *TINY, "--folder", folder) == 130
     assert [step for step, *_ in losses(folder)] == [1, 2, 3, 4, 5, 6, 7]
     with open(folder / "log.jsonl", "a") as log:
@@ -484,27 +490,47 @@ def test_a_second_ctrl_c_ends_at_once(book: Path, tmp_path: Path) -> None:
 # Several processes
 
 
-def test_under_torchrun_two_processes_learn_the_same_and_one_speaks(
-    book: Path, tmp_path: Path
-) -> None:
-    folder, alone = tmp_path / "two", tmp_path / "one"
-    words = [str(word) for word in (*TINY, "--model.dropout", 0)]
+def torchrun(*words: object) -> str:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", "-m", "gptlib", "train", str(book), *words]
     done = subprocess.run(
-        [*command, "--folder", str(folder), "--strategy", "fsdp"],
+        [*command, "--standalone", "-m", "gptlib", "train", *map(str, words)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("the model is in") == 1
+    return done.stderr
+
+
+def test_under_torchrun_two_processes_learn_the_same_and_one_speaks(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, alone = tmp_path / "two", tmp_path / "one"
+    words = (*TINY, "--model.dropout", 0)
+    said = torchrun(book, *words, "--folder", folder, "--strategy", "fsdp")
+    assert said.count("the model is in") == 1
     assert call("train", book, *words, "--folder", alone) == 0
     for ours, theirs in zip(losses(folder), losses(alone), strict=True):
         assert ours[:2] == pytest.approx(theirs[:2], rel=1e-4)
         assert (ours[2] or 0) == pytest.approx(theirs[2] or 0, rel=1e-4)
     assert load_model(folder)[0].config == load_model(alone)[0].config
+    assert call("train", "--resume", "--folder", folder, "--device", "cpu") == 0
+    assert "is complete: 12 steps are done" in capsys.readouterr().err
+
+
+def test_a_run_that_was_begun_alone_goes_on_under_torchrun(
+    book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, alone = tmp_path / "two", tmp_path / "one"
+    words = (*TINY, "--model.dropout", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "take_step", killed_at(7))
+        assert call("train", book, *words, "--folder", folder) == 130
+    torchrun("--resume", "--folder", folder)
+    assert call("train", book, *words, "--folder", alone) == 0
+    for ours, theirs in zip(losses(folder), losses(alone), strict=True):
+        assert ours[:2] == pytest.approx(theirs[:2], rel=1e-4)
 
 
 # TensorBoard and Weights & Biases

@@ -650,17 +650,6 @@ def test_the_real_instructions_are_999_records_of_three_fields(real: str) -> Non
 # The page that describes the data
 
 
-def test_the_data_page_says_the_same_as_the_records() -> None:
-    page = (Path(__file__).resolve().parents[1] / "data" / "README.md").read_text(encoding="utf-8")
-    for record in DATA_SETS.values():
-        row = next(line for line in page.splitlines() if line.startswith(f"| `{record.file}` "))
-        assert f" {record.size:,} " in row
-        assert f"`{record.sha256}`" in row
-        assert record.licence in row
-        for address in record.addresses:
-            assert f"`{address.split('#')[0]}`" in page
-
-
 @pytest.mark.parametrize(
     "file",
     [

@@ -158,23 +158,25 @@ DATA_SETS: dict[str, DataSet] = {
 
 
 def war_and_peace() -> str:
-    """Read War and Peace, from its first heading to its last sentence.
+    """Read War and Peace from its first heading to its last sentence; see `course_text`."""
+    return course_text("war-and-peace")
 
-    The byte order mark, Windows line ends, the table of contents and Project Gutenberg's
-    licence are left out. Without the book, a short stand-in is returned and announced.
+
+def course_text(name: str) -> str:
+    """Read a text of the course, without the mark, headers and licence of its file.
+
+    Without the file, a short stand-in is returned and announced.
+
+    Args:
+        name: A key of `DATA_SETS` whose record has a function `clean`.
 
     Returns:
         The text, lines ended by a single newline character.
 
     Raises:
-        ValueError: if a file with other contents stands in the book's place.
-        FileNotFoundError: if not even the stand-in is there.
+        ValueError: If a file with other contents stands in its place.
+        FileNotFoundError: If not even a stand-in is there.
     """
-    return course_text("war-and-peace")
-
-
-def course_text(name: str) -> str:
-    """Read a data set that is a text to learn from, or its stand-in, which is announced."""
     record = DATA_SETS[name]
     path, real = _find_or_stand_in(record)
     text = path.read_text(encoding="utf-8-sig")
@@ -182,16 +184,13 @@ def course_text(name: str) -> str:
 
 
 def sms_spam() -> list[tuple[str, str]]:
-    """Read the SMS Spam Collection.
-
-    Without the collection, a few hundred messages of our own are returned and announced.
+    """Read the SMS Spam Collection; without it, a few hundred messages of our own, announced.
 
     Returns:
         Pairs (label, message), 5,574 of them in the collection; the label is "ham" or "spam".
 
     Raises:
-        ValueError: if a file with other contents stands in its place.
-        FileNotFoundError: if not even the stand-in is there.
+        ValueError: If a file with other contents stands in its place.
     """
     path, _ = _find_or_stand_in(DATA_SETS["sms-spam"])
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -200,14 +199,10 @@ def sms_spam() -> list[tuple[str, str]]:
 
 
 def alpaca() -> list[dict[str, str]]:
-    """Read the sample of Alpaca GPT-4 instructions.
+    """Read the sample of Alpaca GPT-4 instructions; see `fetch` for what can go wrong.
 
     Returns:
         999 records with the keys "instruction", "input" (may be empty) and "output".
-
-    Raises:
-        ValueError: if a file with other contents stands in its place.
-        FileNotFoundError: if it is not there and cannot be fetched.
     """
     records: list[dict[str, str]] = json.loads(fetch("alpaca").read_text(encoding="utf-8"))
     return records
@@ -219,9 +214,6 @@ def instructions() -> list[dict[str, str]]:
     Returns:
         Records with the keys "instruction", "input" (may be empty), "output" and "task": the
         name of a template, whose answers can be computed, or "free" for a record of its own.
-
-    Raises:
-        FileNotFoundError: if the file, which travels with the course, is missing.
     """
     path = bundled(INSTRUCTIONS)
     if path is None:
@@ -236,15 +228,12 @@ def instructions() -> list[dict[str, str]]:
 def fetch(name: str) -> Path:
     """Get the real file of a data set, from this machine or from the internet.
 
-    Args:
-        name: a key of `DATA_SETS`.
-
     Returns:
         Path of a file with the recorded sha256.
 
     Raises:
-        ValueError: if the name is unknown, or a file with other contents stands in its place.
-        FileNotFoundError: if it cannot be had; the message says which file to put where.
+        ValueError: If the name is unknown, or a file with other contents stands in its place.
+        FileNotFoundError: If it cannot be had; the message says which file to put where.
     """
     record = _record(name)
     path, reasons = _find(record)
@@ -257,15 +246,6 @@ def is_real(name: str) -> bool:
     """Tell whether the real data would be used, without a word about a stand-in.
 
     The data set is fetched if it is not there yet, so a True stays true offline.
-
-    Args:
-        name: a key of `DATA_SETS`.
-
-    Returns:
-        True if the file with the recorded sha256 can be had.
-
-    Raises:
-        ValueError: if the name is unknown.
     """
     record = _record(name)
     try:
@@ -275,17 +255,7 @@ def is_real(name: str) -> bool:
 
 
 def source(name: str) -> str:
-    """Say in one line what is read under a name, the same on every machine.
-
-    Args:
-        name: a key of `DATA_SETS`.
-
-    Returns:
-        Title and licence of the real data, or the name of the stand-in.
-
-    Raises:
-        ValueError: if the name is unknown.
-    """
+    """Say in one line what is read under a name: title and licence, or the stand-in's name."""
     record = _record(name)
     if is_real(name):
         return f"{record.title} ({record.licence})"
@@ -297,15 +267,9 @@ def source(name: str) -> str:
 def state(name: str) -> str:
     """Look where a data set is on this machine, without the network.
 
-    Args:
-        name: a key of `DATA_SETS`.
-
     Returns:
         "ready" (in the data folder), "mirror" (in the mirror folder), "wrong" (a file with
         other contents stands in its place) or "absent".
-
-    Raises:
-        ValueError: if the name is unknown.
     """
     record = _record(name)
     place = data_folder() / record.file
@@ -333,14 +297,7 @@ def data_folder() -> Path:
 
 
 def bundled(file: str) -> Path | None:
-    """Find a small file of our own that travels with the course.
-
-    Args:
-        file: its name, such as "stand-in-war-and-peace.txt".
-
-    Returns:
-        Its path in `data/` of a checkout or in the installed package, None if in neither.
-    """
+    """Find a small file of our own in `data/` of a checkout or in the installed package."""
     for folder in (_COURSE / "data", _COURSE / "gptlib" / "data"):
         if (folder / file).is_file():
             return folder / file

@@ -5,29 +5,34 @@ import os
 import torch
 import torch.nn.functional as F
 
-__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device", "chosen_device", "find_device"]
+__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device", "chosen_device"]
 
 TOLERANCE = 1e-3
 """Largest difference from the CPU's numbers, which are of the order of 1, that is accepted."""
 
 
-def best_device() -> torch.device:
+def best_device(option: str | None = None) -> torch.device:
     """Pick the fastest device whose numbers can be relied on.
 
     CUDA comes first. Apple's MPS is taken only after a small forward pass on it agreed with
     the CPU's, because some releases of it computed attention wrongly. Else it is the CPU.
     The environment variable `GPTLIB_DEVICE` (`cpu`, `cuda`, `cuda:1`, `mps`) overrides this.
 
+    Args:
+        option: What a command's `--device` says, which overrides all else.
+
     Returns:
         The device to pass to `.to(device)`.
 
     Raises:
-        ValueError: if `GPTLIB_DEVICE` names no device, or one that this machine lacks.
+        ValueError: if one of them names no device, or one that this machine lacks.
 
     Example:
         >>> best_device().type in {"cpu", "cuda", "mps"}
         True
     """
+    if option:
+        return chosen_device(option, "--device")
     chosen = os.environ.get("GPTLIB_DEVICE", "").strip().lower()
     if chosen:
         return chosen_device(chosen)
@@ -121,8 +126,3 @@ def chosen_device(name: str, setting: str = "GPTLIB_DEVICE") -> torch.device:
             "unset it, or set it to cpu"
         )
     return torch.device(name)
-
-
-def find_device(option: str | None) -> torch.device:
-    """Turn the value of `--device` into a device of this machine; None gives the best one."""
-    return chosen_device(option, "--device") if option else best_device()

@@ -7,6 +7,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -84,14 +85,7 @@ def examine() -> list[Finding]:
 
 
 def report(findings: list[Finding]) -> str:
-    """Lay findings out as a table of three columns, at most 88 characters wide.
-
-    Args:
-        findings: what `examine` returned.
-
-    Returns:
-        One row a finding, its remedy beneath it after an arrow, and a line that sums up.
-    """
+    """Lay findings out: a row each, its remedy beneath after an arrow, and a line that sums up."""
     lines: list[str] = []
     for finding in findings:
         head = f"{finding.topic:<9} {finding.status:<8} "
@@ -110,11 +104,7 @@ def report(findings: list[Finding]) -> str:
 
 
 def short_report() -> str:
-    """Sum the findings up in one line a topic, without versions, sizes or folders.
-
-    Returns:
-        The same text on every machine where all is well; else the remedies as well.
-    """
+    """Sum up in one line a topic; the same text on every machine where all is well."""
     findings = examine()
     lines: list[str] = []
     for topic in _TOPICS:
@@ -169,10 +159,9 @@ def _requirements() -> tuple[str, list[str]]:
     file = _COURSE / "requirements.txt"
     if file.is_file():
         return "requirements.txt", file.read_text(encoding="utf-8").splitlines()
-    try:
+    with suppress(importlib.metadata.PackageNotFoundError):
         return "what gptlib asks for", importlib.metadata.requires("gptlib") or []
-    except importlib.metadata.PackageNotFoundError:
-        return "what gptlib asks for", []
+    return "what gptlib asks for", []
 
 
 def _packages() -> Iterator[Finding]:
@@ -225,7 +214,7 @@ def _kernel() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
-    from gptlib.extras import datasets
+    from gptlib.extras import datasets  # here, so that a missing package is itself a finding
 
     for file, sha256 in BUNDLED.items():
         path = datasets.bundled(file)
@@ -245,8 +234,7 @@ def _data() -> Iterator[Finding]:
     if not os.access(folder, os.W_OK):
         what = f"{folder} cannot be written to, so nothing can be kept there"
         yield Finding("data", "note", what, "set GPTLIB_DATA to a folder you may write to")
-    for record in datasets.DATA_SETS.values():
-        yield _data_set(record.name)
+    yield from map(_data_set, datasets.DATA_SETS)
 
 
 def _existing(folder: Path) -> Path:
@@ -258,19 +246,18 @@ def _data_set(name: str) -> Finding:
     """What is known of one data set without the network."""
     from gptlib.extras import datasets
 
-    record = datasets.DATA_SETS[name]
-    state = datasets.state(name)
-    if state == "ready":
-        return Finding("data", "ok", f"{record.file} is here, sha256 right")
-    if state == "mirror":
-        return Finding("data", "ok", f"{record.file} is in the mirror, sha256 right")
-    place = datasets.data_folder() / record.file
+    record, state = datasets.DATA_SETS[name], datasets.state(name)
+    place, file = datasets.data_folder() / record.file, record.file
+    if state in ("ready", "mirror"):
+        where = "here" if state == "ready" else "in the mirror"
+        return Finding("data", "ok", f"{file} is {where}, sha256 right")
     if state == "wrong":
-        remedy = f"rename {record.file} if it is your own, delete it if it is damaged"
-        what = f"{place} is not the expected file; it is not used"
-        return Finding("data", "problem", what, remedy)
+        remedy = f"rename {file} if it is your own, delete it if it is damaged"
+        return Finding(
+            "data", "problem", f"{place} is not the expected file; it is not used", remedy
+        )
     size = f"{record.size / 1e6:.1f} MB"
-    remedy = f"nothing, if you are online: {size} of {record.file} are fetched when first used"
+    remedy = f"nothing, if you are online: {size} of {file} are fetched when first used"
     return Finding("data", "note", f"{place} is not here yet", remedy)
 
 

@@ -32,6 +32,8 @@ EXIT_STATUS = (
     "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it.\n"
 )
 
+_METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", tuple: "[A,B]"}
+
 
 def program() -> str:
     """Say how this program was called, so that what it tells you to type works."""
@@ -125,15 +127,16 @@ class CommandParser(argparse.ArgumentParser):
                 default = without or json.dumps(field.default).strip('"')
                 text += f" (default: {default})"
             dest, kind = prefix + field.name, kinds[field.name]
+            if type(None) in get_args(kind):
+                kind, _ = get_args(kind)
             option = "--" + dest.replace("_", "-")
-            metavars = {int: "N", float: "X", bool: "true|false", tuple: "[A,B]"}
             group.add_argument(
                 option,
                 dest=dest,
                 default=argparse.SUPPRESS,
                 required=field.default is MISSING,
                 type=partial(_read, kind=kind),
-                metavar=metavars.get(get_origin(kind) or kind, "NAME"),
+                metavar=_METAVARS.get(get_origin(kind) or kind, "NAME"),
                 help=text.replace("%", "%%"),
             )
             for name in (field.name, field.name.removeprefix("n_")):
@@ -234,9 +237,8 @@ def _read(text: str, kind: Any) -> Any:
             rule = f"{', '.join(choices[:-1])} or {choices[-1]}"
             return choices[choices.index(text)]
         if get_origin(kind) is not tuple:
-            is_whole = kind is int or int in choices
-            rule = "a whole number like 40" if is_whole else "a number like 0.8"
-            return int(text) if is_whole else kind(text)
+            rule = "a whole number like 40" if kind is int else "a number like 0.8"
+            return kind(text)
         is_texts = ... in choices
         rule = "a list like [a, b]" if is_texts else "two numbers like [0.9, 0.95]"
         values = yaml.safe_load(text)

@@ -30,8 +30,8 @@ from gptlib.embeddings import check_stream, split_tokens
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note
 from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, prepare
+from gptlib.extras.tokens import open_tokens
 from gptlib.gpt2 import GPT, GPTConfig, check_fields
-from gptlib.scaling import open_tokens
 from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size, whole_file
 from gptlib.training import TrainingConfig, load_checkpoint
 
@@ -41,6 +41,7 @@ __all__ = [
     "DEFAULT_CONFIG",
     "LOG",
     "MODEL",
+    "READY_CONFIGS",
     "SECTIONS",
     "START_STD",
     "DataConfig",
@@ -52,14 +53,18 @@ __all__ = [
     "find_run_texts",
     "open_run",
     "read_config",
-    "ready_configs",
     "to_yaml",
 ]
 
 DEFAULT_CONFIG = "war-and-peace-cpu"
 """The ready configuration that is used when none is named."""
 
+_CONFIGS = Path(str(files("gptlib.extras") / "configs"))
+READY_CONFIGS = {file.stem: file for file in sorted(_CONFIGS.glob("*.yaml"))}
+"""The configurations that come with the package, by name."""
+
 START_STD = 0.02
+"""What `gptlib.gpt2` draws weights with, after GPT-2."""
 
 CONFIG, CHECKPOINT, LOG, MODEL = "config.yaml", "checkpoint.pt", "log.jsonl", "model"
 _FILES = (CONFIG, CHECKPOINT, LOG, TOKENS_FILE, TOKENS_FILE + ".json", "wandb-id.txt")
@@ -74,7 +79,7 @@ class DataConfig:
     """Say what to learn from."""
 
     texts: tuple[str, ...] = ()
-    """Text files, folders of them, one folder of prepared tokens, or war-and-peace."""
+    """Text files, folders of them, one folder of prepared tokens, or a text of the course."""
     pattern: str = "*.txt"
     """Which files of a folder, and of the folders in it, are texts."""
     tokenizer: str = "train"
@@ -117,17 +122,11 @@ def to_yaml(config: RunConfig) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def ready_configs() -> dict[str, Path]:
-    """List the configurations that come with the package, by name."""
-    folder = Path(str(files("gptlib.extras") / "configs"))
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-
-
 def read_config(name: str) -> list[str]:
     """Read a configuration as the options that it stands for.
 
     Args:
-        name: A YAML file, or one of `ready_configs`.
+        name: A YAML file, or one of `READY_CONFIGS`.
 
     Returns:
         Words of a command, such as "--training.n_steps=500".
@@ -135,15 +134,14 @@ def read_config(name: str) -> list[str]:
     Raises:
         ValueError: If there is none, or it is none.
     """
-    ready = ready_configs()
     file = Path(name).expanduser()
     if not file.is_file():
-        if name not in ready:
+        if name not in READY_CONFIGS:
             raise ValueError(
-                f"--config is {name!r}; name a YAML file, or one of {', '.join(ready)}"
-                + suggestion(name, ready)
+                f"--config is {name!r}; name a YAML file, or one of {', '.join(READY_CONFIGS)}"
+                + suggestion(name, READY_CONFIGS)
             )
-        file = ready[name]
+        file = READY_CONFIGS[name]
     way_out = "print one that works with --print-config"
     try:
         parts = yaml.safe_load(file.read_text(encoding="utf-8"))

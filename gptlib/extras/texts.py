@@ -19,7 +19,7 @@ from tqdm import tqdm
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
 from gptlib.extras.models import MADE_BY, load_run_tokenizer
 from gptlib.extras.terminal import note
-from gptlib.scaling import open_tokens, prepare_tokens
+from gptlib.extras.tokens import open_tokens, prepare_tokens
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
 
 __all__ = [
@@ -47,8 +47,9 @@ ELSEWHERE = {
 }
 """Where a file that a ready configuration names can be had; it is never fetched unasked."""
 
+_BLANK = codecs.BOM_UTF8 + b" \r\n\t"
 _SMALL = 100_000
-"""So many bytes of a file are looked at to see whether it holds more than white space."""
+"""Files up to so many bytes are looked into to see whether they hold more than white space."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def find_texts(names: Sequence[str], pattern: str = "*.txt") -> list[Text]:
             raise ValueError(
                 f"{name} is neither a file nor a folder; save the text to a file first"
             )
-        full = [file for file in found if _holds_something(file)]
+        full = [f for f in found if f.stat().st_size > _SMALL or f.read_bytes().strip(_BLANK)]
         if not full:
             raise ValueError(f"{name} is empty; name a text with something in it")
         empty += [str(file) for file in found if file not in full]
@@ -157,12 +158,6 @@ def _is_text(file: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     ours = file.name in ("merges.txt", MADE_BY)  # of the tokenizer of a run or of tokens
     return file.is_file() and not hidden and not ours
-
-
-def _holds_something(file: Path) -> bool:
-    with open(file, "rb") as content:
-        start = content.read(_SMALL)
-    return len(start) == _SMALL or bool(start.strip(codecs.BOM_UTF8 + b" \r\n\t"))
 
 
 def _read_documents(file: Path, advance: Callable[[int], object]) -> Iterator[str]:

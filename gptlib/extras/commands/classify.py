@@ -24,7 +24,7 @@ from gptlib.classification import (
     split_records,
 )
 from gptlib.extras.commands.base import add_model, new_folder
-from gptlib.extras.device import find_device
+from gptlib.extras.device import best_device
 from gptlib.extras.formats.records import read_records
 from gptlib.extras.models import load_model
 from gptlib.extras.options import EXIT_STATUS, CommandParser, given
@@ -96,7 +96,7 @@ def _sort(arguments: argparse.Namespace) -> int:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         lines = sys.stdin  # line by line, so that it can be a stream
-    classifier = load_classifier(arguments.model).to(find_device(arguments.device))
+    classifier = load_classifier(arguments.model).to(best_device(arguments.device))
     for line in lines:
         message = line.strip("\r\n")
         if not message.strip():
@@ -138,7 +138,7 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     train, validation, test = split_records(unique, seed=config.seed)
     labels = sorted({label for label, _ in unique})
     model, tokenizer = load_model(arguments.model)
-    model.to(find_device(arguments.device))
+    model.to(best_device(arguments.device))
     generator = torch.Generator().manual_seed(config.seed)
     longest = model.config.context_length
     classifier = TextClassifier(model, tokenizer, labels, longest, "mean", generator)

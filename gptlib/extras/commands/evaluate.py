@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from gptlib.extras.commands.base import add_model, add_texts
-from gptlib.extras.device import find_device
+from gptlib.extras.device import best_device
 from gptlib.extras.models import default_model, load_model
 from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text, table
@@ -122,7 +122,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     texts = {text.name: text.documents() for text in files}
     wanted = arguments.model or default_model()
     model, tokenizer = load_model(wanted)
-    model.to(find_device(arguments.device))
+    model.to(best_device(arguments.device))
     results = [
         _measure(model, tokenizer, name, texts.get(name) or [read_text("-")], arguments.batch_size)
         for name in arguments.texts

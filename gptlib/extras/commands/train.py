@@ -17,7 +17,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from gptlib.extras.commands.base import DEVICE
-from gptlib.extras.device import find_device
+from gptlib.extras.device import best_device
 from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.extras.models import load_model
 from gptlib.extras.options import CommandParser, given, program, quoted
@@ -28,6 +28,7 @@ from gptlib.extras.runs import (
     DEFAULT_CONFIG,
     LOG,
     MODEL,
+    READY_CONFIGS,
     SECTIONS,
     START_STD,
     JsonLines,
@@ -38,13 +39,18 @@ from gptlib.extras.runs import (
     find_run_texts,
     open_run,
     read_config,
-    ready_configs,
     to_yaml,
 )
 from gptlib.extras.terminal import note
 from gptlib.extras.texts import is_prepared
 from gptlib.gpt2 import GPT
-from gptlib.scaling import any_process, checkpoint_activations, processes, train_in_parallel
+from gptlib.scaling import (
+    any_process,
+    checkpoint_activations,
+    chunked_loss,
+    processes,
+    train_in_parallel,
+)
 from gptlib.training import Report, bits_per_byte, train
 from gptlib.weights import save_gpt2
 
@@ -103,7 +109,7 @@ def parser(prog: str) -> TrainParser:
         "--config",
         action="append",
         metavar="NAME",
-        help=f"a ready configuration ({', '.join(ready_configs())}) or a YAML file "
+        help=f"a ready configuration ({', '.join(READY_CONFIGS)}) or a YAML file "
         f"(default: {DEFAULT_CONFIG})",
     )
     parser.add_argument(
@@ -182,7 +188,7 @@ def _train(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments)
     try:
         if not is_parallel:
-            device = find_device(arguments.device)  # refused before a run is replaced
+            device = best_device(arguments.device)  # refused before a run is replaced
             return _learn(_open(arguments, config, folder), device, arguments)
         kind: Any = (arguments.device or "").partition(":")[0] or None
         with processes(kind) as device:
@@ -281,6 +287,7 @@ def _learn(run: Run, device: torch.device, arguments: argparse.Namespace) -> int
         run.train_tokens,
         run.validation_tokens,
         plan,
+        loss=chunked_loss,
         checkpoint=run.folder / CHECKPOINT,
         resume=run.step > 0,
     )

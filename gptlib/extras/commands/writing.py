@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from gptlib.extras.commands.base import add_model
-from gptlib.extras.device import find_device
+from gptlib.extras.device import best_device
 from gptlib.extras.fast import fast
 from gptlib.extras.models import default_model, load_model
 from gptlib.extras.options import CommandParser, given, whole
@@ -97,7 +97,7 @@ class Writer:
         if arguments.compile:
             note("compiling ...")
         try:
-            self.model, self.step = fast(model.to(find_device(arguments.device)), arguments.compile)
+            self.model, self.step = fast(model.to(best_device(arguments.device)), arguments.compile)
         except RuntimeError as error:
             raise ValueError(f"leave out --compile: {error}") from error
         self.generator = torch.Generator()  # on the CPU: the same text on every device
