@@ -1,10 +1,9 @@
 """What to do when the model, the text or the patience outgrow one process (chapter 10).
 
 The definitions stand in teaching order: where time and memory go (`model_flops_utilization`,
-`activation_bytes`, `checkpoint_activations`), a text of any size (`prepare_tokens`, `open_tokens`),
-several processes (`processes`, `distribute`, `train_in_parallel`), their checkpoints, a block cut
-in two (`split_block`), and what a step costs on machines that you don't have (`Machine`,
-`parallel_step`).
+`activation_bytes`), how to keep less (`checkpoint_activations`, `chunked_loss`), several processes
+(`processes`, `distribute`, `train_in_parallel`), a block cut in two (`split_block`), and what a
+step costs on machines that you don't have (`Machine`, `parallel_step`).
 
 Example:
     >>> from gptlib.gpt2 import GPT, GPTConfig
@@ -17,33 +16,24 @@ Example:
     (60, True)
 """
 
-import hashlib
-import json
 import math
 import os
-import pickle
-import shutil
-import time
-import warnings
-import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
-from typing import IO, Any, Literal, cast
+from typing import Any, Literal, cast
 
-import numpy as np
-import tiktoken
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
+from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -53,18 +43,21 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint as recompute
 
-from gptlib.embeddings import check_stream, random_batch
+from gptlib.attention import Mix
+from gptlib.embeddings import check_stream
 from gptlib.gpt2 import GPT, Block, GPTConfig, flops_per_token, memory_bytes
-from gptlib.tokenizer import Tokenizer, end_of_text
 from gptlib.training import (
-    Precision,
+    Loss,
     Report,
     TrainingConfig,
     TrainingState,
-    check_finite,
+    draw_windows,
     evaluate,
-    learning_rate_at,
-    next_token_loss,
+    load_checkpoint,
+    restore,
+    run_steps,
+    save_checkpoint,
+    take_step,
 )
 
 
@@ -83,9 +76,6 @@ def model_flops_utilization(
     Returns:
         The share, from 0 to 1. Work done twice, as by `checkpoint_activations`, doesn't count.
 
-    Raises:
-        ValueError: If a rate is not above 0.
-
     Source:
         Chowdhery et al. 2022, "PaLM", appendix B.
 
@@ -94,10 +84,6 @@ def model_flops_utilization(
         >>> round(model_flops_utilization(GPT2_SMALL, 100_000, peak=312e12), 2)
         0.27
     """
-    if tokens_per_second <= 0 or peak <= 0:
-        raise ValueError(
-            f"tokens_per_second is {tokens_per_second} and peak {peak}; both must be above 0"
-        )
     return tokens_per_second * flops_per_token(config, context_length)["training"] / peak
 
 
@@ -105,7 +91,7 @@ def activation_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
     """Measure what a forward pass keeps for the backward pass: the activations.
 
     Args:
-        model: The model; its parameters exist anyway and don't count.
+        model: Its parameters exist anyway and don't count.
         compute: Runs the forward pass and returns the loss.
 
     Returns:
@@ -130,315 +116,98 @@ def activation_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
     return total
 
 
-def checkpoint_activations(model: GPT) -> None:
-    """Keep only each block's input in the forward pass, and compute the rest again when needed.
-
-    The backward pass runs a block's forward pass a second time, which costs a quarter to a third
-    more time. Names in the state dict, losses and gradients stay what they were; a second call
-    changes nothing.
+class CheckpointedBlock(Block):
+    """A block that keeps only its input for the backward pass, and computes the rest again there.
 
     Args:
-        model: The model, changed in place.
+        block: The block whose layers it takes over, so that names in the state dict stay.
 
     Source:
         Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
-
-    Example:
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
-        >>> checkpoint_activations(model)
-        >>> model(torch.tensor([[1, 2]])).shape
-        torch.Size([1, 2, 9])
-    """
-    for block in model.blocks:
-        if not isinstance(block.forward, partial):
-            again = partial(recompute, block.forward, use_reentrant=False)
-            block.forward = again  # type: ignore[method-assign]
-
-
-@dataclass
-class TokenFile:
-    """Say what a file of tokens holds; it stands beside the file as JSON.
-
-    Example:
-        >>> TokenFile("uint16", 4096, tokenizer="1f3a").n_tokens
-        0
     """
 
-    dtype: str
-    """"uint16", or "int32" for vocabularies above 65,536."""
-    vocab_size: int
-    """Every id is below it."""
-    tokenizer: str
-    """A checksum of all that the tokenizer can say."""
-    n_documents: int = 0
-    """Documents done, each with the end-of-text token behind it if the tokenizer has one."""
-    n_tokens: int = 0
-    """Tokens in the file."""
-    tokens_checksum: int = 0
-    """CRC-32 of the file."""
-    texts_checksum: int = 0
-    """CRC-32 of the documents done."""
-    complete: bool = False
-    """Whether all documents are in it."""
+    def __init__(self, block: Block) -> None:
+        nn.Module.__init__(self)  # no new layers
+        for name, layer in block.named_children():
+            self.add_module(name, layer)
 
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "TokenFile":
-        """Describe an empty file for the tokens of a tokenizer."""
-        n = tokenizer.n_vocab if isinstance(tokenizer, tiktoken.Encoding) else tokenizer.vocab_size
-        checksum = hashlib.sha256()
-        for token in range(n):
-            with suppress(KeyError):  # some of tiktoken's encodings leave ids out
-                checksum.update(f"{token} {tokenizer.decode_bytes([token]).hex()} ".encode())
-        return cls("uint16" if n <= 2**16 else "int32", n, checksum.hexdigest()[:16])
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes that the file must have."""
-        return self.n_tokens * np.dtype(self.dtype).itemsize
-
-    def save(self, path: Path) -> None:
-        """Write the description of the file at `path` in one move."""
-        draft = described_in(path).with_suffix(".part")
-        draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(draft, described_in(path))
-
-    @classmethod
-    def load(cls, path: Path) -> "TokenFile":
-        """Read the description of the file at `path`, and refuse one that can't be true."""
-        found = path.stat().st_size
-        try:
-            header = cls(**json.loads(described_in(path).read_text(encoding="utf-8")))
-            promised = header.n_bytes
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path}'s .json describes no tokens; delete both files") from error
-        if found < promised or (header.complete and found > promised):
-            raise ValueError(
-                f"{path} has {found} bytes, and {described_in(path).name} promises {promised}; "
-                "delete both and prepare the tokens anew"
-            )
-        return header
+    def forward(self, x: Tensor, mix: Mix | None = None) -> Tensor:
+        """Pass the stream x, shape (B, T, C), through the block."""
+        return cast(Tensor, recompute(super().forward, x, mix, use_reentrant=False))  # (B, T, C)
 
 
-def described_in(path: Path) -> Path:
-    """Name the JSON that stands beside a file of tokens.
+def checkpoint_activations(model: GPT) -> None:
+    """Trade time for memory in every block of a model, in place.
+
+    The backward pass runs a block's forward pass a second time, which costs a quarter to a third
+    more time. Losses and gradients stay what they were; a second call changes nothing.
+    """
+    for number, block in enumerate(model.blocks):
+        if not isinstance(block, CheckpointedBlock):
+            cast(nn.ModuleList, model.blocks)[number] = CheckpointedBlock(block)
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of many positions whose logits never exist all at once.
+
+    The forward pass takes some positions at a time and computes their gradients at once, so it
+    keeps those, as large as the input and the table, instead of the logits.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of x, shape (N, C), with a table (V, C) and targets (N,)."""
+        kind, n_tokens = x.device.type, len(table)
+        at_once = 512 if kind == "cpu" else 4096  # larger products are faster, and take more room
+        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        # Matrix units are fast where sizes are multiples of 64, and GPT-2's 50,257 is odd.
+        padded = F.pad(table.to(low), (0, 0, 0, -n_tokens % 64))  # (P, C)
+        x_grad, total = torch.empty_like(x), torch.zeros((), device=x.device)
+        table_grad = torch.zeros_like(padded, dtype=torch.float32)
+        parts = (part.split(at_once) for part in (x.to(low), targets[:, None], x_grad))
+        for rows, answers, rows_grad in zip(*parts, strict=True):
+            p = (rows @ padded.T).float()  # logits, (n, P)
+            p[:, n_tokens:] = -math.inf  # padding gets no probability
+            right, highest = p.gather(1, answers), p.amax(1, keepdim=True)
+            sums = p.sub_(highest).exp_().sum(1, keepdim=True)
+            total += (sums.log() + highest - right).sum()
+            # The gradient of a logit is its probability, less 1 for the right token.
+            p.div_(sums * len(x)).scatter_add_(1, answers, torch.full_like(right, -1 / len(x)))
+            rows_grad.copy_(p.to(low) @ padded)
+            if ctx.needs_input_grad[1]:  # a frozen table needs none
+                table_grad += p.to(low).T @ rows
+        ctx.save_for_backward(x_grad, table_grad[:n_tokens])
+        return total / len(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Scale the gradients that the forward pass computed."""
+        return *(grad * kept for kept in ctx.saved_tensors), None
+
+
+def chunked_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Measure the loss of `next_token_loss`, in a fraction of the memory and faster on a GPU.
 
     Args:
-        path: The file of tokens.
+        model: The model.
+        inputs: Token ids, shape (B, T).
+        targets: The tokens that follow, shape (B, T).
 
     Returns:
-        The same name with ".json" behind it.
+        The mean cross-entropy over B·T positions, in nats per token; a scalar with a gradient.
 
     Example:
-        >>> described_in(Path("book.tokens")).name
-        'book.tokens.json'
+        >>> sizes = GPTConfig(vocab_size=10, context_length=4, n_layer=1, n_head=1, n_embd=4)
+        >>> tokens = torch.tensor([[1, 2, 3, 4]])
+        >>> abs(chunked_loss(GPT(sizes), tokens[:, :-1], tokens[:, 1:]) - math.log(10)) < 0.1
+        tensor(True)
     """
-    return path.with_name(path.name + ".json")
-
-
-def begin_tokens(path: Path, tokenizer: Tokenizer) -> TokenFile:
-    """Make an empty file of tokens, or find out how far an earlier preparation came.
-
-    Args:
-        path: The file.
-        tokenizer: Ours or tiktoken's.
-
-    Returns:
-        What is there already.
-
-    Raises:
-        ValueError: If the file is damaged, was begun with another tokenizer, or holds something
-            else.
-    """
-    header = TokenFile.of(tokenizer)
-    if path.exists() and described_in(path).exists():
-        begun = TokenFile.load(path)
-        if begun.tokenizer != header.tokenizer:
-            raise ValueError(
-                f"{path} was begun with another tokenizer, of {begun.vocab_size} tokens; use that "
-                "one, or another path"
-            )
-        return begun
-    if path.exists() and path.stat().st_size:
-        raise ValueError(f"{path} holds something else than tokens; choose another path")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"")
-    header.save(path)
-    return header
-
-
-def prepare_tokens(
-    texts: Iterable[str], tokenizer: Tokenizer, path: str | Path, save_every: int = 1_000_000
-) -> Generator[int, None, None]:
-    """Turn any number of documents into one flat file of tokens, and survive a kill.
-
-    The work is done while you ask for the next number. Called again after a kill, it skips the
-    documents that are done and goes on with the next; what was half written is cut off.
-
-    Args:
-        texts: The documents, the same ones in the same order each time; read one by one. A later
-            call may have more at the end.
-        tokenizer: Ours or tiktoken's; its end-of-text token, if any, follows each document.
-        path: The file to write; its description goes to the same name with ".json" behind it.
-        save_every: Tokens from one safe state to the next.
-
-    Yields:
-        The number of tokens so far, after each document, skipped ones included.
-
-    Raises:
-        ValueError: If the file was begun with another tokenizer or with other documents, or holds
-            something else, or `texts` is one string.
-
-    Example:
-        >>> import tempfile
-        >>> from gptlib.tokenizer import BPETokenizer
-        >>> tokenizer = BPETokenizer.train("to be or not to be", 258)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     counts = list(prepare_tokens(["to be", "or not"], tokenizer, folder + "/a.tokens"))
-        ...     open_tokens(folder + "/a.tokens").shape == (counts[-1],)
-        True
-    """
-    if isinstance(texts, str):
-        raise ValueError(f"texts is one string, {texts[:40]!r}; put it into a list")
-    path, end = Path(path), sorted(end_of_text(tokenizer))
-    header = begin_tokens(path, tokenizer)
-    done, safe, number, checksum = header.n_documents, header.n_tokens, 0, 0
-    with open(path, "r+b") as file:
-        file.seek(file.truncate(header.n_bytes))
-        for number, text in enumerate(texts, start=1):
-            checksum = zlib.crc32(text.encode(), checksum)
-            if number == done and checksum != header.texts_checksum:
-                break
-            if number > done:
-                data = np.array(
-                    [*tokenizer.encode_ordinary(text), *end], dtype=header.dtype
-                ).tobytes()
-                file.write(data)
-                header.n_documents, header.texts_checksum = number, checksum
-                header.n_tokens += len(data) // np.dtype(header.dtype).itemsize
-                header.tokens_checksum = zlib.crc32(data, header.tokens_checksum)
-            if header.n_tokens - safe >= save_every:
-                safe = header.n_tokens
-                flush(file)
-                replace(header, complete=False).save(path)
-            yield header.n_tokens
-        flush(file)
-    if number < done or (number == done and checksum != header.texts_checksum):
-        raise ValueError(
-            f"{path} was begun with other documents; pass the same {done} first, or another path"
-        )
-    replace(header, complete=True).save(path)
-
-
-def flush(file: IO[bytes]) -> None:
-    """Force what was written to a file onto the disk.
-
-    Args:
-        file: An open file.
-    """
-    file.flush()
-    os.fsync(file.fileno())
-
-
-class MappedTokens(Tensor):
-    """Show a file of tokens as one flat int64 tensor, of which only what is used is read.
-
-    Parts of it (slices, views) are mapped as well. Whatever computes with it, or picks from it by
-    index, gets plain int64 tensors; so every function of the course that takes tokens takes it.
-    `.to(device)` copies nothing: what is read later arrives on that device.
-
-    Args:
-        stored: The mapped ids, in 2 or 4 bytes each, on the CPU.
-        device: Where what is read arrives; the CPU by default.
-
-    Example:
-        >>> tokens = MappedTokens(torch.arange(10).to(torch.uint16))
-        >>> tokens.dtype, tokens[2:5].tolist()
-        (torch.int64, [2, 3, 4])
-    """
-
-    VIEWS = (
-        torch.ops.aten.select.int,
-        torch.ops.aten.slice.Tensor,
-        torch.ops.aten.view.default,
-        torch.ops.aten.split.Tensor,
-        torch.ops.aten.unsqueeze.default,
-        torch.ops.aten.detach.default,
+    x = model.ln_f(model.stream(model.embed(inputs))).flatten(0, 1)  # (B·T, C)
+    loss: Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        x, model.head.weight, targets.flatten()
     )
-    stored: Tensor
-
-    def __new__(cls, stored: Tensor, device: torch.device | None = None) -> "MappedTokens":
-        """Make a tensor that has a shape, a dtype and a device, and no memory."""
-        return Tensor._make_wrapper_subclass(
-            cls, stored.shape, dtype=torch.int64, device=device or stored.device
-        )
-
-    def __init__(self, stored: Tensor, device: torch.device | None = None) -> None:
-        self.stored = stored
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"MappedTokens({tuple(self.shape)}, stored as {self.stored.dtype})"
-
-    def tolist(self) -> Any:
-        """Read all ids into Python's lists."""
-        return self.stored.tolist()
-
-    @classmethod
-    def __torch_dispatch__(  # type: ignore[override]
-        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        """Do what PyTorch asks for: on the stored ids if it can be put off, else on read ones."""
-        first, kwargs = args[0], kwargs or {}
-        if function._schema.is_mutable and isinstance(first, cls):
-            raise ValueError("mapped tokens can't be changed; clone() them, and change the clone")
-        if function in cls.VIEWS and isinstance(first, cls):
-            parts = function(first.stored, *args[1:], **kwargs)
-            wrap = partial(cls, device=first.device)
-            return wrap(parts) if isinstance(parts, Tensor) else [wrap(part) for part in parts]
-        if function is torch.ops.aten._to_copy.default and kwargs.keys() == {"device"}:
-            return cls(first.stored, kwargs["device"])
-        if function is torch.ops.aten.index.Tensor and isinstance(first, cls):
-            places = [None if i is None else i.cpu() for i in args[1]]
-            return function(first.stored, places).to(first.device, torch.int64)
-        read = partial(tree_map_only, cls, lambda x: x.stored.to(x.device, torch.int64))
-        return function(*read(args), **read(kwargs))
-
-
-def open_tokens(path: str | Path, verify: bool = False) -> Tensor:
-    """Open a file of tokens of any size without reading it.
-
-    Args:
-        path: A file that `prepare_tokens` wrote.
-        verify: Whether to read it once, in pieces, and compare its checksum and its largest id.
-
-    Returns:
-        Token ids, shape (n,), dtype int64, a `MappedTokens`.
-
-    Raises:
-        FileNotFoundError: If the file or its description is missing.
-        ValueError: If its size, its checksum or an id is wrong, or its preparation was broken off.
-    """
-    path = Path(path)
-    header = TokenFile.load(path)
-    if not header.complete or not header.n_tokens:
-        raise ValueError(
-            f"the preparation of {path} was broken off after {header.n_documents} documents; "
-            "run it again, and it goes on from there"
-        )
-    dtype = torch.uint16 if header.dtype == "uint16" else torch.int32
-    stored = torch.from_file(str(path), size=header.n_tokens, dtype=dtype)
-    if verify:
-        checksum, largest = 0, 0
-        for part in np.array_split(stored.numpy(), 1 + header.n_tokens // 2**20):
-            checksum = zlib.crc32(part.tobytes(), checksum)
-            largest = max(largest, int(part.max()))
-        if checksum != header.tokens_checksum or largest >= header.vocab_size:
-            raise ValueError(
-                f"{path} is damaged: its checksum is {checksum:08x} and its largest id {largest}, "
-                f"where {header.tokens_checksum:08x} and ids below {header.vocab_size} were "
-                "written; delete it and prepare the tokens anew"
-            )
-    return MappedTokens(stored)
+    return loss
 
 
 @contextmanager
@@ -486,46 +255,27 @@ def processes(kind: Literal["cpu", "cuda"] | None = None) -> Iterator[torch.devi
         dist.destroy_process_group()
 
 
-class NextTokenLoss(nn.Module):
-    """Be a model whose forward pass is the loss, so that it can be wrapped.
+class ForwardPass(nn.Module):
+    """Run any function of a model as one forward pass, which is where DDP and FSDP have hooks.
 
-    DDP and FSDP do their work in hooks around the forward pass of the module that they wrap;
-    `next_token_loss` walks through a model's parts from outside, past those hooks.
-
-    Args:
-        model: The model.
+    A loss that walks through a model's parts from outside would pass those hooks by.
 
     Example:
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
-        >>> NextTokenLoss(model)(torch.tensor([[1]]), torch.tensor([[2]])).shape
+        >>> sizes = GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4)
+        >>> ForwardPass(GPT(sizes))(chunked_loss, torch.tensor([[1]]), torch.tensor([[2]])).shape
         torch.Size([])
     """
 
     def __init__(self, model: GPT) -> None:
         super().__init__()
         self.model = model
-        self.config = model.config
 
-    @property
-    def ln_f(self) -> nn.LayerNorm:
-        """Show where the weights lie, as `evaluate` asks of a model."""
-        return self.model.ln_f
-
-    def forward(
-        self, inputs: Tensor, targets: Tensor | None = None, precision: Precision = "float32"
-    ) -> Tensor:
-        """Return the mean loss; without targets the logits, as the model itself does."""
-        if targets is None:
-            return self.model(inputs)  # (B, T, V)
-        return next_token_loss(self.model, inputs, targets, precision)
+    def forward(self, compute: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what `compute` makes of the model and the arguments."""
+        return compute(self.model, *arguments)
 
 
-Strategy = Literal["ddp", "fsdp"]
-"""Whether each process holds the whole model, or its share of every tensor."""
-
-
-def distribute(model: GPT, strategy: Strategy) -> nn.Module:
+def distribute(model: GPT, strategy: Literal["ddp", "fsdp"]) -> nn.Module:
     """Let the processes share the work on a model, whose starting weights are rank 0's.
 
     Args:
@@ -535,7 +285,7 @@ def distribute(model: GPT, strategy: Strategy) -> nn.Module:
             gradients and optimizer; a block's weights are gathered when it is its turn.
 
     Returns:
-        A `NextTokenLoss`, wrapped. Its gradients are means over the processes.
+        A `ForwardPass`, wrapped. Its gradients are means over the processes.
 
     Raises:
         ValueError: If the strategy is unknown.
@@ -546,76 +296,50 @@ def distribute(model: GPT, strategy: Strategy) -> nn.Module:
     if strategy not in ("ddp", "fsdp"):
         raise ValueError(f"strategy is {strategy!r}; choose 'ddp' or 'fsdp'")
     if strategy == "ddp":
-        return DistributedDataParallel(NextTokenLoss(model))
+        return DistributedDataParallel(ForwardPass(model))
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, src=0)
     for block in model.blocks:
         fully_shard(block)
-    return cast(nn.Module, fully_shard(NextTokenLoss(model)))
-
-
-def share_of_batch(tokens: Tensor, state: TrainingState) -> list[tuple[Tensor, Tensor]]:
-    """Draw the batches that a single process would draw, and keep this process's rows of each.
-
-    Args:
-        tokens: Token ids, shape (n,).
-        state: The run; its generator moves on as in a single process.
-
-    Returns:
-        For each pass, inputs and targets of shape (B / n, T) with n processes.
-    """
-    sizes = state.config.batch_size, state.model.config.context_length
-    n, rank, share = dist.get_world_size(), dist.get_rank(), []
-    for _ in range(state.config.accumulation_steps):
-        inputs, targets = random_batch(tokens, *sizes, state.generator)  # (B, T)
-        share.append((inputs.chunk(n)[rank], targets.chunk(n)[rank]))  # (B / n, T)
-    return share
+    return cast(nn.Module, fully_shard(ForwardPass(model)))
 
 
 def take_step_together(
-    wrapped: nn.Module, state: TrainingState, train_tokens: Tensor
+    state: TrainingState, wrapped: nn.Module, tokens: Tensor, loss: Loss
 ) -> tuple[Tensor, Tensor]:
     """Let all processes take one step; each computes its share of the batch.
 
     Args:
-        wrapped: What `distribute` made of the run's model.
         state: The run, the same in all processes but for their shares of the weights.
-        train_tokens: Token ids, shape (n,).
+        wrapped: What `distribute` made of the run's model.
+        tokens: Token ids, shape (n,).
+        loss: Takes the model, inputs and targets.
 
     Returns:
         The loss of this process's share, in nats per token, and the length of the whole gradient
         before it was cut.
     """
-    config, model = state.config, state.model
-    for group in state.optimizer.param_groups:
-        group["lr"] = learning_rate_at(state.step, config)
-    batches = share_of_batch(train_tokens, state)
-    total = torch.zeros((), device=batches[0][0].device)
-    for number, (inputs, targets) in enumerate(batches, start=1):
-        exchange = number == len(batches)  # gradients travel once per step
+    n, rank, passes = dist.get_world_size(), dist.get_rank(), count(1)
+
+    def draw_share(state: TrainingState) -> list[list[Tensor]]:
+        # Everyone draws the batch that a single process would draw, and keeps its rows.
+        batches = draw_windows(tokens, state)
+        return [[part.chunk(n)[rank] for part in batch] for batch in batches]  # (B / n, T) each
+
+    def compute(_: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        is_last = next(passes) == state.config.accumulation_steps  # gradients travel once
         if isinstance(wrapped, FSDPModule):
-            wrapped.set_requires_gradient_sync(exchange)
+            wrapped.set_requires_gradient_sync(is_last)
         else:
-            wrapped.require_backward_grad_sync = exchange  # type: ignore[assignment]
-        loss = wrapped(inputs, targets, config.precision) / len(batches)
-        loss.backward()
-        total += loss.detach()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    state.step += 1
-    return total, norm
+            wrapped.require_backward_grad_sync = is_last  # type: ignore[assignment]
+        return cast(Tensor, wrapped(loss, inputs, targets))
+
+    mean_loss, norm = take_step(state, draw_share, compute)
+    return mean_loss, norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """Average a tensor over all processes; each of them gets the result.
-
-    Args:
-        values: Numbers of any shape, the same shape everywhere.
-
-    Returns:
-        The means.
+    """Average a tensor, of the same shape everywhere, over all processes; each gets the result.
 
     Example:
         >>> with processes("cpu"):
@@ -627,232 +351,71 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def evaluate_together(wrapped: nn.Module, tokens: Tensor) -> float:
+@torch.no_grad()
+def evaluate_together(state: TrainingState, wrapped: nn.Module, tokens: Tensor) -> float:
     """Measure the loss on a text as `evaluate` does, each process on its share of the windows.
 
     Args:
-        wrapped: What `distribute` made of a model.
+        state: The run.
+        wrapped: What `distribute` made of its model.
         tokens: Token ids, shape (n,), more than the model's context length.
 
     Returns:
         The mean cross-entropy over n - 1 tokens, in nats per token, the same in all processes.
     """
-    inner = wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
-    model = cast(GPT, inner)
-    length, n, rank = model.config.context_length, dist.get_world_size(), dist.get_rank()
+    model, n, rank = cast(GPT, state.model), dist.get_world_size(), dist.get_rank()
+    length, device, total = model.config.context_length, model.ln_f.weight.device, 0.0
     share = ((len(tokens) - 1) // length - 1) // n * length  # targets for each process
-    total = 0.0
     if share:
-        mine = evaluate(model, tokens[rank * share : (rank + 1) * share + 1])
-        device = model.ln_f.weight.device
+        mine = wrapped(evaluate, tokens[rank * share : (rank + 1) * share + 1])
         total = n * share * float(mean_over_processes(torch.tensor(mine, device=device)))
     rest = tokens[n * share :]  # at least one window, for all
-    return (total + (len(rest) - 1) * evaluate(model, rest)) / (len(tokens) - 1)
+    return (total + (len(rest) - 1) * wrapped(evaluate, rest)) / (len(tokens) - 1)
 
 
-def run_state(state: TrainingState) -> dict[str, Any]:
-    """Collect what a run changes, as tensors by name; each process has its part of them.
-
-    Args:
-        state: The run.
-
-    Returns:
-        "model", "optimizer", "step" and "batch_random", for `torch.distributed.checkpoint`.
-    """
-    weights, optimizer = get_state_dict(state.model, state.optimizer)
-    return {
-        "model": weights,
-        "optimizer": optimizer["state"],
-        "step": torch.tensor(state.step),
-        "batch_random": state.generator.get_state(),
-    }
-
-
-def checkpoints_in(folder: Path) -> list[Path]:
-    """List the whole checkpoints in a folder, the oldest first.
+def save_together(path: Path, state: TrainingState) -> None:
+    """Write a run to chapter 5's one file: all processes gather it, and the first one writes.
 
     Args:
-        folder: Where `train_in_parallel` saves.
-
-    Returns:
-        Folders named "step-" and the number of steps done.
-    """
-    found = [path for path in folder.glob("step-*") if path.name[5:].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def save_together(folder: Path, state: TrainingState) -> None:
-    """Write a checkpoint from all processes at once, each its part.
-
-    It is written to a folder of its own, "step-20.part", which is renamed when all is there; then
-    older ones go. A kill at any moment leaves a whole checkpoint.
-
-    Args:
-        folder: The folder of the run's checkpoints.
+        path: The file, on a disk that the first process reaches.
         state: The run.
     """
-    done = folder / f"step-{state.step}"
-    draft = done.with_suffix(".part")
     first = dist.get_rank() == 0
+
+    def gather(share: DTensor) -> Tensor | None:
+        whole = share.full_tensor()  # everyone must take part
+        return whole.cpu() if first else None
+
+    weights = state.model.state_dict()
+    del weights["head.weight"]  # the embedding's table once more; loading fills it in
+    gathered = tree_map_only(DTensor, gather, (weights, state.optimizer.state_dict()))
     if first:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.mkdir(parents=True)
-    dist.barrier()
-    save(run_state(state), checkpoint_id=draft)
-    if first:
-        plan = {"model": asdict(state.model.config), "training": asdict(state.config)}
-        (draft / "plan.json").write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-        shutil.rmtree(done, ignore_errors=True)
-        os.replace(draft, done)
-        for old in checkpoints_in(folder)[:-1]:
-            shutil.rmtree(old)
+        save_checkpoint(path, state, gathered)
     dist.barrier()
 
 
-DESCRIBES_TENSORS = {
-    "torch.distributed.checkpoint.metadata": "Metadata TensorStorageMetadata TensorProperties "
-    "ChunkStorageMetadata MetadataIndex StorageMeta _MEM_FORMAT_ENCODING",
-    "torch.distributed.checkpoint.filesystem": "_StorageInfo",
-    "torch.serialization": "_get_layout",
-    "torch": "Size float32 bfloat16 float16 int64 uint8",
-    "pathlib": "Path PosixPath WindowsPath",
-    "pathlib._local": "Path PosixPath WindowsPath",
-}
-"""What the table of contents of a checkpoint may ask for, by module."""
-
-
-class TensorsOnly(pickle.Unpickler):
-    """Read the table of contents of a checkpoint, and refuse whatever could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Allow what describes tensors and nothing else."""
-        if name not in DESCRIBES_TENSORS.get(module, "").split():
-            raise ValueError(
-                f"the checkpoint asks for {module}.{name}, which describes no tensor, so nothing "
-                "in it was run; load a checkpoint that train_in_parallel wrote"
-            )
-        return super().find_class(module, name)
-
-
-def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Find a run's last whole checkpoint, and refuse one that could run code.
+def load_together(state: TrainingState, checkpoint: dict[str, Any]) -> None:
+    """Fill a run's model and optimizer from a file, whatever number of processes wrote it.
 
     Args:
-        folder: Where `train_in_parallel` saves.
-
-    Returns:
-        The folder of the checkpoint, and its plan: the configurations "model" and "training".
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it holds more than tensors.
+        state: The run, of which this process holds all or a share.
+        checkpoint: What `load_checkpoint` returned.
     """
-    found = checkpoints_in(Path(folder))
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no checkpoint; start without resume")
-    with open(found[-1] / ".metadata", "rb") as file:
-        TensorsOnly(file).load()
-    return found[-1], json.loads((found[-1] / "plan.json").read_text(encoding="utf-8"))
 
+    def cut(whole: Tensor, mine: Tensor) -> Tensor:
+        if not isinstance(mine, DTensor) or not whole.dim():
+            return whole
+        return distribute_tensor(whole, mine.device_mesh, mine.placements)
 
-def restore_together(folder: Path, state: TrainingState) -> None:
-    """Put a run back to its last checkpoint, whatever number of processes wrote it.
-
-    Args:
-        folder: The folder of the run's checkpoints.
-        state: A run with the same model configuration and the same plan.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint.
-        ValueError: If it belongs to another configuration, or holds more than tensors.
-    """
-    path, plan = newest_checkpoint(folder)
-    for kind, mine in (("model", state.model.config), ("training", state.config)):
-        for name, value in json.loads(json.dumps(asdict(mine))).items():
-            if plan[kind].get(name) != value:
-                raise ValueError(
-                    f"the checkpoint was made with {name} {plan[kind].get(name)!r}, this run has "
-                    f"{value!r}; use the values in {path.name}/plan.json, or start anew elsewhere"
-                )
-    _, optimizer = get_state_dict(state.model, state.optimizer)  # its groups are the plan's
-    saved = run_state(state)
-    load(saved, checkpoint_id=path)
-    optimizer["state"] = saved["optimizer"]
-    set_state_dict(
-        state.model, state.optimizer, model_state_dict=saved["model"], optim_state_dict=optimizer
-    )
-    state.generator.set_state(saved["batch_random"])
-    state.step = int(saved["step"])
-
-
-def load_together(folder: str | Path) -> GPT:
-    """Read the model of a run's last checkpoint whole, in one process, to use it.
-
-    Args:
-        folder: Where `train_in_parallel` saves.
-
-    Returns:
-        The model, on the CPU, in evaluation mode.
-
-    Raises:
-        FileNotFoundError: If there is no checkpoint.
-        ValueError: If it holds more than tensors.
-    """
-    path, plan = newest_checkpoint(folder)
-    model = GPT(GPTConfig(**plan["model"]))
-    saved = {"model": model.state_dict()}  # the weights themselves, filled in place
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        load(saved, checkpoint_id=path, no_dist=True)
-    return model.eval()
-
-
-def run_steps_together(
-    wrapped: nn.Module,
-    state: TrainingState,
-    train_tokens: Tensor,
-    validation_tokens: Tensor | None,
-    folder: Path | None,
-) -> Generator[Report, None, None]:
-    """Take the steps that are left and report, as `gptlib.training.run_steps` does, together.
-
-    Args:
-        wrapped: What `distribute` made of the run's model.
-        state: The run.
-        train_tokens: Token ids, shape (n,).
-        validation_tokens: Token ids, shape (m,), or None.
-        folder: Where checkpoints go, or None.
-
-    Yields:
-        In each process the same `Report`.
-    """
-    config, seconds, clock = state.config, 0.0, time.perf_counter
-    step_tokens = config.batch_size * config.accumulation_steps * state.model.config.context_length
-    intervals = (config.report_every, config.evaluate_every, config.save_every)
-    while state.step < config.n_steps:
-        first, begin, score = state.step, clock(), None
-        stop = min(config.n_steps, *(first + every - first % every for every in intervals))
-        wrapped.train()
-        step = partial(take_step_together, wrapped, state, train_tokens)
-        steps = [torch.stack(step()) for _ in range(first, stop)]
-        losses, norms = mean_over_processes(torch.stack(steps, dim=1)).tolist()
-        check_finite(first + 1, losses, "loss", folder)
-        check_finite(first + 1, norms, "gradient norm", folder)
-        speed = len(losses) * step_tokens / (clock() - begin)
-        last = stop == config.n_steps
-        if validation_tokens is not None and (last or stop % config.evaluate_every == 0):
-            score = evaluate_together(wrapped, validation_tokens)
-        saved = folder is not None and (last or stop % config.save_every == 0)
-        if folder is not None and saved:
-            save_together(folder, state)
-        seconds += clock() - begin
-        rate = learning_rate_at(stop - 1, config)
-        try:
-            yield Report(stop, sum(losses) / len(losses), score, rate, norms[-1], speed, seconds)
-        except GeneratorExit:  # all processes must stop at the same report
-            if folder is not None and not saved:
-                save_together(folder, state)
-            raise
+    own, averages = state.model.state_dict(), checkpoint["optimizer"]
+    weights = {name: cut(whole, own[name]) for name, whole in checkpoint["model"].items()}
+    learned = [p for group in state.optimizer.param_groups for p in group["params"]]
+    cut_averages = {
+        number: {name: cut(whole, learned[number]) for name, whole in values.items()}
+        for number, values in averages["state"].items()
+    }
+    state.model.load_state_dict(weights)
+    state.optimizer.load_state_dict(averages | {"state": cut_averages})
 
 
 def train_in_parallel(
@@ -861,37 +424,41 @@ def train_in_parallel(
     validation_tokens: Tensor | None,
     config: TrainingConfig,
     *,
-    strategy: Strategy = "ddp",
+    loss: Loss = chunked_loss,
+    strategy: Literal["ddp", "fsdp"] = "ddp",
     checkpoint: str | Path | None = None,
     resume: bool = False,
 ) -> Generator[Report, None, None]:
     """Train a model with all processes that `torchrun` started; call it in each of them.
 
     The plan is the whole run's: a batch of `batch_size` windows is drawn as in a single process
-    and shared out, so the losses are those of `gptlib.training.train` up to rounding. (With
-    dropout each process draws its own masks, and a resumed run draws new ones.)
+    and shared out, so the losses are those of `gptlib.training.train` up to rounding, and either
+    goes on with the other's checkpoint. (With dropout each process draws its own masks, and a
+    resumed run draws new ones.)
 
     A caller that leaves the loop early must do so in all processes at the same report; ask with
     `any_process`.
 
     Args:
         model: The model, on this process's device; trained in place. "fsdp" cuts it up.
-        train_tokens: Token ids, shape (n,), dtype int64; a mapped file will do.
+        train_tokens: Token ids, shape (n,); a mapped file will do.
         validation_tokens: Token ids, shape (m,), or None.
         config: The plan of the whole run.
+        loss: What to lower: takes the model, inputs and targets.
         strategy: "ddp" or "fsdp"; see `distribute`.
-        checkpoint: The folder for checkpoints, reached by all processes. None saves nothing.
-        resume: Whether to go on from the newest checkpoint, of any number of processes.
+        checkpoint: The file for checkpoints, reached by all processes. None saves nothing.
+        resume: Whether to go on from the checkpoint, of any number of processes.
 
     Returns:
         A generator of reports, equal in all processes but for the times.
 
     Raises:
         ValueError: If no processes have joined, the batch can't be shared out evenly, a split is
-            shorter than a window, or the checkpoint is of another configuration, unsafe, missing
-            from the call, or of another run that would not be resumed.
+            shorter than a window, or the checkpoint is a folder, damaged, unsafe, of another
+            configuration, or missing from the call.
         FileNotFoundError: If there is no checkpoint to resume from.
-        FloatingPointError: While running, at the first loss or gradient that is no number.
+        FloatingPointError: While running, in all processes, at the first loss or gradient that is
+            no number; the checkpoint stays as it was.
     """
     if not dist.is_initialized():
         raise ValueError("no processes have joined; call this inside `with processes():`")
@@ -903,29 +470,26 @@ def train_in_parallel(
     check_stream(train_tokens, model.config.context_length, "the training split")
     if validation_tokens is not None:
         check_stream(validation_tokens, model.config.context_length, "the validation split")
-    folder = None if checkpoint is None else Path(checkpoint)
-    if resume and folder is None:
-        raise ValueError("resume is True without a checkpoint; pass checkpoint=FOLDER as well")
-    if folder is not None and not resume and checkpoints_in(folder):
-        raise ValueError(f"{folder} holds checkpoints of a run; pass resume=True or another folder")
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.is_dir():
+        raise ValueError(f"checkpoint is a folder, {path}; pass a file in it: {path / 'run.pt'}")
+    if resume and path is None:
+        raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
     wrapped = distribute(model, strategy)
     state = TrainingState.start(model, config)
-    if resume and folder is not None:
-        restore_together(folder, state)
+    if resume and path is not None:
+        restore(state, load_checkpoint(path), load_together)
     if model.config.dropout:
         torch.manual_seed(config.seed + n * state.step + dist.get_rank())
-    device = model.ln_f.weight.device
-    return run_steps_together(wrapped, state, train_tokens.to(device), validation_tokens, folder)
+    step = partial(take_step_together, wrapped=wrapped, tokens=train_tokens, loss=loss)
+    score = None
+    if validation_tokens is not None:
+        score = partial(evaluate_together, state, wrapped, validation_tokens)
+    return run_steps(state, step, score, path, save=save_together, gather=mean_over_processes)
 
 
 def any_process(answer: bool) -> bool:
-    """Ask all processes one question, so that they all do the same.
-
-    Args:
-        answer: This process's answer, say, whether it was asked to stop.
-
-    Returns:
-        True, in all processes, if any of them says so.
+    """Ask all processes one question; True, in all of them, if any of them says so.
 
     Example:
         >>> with processes("cpu"):
@@ -933,22 +497,14 @@ def any_process(answer: bool) -> bool:
         False
     """
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    votes = torch.tensor(float(answer), device=device)
-    dist.all_reduce(votes)
-    return bool(votes > 0)
+    return bool(mean_over_processes(torch.tensor(float(answer), device=device)) > 0)
 
 
 def regroup(rows: Tensor, outer: int, inner: int) -> Tensor:
     """Exchange two levels of grouping of a matrix's rows.
 
-    Args:
-        rows: Shape (outer · inner · m, ...): `outer` groups of `inner` groups of m rows.
-        outer: Number of large groups.
-        inner: Number of small groups in each.
-
-    Returns:
-        The same rows, as `inner` groups of `outer` groups. Called again with the numbers
-        exchanged, it brings them back.
+    Rows (outer · inner · m, ...), `outer` groups of `inner` groups of m, become `inner` groups of
+    `outer` groups. Called again with the numbers exchanged, it brings them back.
 
     Example:
         >>> regroup(torch.tensor([1, 2, 10, 20, 100, 200]), 3, 2).tolist()
@@ -966,7 +522,7 @@ def split_block(block: Block, mesh: DeviceMesh) -> None:
     process's heads, then those of the second's. `regroup(rows, n, 3)` undoes it.
 
     Args:
-        block: The block, the same in all processes; changed in place.
+        block: The same in all processes; changed in place.
         mesh: The n processes.
 
     Raises:
@@ -998,14 +554,12 @@ class Machine:
     """Describe the devices that a run is planned for; take the figures from a measurement.
 
     Example:
-        >>> Machine(flops=4e14, memory=80e9, inside=4e11, between=5e10).devices
+        >>> Machine(flops=4e14, inside=4e11, between=5e10).devices
         8
     """
 
     flops: float
     """Operations per second that one device reaches in a training step."""
-    memory: float
-    """Bytes per device."""
     inside: float
     """Bytes per second that a device sends to another of its machine."""
     between: float
@@ -1053,7 +607,7 @@ def parallel_step(
 
     Args:
         config: The model.
-        machine: The devices.
+        machine: The kind of device.
         n_devices: How many, n.
         batch_tokens: Tokens per optimizer step, of all devices together.
         strategy: "ddp", "fsdp" or "tensor", where every block is cut as by `split_block`, and the
@@ -1073,7 +627,7 @@ def parallel_step(
 
     Example:
         >>> from gptlib.gpt2 import GPT2_SMALL
-        >>> machine = Machine(flops=4e14, memory=80e9, inside=4e11, between=5e10)
+        >>> machine = Machine(flops=4e14, inside=4e11, between=5e10)
         >>> round(parallel_step(GPT2_SMALL, machine, 8, 2**19, "ddp").seconds, 2)
         0.14
     """

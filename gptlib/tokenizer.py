@@ -63,7 +63,8 @@ def split_words(text: str) -> list[str]:
     A space belongs to the word after it.
 
     Raises:
-        ValueError: If the text holds a lone surrogate, which no UTF-8 can spell.
+        UnicodeEncodeError: If the text holds a lone surrogate; `text.encode("utf-8", "replace")`
+            puts question marks there.
 
     Source: `pat` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
 
@@ -71,13 +72,7 @@ def split_words(text: str) -> list[str]:
         >>> split_words("We'll meet in 1812, Natasha!")
         ['We', "'ll", ' meet', ' in', ' 1812', ',', ' Natasha', '!']
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{text[error.start]!r} is a lone surrogate, half a character, which UTF-8 cannot "
-            "spell; clean the text with text.encode('utf-8', 'replace').decode()"
-        ) from None
+    text.encode()  # fails at once at a lone surrogate, half a character, which has no UTF-8
     words: list[str] = regex.findall(SPLIT_PATTERN, text)
     return words
 
@@ -127,22 +122,13 @@ class PairCounts:
     word is stored once with its count, a merge visits only the words that hold its pair, and a
     heap gives the most frequent pair without a search.
 
-    Args:
-        words: How often each word occurs, from `count_words`.
-
     Attributes:
-        words: Each different word as a string of tokens.
+        words: Each different word, from `count_words`, as a string of tokens.
         word_counts: How often each of `words` occurs.
         counts: How often each pair occurs in the whole text.
         places: For each pair, indices into `words`; at least all words that hold the pair.
         heap: One entry (-count, pair) per pair; the count may be too high (it is checked when
             the entry comes out), never too low.
-
-    Example:
-        >>> pairs = PairCounts(Counter({"aab": 2, "ab": 1}))
-        >>> pair = pairs.pop_most_frequent()
-        >>> [list(byte_characters())[ord(token)] for token in pair], pairs.counts[pair]
-        ([97, 98], 3)
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
@@ -200,9 +186,6 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
         vocab_size: Number of tokens wanted, at least 257: 256 bytes, the merges, and
             `END_OF_TEXT`.
 
-    Raises:
-        ValueError: If the vocabulary size is below 257, or the text gives too few merges.
-
     Source: Sennrich et al. 2016, algorithm 1, on bytes as in Radford et al. 2019 (GPT-2),
         section 2.2.
 
@@ -212,7 +195,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
     """
     if vocab_size < 257:
         raise ValueError(
-            f"vocab_size={vocab_size} is below 257, the 256 bytes and {END_OF_TEXT}; ask for more"
+            f"vocab_size={vocab_size} is below 257, 256 bytes and the end; ask for more"
         )
     pairs = PairCounts(count_words(text))
     vocabulary = [bytes([byte]) for byte in byte_characters()]
@@ -267,12 +250,8 @@ def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes
     """List the tokens in the order of their ids: bytes, merges, special tokens.
 
     Args:
-        merges: The merges in the order of training.
+        merges: In the order of training; each joins two tokens made before it into a new one.
         special: Names of special tokens, <|name|>, in the order of their ids.
-
-    Raises:
-        ValueError: If a merge uses a token that does not exist yet or makes one that exists
-            already, or if a special token is not of the form <|name|> or comes twice.
 
     Example:
         >>> number_tokens([(b"t", b"h")], ["<|endoftext|>"])[256:]
@@ -283,14 +262,12 @@ def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes
         if left not in vocabulary or right not in vocabulary or left + right in vocabulary:
             raise ValueError(
                 f"merge {rank}, {left!r} and {right!r}, must join two tokens made before it into "
-                "a new one; pass all merges in order (if from merges.txt: copy or save it again)"
+                "a new one; pass all merges in order"
             )
         vocabulary[left + right] = None
     for name in special:
         if not regex.fullmatch(SPECIAL_PATTERN, name) or name.encode() in vocabulary:
-            raise ValueError(
-                f"special token {name!r} is not of the form <|name|>, or comes twice; rename it"
-            )
+            raise ValueError(f"special token {name!r} is not <|name|>, or comes twice; rename it")
         vocabulary[name.encode()] = None
     return list(vocabulary)
 
@@ -306,13 +283,6 @@ class Vocabulary:
         tokens: The bytes of each token; the place in the list is the id.
         ids: The id of each token that is not special, by its bytes.
         special_tokens: The id of each special token, by its name.
-
-    Raises:
-        ValueError: If a merge or a special token is not possible (`number_tokens`).
-
-    Example:
-        >>> Vocabulary([(b"t", b"h"), (b"th", b"e")]).decode([257, 258])
-        'the<|endoftext|>'
     """
 
     def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
@@ -333,10 +303,8 @@ class Vocabulary:
             ValueError: If there is no such id.
         """
         if not 0 <= token < self.vocab_size:
-            raise ValueError(
-                f"token id {token} is not in 0..{self.vocab_size - 1}; pass ids that this "
-                "tokenizer's encode gave"
-            )
+            most = self.vocab_size - 1
+            raise ValueError(f"token id {token} is not in 0..{most}; pass ids that encode gave")
         return self.tokens[token]
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
@@ -419,10 +387,8 @@ def read_merges(path: Path) -> list[Merge]:
             try:
                 left, right = (bytes(byte_of[letter] for letter in s) for s in line.split(" "))
             except (KeyError, ValueError):
-                raise ValueError(
-                    f"line {number} of {path.name}, {line!r}, is not two tokens with a space "
-                    "between them; copy the file again, or save it again"
-                ) from None
+                where = f"line {number} of {path.name}, {line!r},"
+                raise ValueError(f"{where} is not two tokens; copy or save it again") from None
             merges.append((left, right))
     return merges
 
@@ -444,16 +410,13 @@ def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
     if vocabulary != {spell(token): i for i, token in enumerate(number_tokens(merges, special))}:
         raise ValueError(
             f"vocab.json, {len(content)} bytes, does not number the {256 + len(merges)} tokens of "
-            "merges.txt in order, then special tokens <|name|>: one file is cut off or belongs "
-            "to another tokenizer; copy or save both again"
+            "merges.txt: one is cut off or another tokenizer's; copy or save both again"
         )
     return merges, special
 
 
 class BPETokenizer(Vocabulary):
     """Turn text into token ids and back, with your own merges or with GPT-2's.
-
-    See `Vocabulary` for its arguments.
 
     Example:
         >>> tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e")])
@@ -553,22 +516,14 @@ def read_gpt2_ranks(path: str | Path | None = None) -> dict[bytes, int]:
 
     Returns:
         The id of each token, by its bytes, in the order of the ids.
-
-    Raises:
-        ValueError: If the file is not whole, seen by its sha256.
-
-    Example:
-        >>> ranks = read_gpt2_ranks()
-        >>> len(ranks), ranks[b"!"], ranks[b" the"]
-        (50256, 0, 262)
     """
     path = find_data("gpt2.tiktoken") if path is None else Path(path)
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != GPT2_SHA256:
         raise ValueError(
-            f"{path.name} has {len(content)} bytes and sha256 {sha256[:8]}..., not 835554 bytes "
-            f"and {GPT2_SHA256[:8]}...; copy it again from the course's repository"
+            f"{path.name} has {len(content)} bytes and sha256 {sha256[:8]}..., not 835554 and "
+            f"{GPT2_SHA256[:8]}...; copy it again from the course's repository"
         )
     lines = (line.split() for line in content.splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in lines}
@@ -578,11 +533,7 @@ def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
     """Find the merges behind a table of tokens: cut each token with the merges before it.
 
     Args:
-        ranks: The id of each token by its bytes, where merged tokens are numbered in the order
-            of training.
-
-    Raises:
-        ValueError: If a token can't be made of two earlier ones.
+        ranks: The id of each token by its bytes; merged tokens numbered in the order of training.
 
     Example:
         >>> recover_merges({b"t": 0, b"h": 1, b"e": 2, b"th": 3, b"the": 4})
@@ -593,10 +544,8 @@ def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
         if len(token) > 1:
             parts = merge_word(token, merges)
             if len(parts) != 2:
-                raise ValueError(
-                    f"token {token!r} with id {ranks[token]} is not made of two earlier tokens "
-                    f"but of {len(parts)}; pass a whole table, ids in the order of training"
-                )
+                what = f"token {token!r} with id {ranks[token]}"
+                raise ValueError(f"{what} is made of {len(parts)} earlier ones; pass a whole table")
             merges[parts[0], parts[1]] = len(merges)
     return list(merges)
 

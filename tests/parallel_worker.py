@@ -4,15 +4,19 @@ torchrun starts it with a folder; process 0 writes results.json there.
 """
 
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
+from gptlib import scaling
 from gptlib.embeddings import random_batch
 from gptlib.gpt2 import GPT, Block, GPTConfig
 from gptlib.scaling import (
@@ -25,6 +29,7 @@ from gptlib.scaling import (
 from gptlib.training import TrainingConfig, next_token_loss
 
 SIZES = GPTConfig(vocab_size=20, context_length=8, n_layer=2, n_head=2, n_embd=16)
+STRATEGIES: tuple[Literal["ddp"], Literal["fsdp"]] = ("ddp", "fsdp")
 PLAN = TrainingConfig(
     n_steps=8,
     batch_size=4,
@@ -77,36 +82,52 @@ def tensor_parallel() -> dict[str, object]:
     return {"losses": losses, "difference": difference, "refused": refused}
 
 
+def is_tied(model: GPT) -> bool:
+    return model.head.weight is model.embed.token_embedding.weight
+
+
+def said_by_all(message: str) -> list[str]:
+    said: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, message)
+    return said
+
+
+def stopped_by_nan(folder: Path, strategy: Any) -> list[str]:
+    """Let one process's share of the validation text give nan from step 4 on; return errors."""
+    path = folder / f"nan-{strategy}.pt"
+    run = train_in_parallel(
+        new_model(), text(), text(101), PLAN, strategy=strategy, checkpoint=path
+    )
+    next(report for report in run if report.step == 4)
+    share = math.nan if dist.get_rank() else 1.0
+    with patch.object(scaling, "evaluate", lambda *_: share):
+        try:
+            return said_by_all(f"it went on to step {list(run)[-1].step}")
+        except FloatingPointError as error:
+            return said_by_all(str(error))
+
+
 def main(folder: Path) -> None:
-    learn, judge = text(), text(101)
+    learn, judge, tied = text(), text(101), []
     results: dict[str, object] = {}
-    for strategy in ("ddp", "fsdp"):
+    for strategy in STRATEGIES:
         model = new_model()
         checkpoint_activations(model)
-        reports = list(
-            train_in_parallel(
-                model, learn, judge, PLAN, strategy=strategy, checkpoint=folder / strategy
-            )
-        )
-        results[strategy] = [asdict(report) for report in reports]
+        path = folder / f"{strategy}.pt"
+        run = train_in_parallel(model, learn, judge, PLAN, strategy=strategy, checkpoint=path)
+        results[strategy] = [asdict(report) for report in run]
+        tied.append(is_tied(model))
+        results[f"nan {strategy}"] = stopped_by_nan(folder, strategy)
+    chain, path = [], folder / "chain.pt"  # one process took its first two steps
+    for strategy in STRATEGIES:
+        model = new_model()
         run = train_in_parallel(
-            new_model(),
-            learn,
-            judge,
-            PLAN,
-            strategy=strategy,
-            checkpoint=folder / f"{strategy}-half",
+            model, learn, judge, PLAN, strategy=strategy, checkpoint=path, resume=True
         )
-        next(report for report in run if report.step == 6)
-        run.close()  # at a step that has no checkpoint of its own
-        one = folder / f"one-{strategy}"  # written by one process, before
-        reports = list(
-            train_in_parallel(
-                new_model(), learn, judge, PLAN, strategy=strategy, checkpoint=one, resume=True
-            )
-        )
-        results[f"{strategy} after one process"] = [asdict(report) for report in reports]
-        dist.barrier()
+        chain.append(asdict(next(run)))
+        run.close()
+        tied.append(is_tied(model))
+    results["chain"], results["tied"] = chain, tied
     try:
         train_in_parallel(new_model(), learn, judge, replace(PLAN, batch_size=3))
     except ValueError as error:

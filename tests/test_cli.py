@@ -434,7 +434,7 @@ def test_chat_goes_on_from_the_whole_conversation_until_the_input_ends(
 
 
 def test_a_conversation_beyond_the_context_is_cut_from_the_front(folder: Path) -> None:
-    writer = writing.Writer(chat.parser("chat").parse_args(["--model", str(folder)]))
+    writer = writing.Writer(chat.parser("chat").read(["--model", str(folder)]))
     for text in ("the prince " * 30, "é€😀" * 20, "short"):
         part = writer.last_part(text)
         assert text.endswith(part)

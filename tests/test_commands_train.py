@@ -23,6 +23,7 @@ from gptlib.extras.commands import train as command
 from gptlib.extras.models import load_model
 from gptlib.extras.runs import READY_CONFIGS, SECTIONS, JsonLines, RunConfig, to_yaml
 from gptlib.gpt2 import GPT, GPTConfig, count_parameters
+from gptlib.scaling import chunked_loss
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, find_data, gpt2_encoding
 from gptlib.training import TrainingConfig, load_checkpoint, train
 from gptlib.weights import load_gpt2
@@ -244,7 +245,7 @@ def test_a_run_learns_what_the_library_learns(run: Path, book: Path) -> None:
     plan = TrainingConfig(
         N_STEPS, 2, warmup_steps=2, report_every=1, evaluate_every=6, save_every=4
     )
-    reports = list(train(model, learn, judge, plan))
+    reports = list(train(model, learn, judge, plan, loss=chunked_loss))
     assert losses(run) == [(r.step, r.loss, r.validation_loss) for r in reports]
     loaded, words = load_gpt2(run / "model")
     assert isinstance(words, BPETokenizer)

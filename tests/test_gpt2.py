@@ -463,7 +463,7 @@ def test_a_model_that_cannot_be_built_is_refused(settings: dict[str, Any], messa
             torch.zeros(4, dtype=torch.int64),
             r"shape \(batch, positions\) .* not shape \(4,\)",
         ),
-        (torch.zeros(1, 4), r"dtype torch\.float32; pass torch"),
+        (torch.zeros(1, 4), r"not shape \(1, 4\) and dtype torch\.float32"),
     ],
 )
 def test_tokens_that_do_not_fit_are_refused(tokens: Tensor, message: str) -> None:

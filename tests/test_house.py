@@ -19,7 +19,7 @@ Two lines more.
 LIMIT = 3  # why three
 
 
-def check(x: int) -> None:
+def check_size(x: int) -> None:
     """Refuse."""
     if x > LIMIT:
         raise ValueError(
@@ -29,7 +29,7 @@ def check(x: int) -> None:
 
 def double(x: int) -> int:
     """Double."""
-    check(x)
+    check_size(x)
     # twice
     return 2 * x
 '''
@@ -37,7 +37,7 @@ def double(x: int) -> int:
 
 def test_lines_of_code_names_checks_docstrings_and_comments_are_counted() -> None:
     helpers = checkers([MODULE])
-    assert helpers == {"check"}
+    assert helpers == {"check_size"}
     assert weigh(MODULE, helpers) == Weight(code=9, names=3, validation=5, docstrings=6, comments=2)
 
 

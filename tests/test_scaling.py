@@ -1,50 +1,48 @@
-"""Chapter 10's module: token files, activation checkpointing, several processes, checkpoints."""
+"""Chapter 10's module: what a step keeps, the loss in chunks, several processes, checkpoints."""
 
+import copy
 import json
 import os
-import pickle
 import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
 from parallel_worker import PLAN, new_model, text
 from torch import Tensor, nn
 
-from gptlib.embeddings import TokenWindows, random_batch, split_tokens
+from gptlib.embeddings import random_batch
 from gptlib.extras.launch import launch
 from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig, count_parameters, flops_per_token, memory_bytes
 from gptlib.scaling import (
+    ChunkedCrossEntropy,
     Machine,
-    MappedTokens,
-    TokenFile,
     activation_bytes,
     any_process,
     checkpoint_activations,
-    load_together,
+    chunked_loss,
     model_flops_utilization,
-    newest_checkpoint,
-    open_tokens,
     parallel_step,
-    prepare_tokens,
     processes,
     regroup,
     train_in_parallel,
 )
-from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding
-from gptlib.training import Report, next_token_loss, train
+from gptlib.training import (
+    Loss,
+    Report,
+    accumulate_gradients,
+    load_checkpoint,
+    next_token_loss,
+    train,
+)
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
-DOCUMENTS = ["to be or not to be", "that is the question", "", "whether ’tis nobler", "to suffer"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> BPETokenizer:
-    return BPETokenizer.train(" ".join(DOCUMENTS), 270)
 
 
 # Where time and memory go.
@@ -55,12 +53,6 @@ def test_utilization_is_the_share_of_the_peak() -> None:
     assert model_flops_utilization(GPT2_SMALL, 250.0, peak) == pytest.approx(0.25)
     shorter = model_flops_utilization(GPT2_SMALL, 250.0, peak, context_length=16)
     assert shorter < 0.25
-
-
-@pytest.mark.parametrize(("rate", "peak"), [(0, 1), (1, 0), (-1, 1)])
-def test_a_rate_of_nothing_is_refused(rate: float, peak: float) -> None:
-    with pytest.raises(ValueError, match="both must be above 0"):
-        model_flops_utilization(GPT2_SMALL, rate, peak)
 
 
 def test_kept_bytes_count_each_piece_of_memory_once_and_no_weights() -> None:
@@ -82,7 +74,7 @@ def test_checkpointing_keeps_less_and_changes_no_gradient_and_no_name() -> None:
     sizes = GPTConfig(vocab_size=20, context_length=32, n_layer=4, n_head=2, n_embd=32)
     model = GPT(sizes, torch.Generator().manual_seed(0))
     inputs, targets = random_batch(text(), 4, 32, torch.Generator().manual_seed(0))
-    names = list(model.state_dict())
+    names, modules = list(model.state_dict()), [name for name, _ in model.named_modules()]
     before = gradients(model, inputs, targets)
     kept = activation_bytes(model, lambda: next_token_loss(model, inputs, targets))
     checkpoint_activations(model)
@@ -91,9 +83,11 @@ def test_checkpointing_keeps_less_and_changes_no_gradient_and_no_name() -> None:
     assert all(map(torch.equal, before, after))
     assert activation_bytes(model, lambda: next_token_loss(model, inputs, targets)) < kept / 3
     assert list(model.state_dict()) == names
-    again = new_model()
-    checkpoint_activations(again)
-    again.load_state_dict(new_model().state_dict())
+    assert [name for name, _ in model.named_modules()] == modules
+    copied = copy.deepcopy(model)
+    copied.load_state_dict(model.state_dict(), assign=True)
+    assert all(map(torch.equal, gradients(copied, inputs, targets), before))
+    assert copied.head.weight is copied.embed.token_embedding.weight
 
 
 def test_checkpointing_draws_the_same_dropout_twice() -> None:
@@ -108,179 +102,79 @@ def test_checkpointing_draws_the_same_dropout_twice() -> None:
     assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*grads, strict=True))
 
 
-# Files of tokens.
+# The loss in chunks.
 
 
-def tokens_of(tokenizer: Tokenizer, documents: list[str], path: Path, **options: Any) -> list[int]:
-    list(prepare_tokens(documents, tokenizer, path, **options))
-    read: list[int] = open_tokens(path, verify=True).tolist()
-    return read
+def whole_loss(x: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(F.linear(x, table).float(), targets)
 
 
-def test_a_prepared_file_holds_every_document_and_the_end_after_each(
-    tokenizer: BPETokenizer, tmp_path: Path
+def in_chunks(x: Tensor, table: Tensor, targets: Tensor) -> Tensor:
+    loss: Tensor = ChunkedCrossEntropy.apply(x, table, targets)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def assert_close(ours: Tensor, right: Tensor, low: bool) -> None:
+    """Compare as vectors: within rounding of float32, or of bfloat16's 8 bits."""
+    off, length = (ours - right).norm().item(), right.norm().item()
+    assert off <= (2e-2 if low else 1e-5) * length + 1e-7
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 1300), st.integers(1, 200), st.integers(1, 20), st.booleans(), st.booleans())
+def test_value_and_gradients_are_those_of_the_whole_loss(
+    n: int, n_tokens: int, channels: int, low: bool, frozen: bool
 ) -> None:
-    end = [tokenizer.special_tokens[END_OF_TEXT]] if tokenizer.special_tokens else []
-    expected = [t for document in DOCUMENTS for t in [*tokenizer.encode(document), *end]]
-    assert tokens_of(tokenizer, DOCUMENTS, tmp_path / "deep" / "a.tokens") == expected
-    assert (tmp_path / "deep" / "a.tokens").stat().st_size == 2 * len(expected)
+    generator = torch.Generator().manual_seed(n)
+    x = torch.randn(n, channels, generator=generator)
+    table = torch.randn(n_tokens, channels, generator=generator)
+    targets = torch.randint(n_tokens, (n,), generator=generator)
+    found = []
+    for compute in (in_chunks, whole_loss):
+        a, b = x.clone().requires_grad_(), table.clone().requires_grad_(not frozen)
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = compute(a, b, targets) / 3  # as one of three passes
+        loss.backward()
+        assert (b.grad is None) == frozen
+        found.append([value for value in (loss.detach(), a.grad, b.grad) if value is not None])
+    for ours, right in zip(*found, strict=True):
+        assert ours.dtype == torch.float32
+        assert_close(ours, right, low)
 
 
-def test_tiktokens_documents_end_with_its_end_of_text(tmp_path: Path) -> None:
-    encoding = gpt2_encoding()
-    read = tokens_of(encoding, ["a <|endoftext|> b", "c"], tmp_path / "a.tokens")
-    assert read.count(encoding.eot_token) == 2
-    assert encoding.decode(read[:-2]).startswith("a <|endoftext|> b")
+def grads_of(model: GPT, loss: Loss, low: bool) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    batches = [random_batch(text(), 3, 8, generator) for _ in range(2)]
+    model.zero_grad()
+    total = accumulate_gradients(model, batches, loss, "bfloat16" if low else "float32")
+    return [total, *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
-def test_the_counts_that_are_yielded_grow_to_the_whole(
-    tokenizer: BPETokenizer, tmp_path: Path
-) -> None:
-    counts = list(prepare_tokens(DOCUMENTS, tokenizer, tmp_path / "a"))
-    assert len(counts) == len(DOCUMENTS)
-    assert counts == sorted(counts)
-    assert counts[-1] == len(open_tokens(tmp_path / "a"))
+@pytest.mark.parametrize("low", [False, True])
+@pytest.mark.parametrize("frozen", [[], ["head"], ["head", "embed", "ln_f", "blocks.1.mlp"]])
+def test_a_model_learns_the_same_from_it(low: bool, frozen: list[str]) -> None:
+    model = new_model()
+    for name in frozen:
+        model.get_submodule(name).requires_grad_(False)
+    ours, right = (grads_of(model, loss, low) for loss in (chunked_loss, next_token_loss))
+    assert len(ours) == len(right)
+    for a, b in zip(ours, right, strict=True):
+        assert_close(a, b, low)
 
 
-@pytest.mark.parametrize("done", range(5))
-def test_a_preparation_that_was_killed_goes_on(
-    tokenizer: BPETokenizer, tmp_path: Path, done: int
-) -> None:
-    whole = tokens_of(tokenizer, DOCUMENTS, tmp_path / "whole")
-    path = tmp_path / "a"
-    run = prepare_tokens(DOCUMENTS, tokenizer, path, save_every=1)
-    for _ in range(done):
-        next(run)
-    run.close()
-    if path.exists():
-        with pytest.raises(ValueError, match="run it again, and it goes on"):
-            open_tokens(path)
-        with open(path, "ab") as file:
-            file.write(b"half a docu")  # what a kill may leave behind the last safe state
-    assert tokens_of(tokenizer, DOCUMENTS, path) == whole
-    assert path.read_bytes() == (tmp_path / "whole").read_bytes()
+def test_it_keeps_gradients_in_place_of_logits_and_refuses_a_second_derivative() -> None:
+    x = torch.randn(2000, 16, requires_grad=True)
+    table, targets = nn.Parameter(torch.randn(1000, 16)), torch.randint(1000, (2000,))
+    holder = nn.ParameterList([table, x])
+    assert activation_bytes(holder, lambda: whole_loss(x, table, targets)) >= 2000 * 1000 * 4
+    kept = activation_bytes(holder, lambda: in_chunks(x, table, targets))
+    assert kept <= (2000 + 1024) * 16 * 4
+    (gradient,) = torch.autograd.grad(in_chunks(x, table, targets) ** 2, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
-def test_more_documents_can_follow_later(tokenizer: BPETokenizer, tmp_path: Path) -> None:
-    whole = tokens_of(tokenizer, DOCUMENTS, tmp_path / "whole")
-    tokens_of(tokenizer, DOCUMENTS[:2], tmp_path / "a")
-    assert tokens_of(tokenizer, DOCUMENTS, tmp_path / "a") == whole
-
-
-def test_other_documents_and_another_tokenizer_are_refused(
-    tokenizer: BPETokenizer, tmp_path: Path
-) -> None:
-    path = tmp_path / "a"
-    whole = tokens_of(tokenizer, DOCUMENTS, path)
-    for others in (["to see", *DOCUMENTS[1:]], DOCUMENTS[:3]):
-        with pytest.raises(ValueError, match="pass the same 5 first"):
-            list(prepare_tokens(others, tokenizer, path))
-        assert open_tokens(path).tolist() == whole
-    with pytest.raises(ValueError, match="another tokenizer, of 270 tokens"):
-        list(prepare_tokens(DOCUMENTS, BPETokenizer.train("abc abc", 258), path))
-
-
-def test_a_damaged_file_is_refused(tokenizer: BPETokenizer, tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    tokens_of(tokenizer, DOCUMENTS, path)
-    data = path.read_bytes()
-    path.write_bytes(data[:-1])
-    with pytest.raises(ValueError, match="promises"):
-        open_tokens(path)
-    path.write_bytes(data + b"..")
-    with pytest.raises(ValueError, match="promises"):
-        open_tokens(path)
-    path.write_bytes(data[:-2] + b"\xff\xff")
-    open_tokens(path)
-    with pytest.raises(ValueError, match="largest id 65535"):
-        open_tokens(path, verify=True)
-    path.with_name("a.json").write_text("{}")
-    with pytest.raises(ValueError, match="describes no tokens; delete both files"):
-        open_tokens(path)
-    path.with_name("a.json").unlink()
-    with pytest.raises(FileNotFoundError):
-        open_tokens(path)
-
-
-def test_large_vocabularies_take_four_bytes() -> None:
-    class Large:
-        vocab_size = 70_000
-
-        def decode_bytes(self, tokens: list[int]) -> bytes:
-            if tokens[0] % 1000 == 7:  # as in some of tiktoken's encodings
-                raise KeyError("no such token")
-            return str(tokens).encode()
-
-    assert TokenFile.of(Large()).dtype == "int32"  # type: ignore[arg-type]
-
-
-# Tensors whose numbers stay in the file.
-
-
-def mapped(n: int = 500) -> MappedTokens:
-    return MappedTokens(text(n).to(torch.uint16))
-
-
-def test_a_mapped_tensor_is_used_like_any_other() -> None:
-    tokens, plain = mapped(), text()
-    assert tokens.dtype == torch.int64
-    assert tokens.shape == plain.shape
-    for generator_of in (torch.Generator(), torch.Generator()):
-        generator_of.manual_seed(3)
-    batches = [random_batch(t, 3, 8, torch.Generator().manual_seed(3)) for t in (tokens, plain)]
-    assert all(map(torch.equal, *batches))
-    assert type(batches[0][0]) is Tensor
-    assert torch.equal(tokens[10:20] + 1, plain[10:20] + 1)
-    inputs, targets = TokenWindows(tokens, 8)[2]
-    assert inputs.tolist() == plain[16:24].tolist()
-    assert targets.tolist() == plain[17:25].tolist()
-    assert repr(tokens) == "MappedTokens((500,), stored as torch.uint16)"
-
-
-def test_parts_of_a_mapped_tensor_are_mapped() -> None:
-    tokens = mapped()
-    learn, judge = split_tokens(tokens)
-    assert isinstance(learn, MappedTokens)
-    assert isinstance(judge, MappedTokens)
-    assert isinstance(tokens[:496].view(-1, 8).split(4)[0], MappedTokens)
-    assert isinstance(tokens.to("cpu"), MappedTokens)
-
-
-def test_one_mapped_token_reads_only_itself_and_none_can_be_changed() -> None:
-    tokens = mapped()
-    assert isinstance(tokens[5], MappedTokens)
-    assert int(tokens[5]) == int(text()[5])
-    with pytest.raises(ValueError, match=r"mapped tokens can't be changed; clone\(\) them"):
-        tokens[:3] = -100
-    changed = tokens.clone()
-    changed[:3] = -100
-    assert changed[:4].tolist() == [-100, -100, -100, int(text()[3])]
-
-
-def test_a_file_that_holds_something_else_is_left_alone(
-    tokenizer: BPETokenizer, tmp_path: Path
-) -> None:
-    book = tmp_path / "book.txt"
-    book.write_text("to be")
-    with pytest.raises(ValueError, match=r"book\.txt holds something else than tokens; choose"):
-        list(prepare_tokens(["a"], tokenizer, book))
-    assert book.read_text() == "to be"
-    with pytest.raises(ValueError, match="texts is one string, 'to be'; put it into a list"):
-        list(prepare_tokens("to be", tokenizer, tmp_path / "a"))
-
-
-def test_tokens_that_spell_no_character_tell_tokenizers_apart(tmp_path: Path) -> None:
-    one, other = (BPETokenizer([(b"\xe4", end)]) for end in (b"\xb8", b"\xb9"))
-    list(prepare_tokens(["中"], one, tmp_path / "a"))
-    with pytest.raises(ValueError, match="was begun with another tokenizer"):
-        list(prepare_tokens(["中"], other, tmp_path / "a"))
-
-
-def test_a_new_run_does_not_begin_in_an_old_one_s_folder(tmp_path: Path) -> None:
-    with processes("cpu"):
-        list(train_in_parallel(new_model(), text(), None, PLAN, checkpoint=tmp_path))
-        with pytest.raises(ValueError, match="holds checkpoints of a run; pass resume=True or an"):
-            train_in_parallel(new_model(), text(), None, PLAN, checkpoint=tmp_path)
+# Several processes.
 
 
 def test_what_needs_processes_says_so() -> None:
@@ -288,27 +182,6 @@ def test_what_needs_processes_says_so() -> None:
         train_in_parallel(new_model(), text(), None, PLAN)
     with pytest.raises(ValueError, match="kind is 'gpu'; choose 'cpu' or 'cuda', or None"):
         processes("gpu").__enter__()  # type: ignore[arg-type]
-
-
-def test_training_from_a_file_is_training_from_memory(
-    tokenizer: BPETokenizer, tmp_path: Path
-) -> None:
-    list(prepare_tokens(DOCUMENTS * 20, tokenizer, tmp_path / "a"))
-    tokens = open_tokens(tmp_path / "a")
-    reports = []
-    for stream in (tokens, torch.tensor(tokens.tolist())):
-        sizes = GPTConfig(vocab_size=270, context_length=8, n_layer=1, n_head=2, n_embd=16)
-        model = GPT(sizes, torch.Generator().manual_seed(0))
-        learn, judge = split_tokens(stream)
-        reports.append(without_times(list(train(model, learn, judge, PLAN))))
-    assert reports[0] == reports[1]
-
-
-# Several processes.
-
-
-def without_times(reports: list[Report]) -> list[Report]:
-    return [replace(report, tokens_per_second=0.0, seconds=0.0) for report in reports]
 
 
 def assert_equal_runs(ours: list[Report], theirs: list[Report]) -> None:
@@ -327,29 +200,25 @@ def single() -> tuple[GPT, list[Report]]:
     return model, list(train(model, text(), text(101), PLAN))
 
 
+def run_together(**options: Any) -> list[Report]:
+    """Train in this one process as one of a group does."""
+    with processes("cpu"):
+        return list(train_in_parallel(new_model(), text(), text(101), PLAN, **options))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run the worker in two processes, after one process wrote a checkpoint for each strategy."""
+    """Run the worker in two processes, after chapter 5's loop took two steps."""
     folder = tmp_path_factory.mktemp("parallel")
-    with processes("cpu"):
-        for strategy in ("ddp", "fsdp"):
-            run = train_in_parallel(
-                new_model(),
-                text(),
-                text(101),
-                PLAN,
-                strategy=strategy,
-                checkpoint=folder / f"one-{strategy}",
-            )
-            next(report for report in run if report.step == 4)
-            run.close()
+    run = train(new_model(), text(), text(101), PLAN, checkpoint=folder / "chain.pt")
+    assert next(run).step == 2
+    run.close()
     launch(WORKER, str(folder))
     return folder
 
 
-def results(folder: Path, name: str) -> list[Report]:
-    rows = json.loads((folder / "results.json").read_text())[name]
-    return [Report(**row) for row in rows]
+def results(folder: Path, name: str) -> Any:
+    return json.loads((folder / "results.json").read_text())[name]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -357,86 +226,97 @@ def test_two_processes_train_as_one_does(
     folder: Path, single: tuple[GPT, list[Report]], strategy: str
 ) -> None:
     model, reports = single
-    assert_equal_runs(results(folder, strategy), reports)
-    theirs = load_together(folder / strategy).state_dict()  # written by two, read by one
-    for name, weight in model.state_dict().items():
-        torch.testing.assert_close(theirs[name], weight, rtol=1e-3, atol=1e-5)
+    assert_equal_runs([Report(**row) for row in results(folder, strategy)], reports)
+    theirs = new_model()
+    theirs.load_state_dict(load_checkpoint(folder / f"{strategy}.pt")["model"], strict=True)
+    for ours, weight in zip(theirs.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, weight, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_go_on_where_one_stopped(
-    folder: Path, single: tuple[GPT, list[Report]], strategy: str
+def test_one_process_of_a_group_trains_as_one_alone(
+    single: tuple[GPT, list[Report]], strategy: str
 ) -> None:
-    assert_equal_runs(results(folder, f"{strategy} after one process"), single[1][2:])
+    assert_equal_runs(run_together(strategy=strategy), single[1])
 
 
-@pytest.mark.parametrize("reader", ["ddp", "fsdp"])
-@pytest.mark.parametrize("writer", ["ddp", "fsdp"])
-def test_one_process_goes_on_where_two_stopped(
+def test_a_run_moves_from_one_process_to_two_and_back(
+    folder: Path, single: tuple[GPT, list[Report]], tmp_path: Path
+) -> None:
+    chain = [Report(**row) for row in results(folder, "chain")]  # two with DDP, two with FSDP
+    assert_equal_runs(chain, single[1][1:3])
+    assert load_checkpoint(folder / "chain.pt")["step"] == 6
+    for name, strategy in (("a", None), ("b", "ddp"), ("c", "fsdp")):  # and now one
+        options: dict[str, Any] = {"checkpoint": tmp_path / name, "resume": True}
+        shutil.copy(folder / "chain.pt", tmp_path / name)
+        if strategy:
+            reports = run_together(strategy=strategy, **options)
+        else:
+            reports = list(train(new_model(), text(), text(101), PLAN, **options))
+        assert_equal_runs(reports, single[1][3:])
+
+
+def test_a_file_of_two_processes_holds_what_one_of_chapter_5_holds(
+    folder: Path, tmp_path: Path
+) -> None:
+    list(train(new_model(), text(), text(101), PLAN, checkpoint=tmp_path / "a.pt"))
+    ours, theirs = load_checkpoint(tmp_path / "a.pt"), load_checkpoint(folder / "fsdp.pt")
+    assert ours.keys() == theirs.keys()
+    assert ours["optimizer"]["param_groups"] == theirs["optimizer"]["param_groups"]
+    assert ours["model"].keys() - theirs["model"].keys() == {"head.weight"}  # the same table
+    for number, values in ours["optimizer"]["state"].items():
+        for name, value in values.items():
+            assert theirs["optimizer"]["state"][number][name].shape == value.shape
+    size = (folder / "fsdp.pt").stat().st_size
+    assert size == pytest.approx((tmp_path / "a.pt").stat().st_size, rel=0.02)
+
+
+def test_the_head_stays_tied_in_all_processes(folder: Path) -> None:
+    assert results(folder, "tied") == [True] * 4
+
+
+def test_a_validation_loss_of_nan_stops_all_processes_and_keeps_the_checkpoint(
     folder: Path,
-    single: tuple[GPT, list[Report]],
-    tmp_path: Path,
-    writer: str,
-    reader: Any,
 ) -> None:
-    shutil.copytree(folder / f"{writer}-half", tmp_path / "half")
-    with processes("cpu"):
-        run = train_in_parallel(
-            new_model(),
-            text(),
-            text(101),
-            PLAN,
-            strategy=reader,
-            checkpoint=tmp_path / "half",
-            resume=True,
-        )
-        assert_equal_runs(list(run), single[1][3:])
-
-
-def test_only_the_newest_checkpoint_is_kept(folder: Path) -> None:
-    assert [path.name for path in (folder / "ddp").iterdir()] == ["step-8"]
-    assert [path.name for path in (folder / "ddp-half").iterdir()] == ["step-6"]
+    for strategy in ("ddp", "fsdp"):
+        said = results(folder, f"nan {strategy}")  # by each process
+        assert len(said) == 2
+        assert all("the validation loss is nan at step 8, so the run stops" in s for s in said)
+        kept = load_checkpoint(folder / f"nan-{strategy}.pt")
+        assert kept["step"] == 4
+        assert all(weight.isfinite().all() for weight in kept["model"].values())
 
 
 def test_a_batch_that_two_processes_cannot_share_is_refused(folder: Path) -> None:
-    said = json.loads((folder / "results.json").read_text())["odd batch"]
+    said = results(folder, "odd batch")
     assert said == "batch_size is 3 and there are 2 processes; pass a multiple of 2"
 
 
-def test_a_checkpoint_of_another_plan_is_refused(folder: Path) -> None:
-    with processes("cpu"):
-        options: dict[str, Any] = {"checkpoint": folder / "ddp", "resume": True}
-        with pytest.raises(ValueError, match="made with seed 0, this run has 7"):
-            train_in_parallel(new_model(), text(), None, replace(PLAN, seed=7), **options)
-        with pytest.raises(FileNotFoundError, match="start without resume"):
-            train_in_parallel(
-                new_model(), text(), None, PLAN, checkpoint=folder / "none", resume=True
-            )
-        with pytest.raises(ValueError, match="pass checkpoint=FOLDER"):
-            train_in_parallel(new_model(), text(), None, PLAN, resume=True)
-        with pytest.raises(ValueError, match="choose 'ddp' or 'fsdp'"):
-            train_in_parallel(
-                new_model(),
-                text(),
-                None,
-                PLAN,
-                strategy="both",  # type: ignore[arg-type]
-            )
-
-
-class Harmful:
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return os.system, ("exit 1",)
-
-
-def test_a_checkpoint_that_could_run_code_is_refused_unread(folder: Path, tmp_path: Path) -> None:
-    bad = tmp_path / "bad"
-    shutil.copytree(folder / "ddp", bad)
-    (bad / "step-8" / ".metadata").write_bytes(pickle.dumps(Harmful()))
-    with pytest.raises(ValueError, match=r"asks for \w+.system, which describes no tensor"):
-        newest_checkpoint(bad)
-    with pytest.raises(ValueError, match="nothing in it was run"):
-        load_together(bad)
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"config": replace(PLAN, seed=7)}, ValueError, "made with seed 0, this run has 7"),
+        ({"checkpoint": "none.pt"}, FileNotFoundError, "none.pt"),
+        ({"checkpoint": None}, ValueError, "pass checkpoint=PATH"),
+        ({"checkpoint": "."}, ValueError, "checkpoint is a folder"),
+        ({"strategy": "both"}, ValueError, "choose 'ddp' or 'fsdp'"),
+        ({"train_tokens": text(8)}, ValueError, "the training split: 8 tokens are too few"),
+        ({"validation_tokens": text(8)}, ValueError, "the validation split: 8 tokens"),
+    ],
+)
+def test_a_call_that_cannot_be_meant_is_refused(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    call: dict[str, Any] = {"train_tokens": text(), "validation_tokens": None, "config": PLAN}
+    with processes("cpu"), pytest.raises(error, match=message):
+        train_in_parallel(
+            new_model(), **{**call, "checkpoint": "ddp.pt", "resume": True, **changes}
+        )
 
 
 def test_a_vote_of_one_process_is_its_own() -> None:
@@ -450,13 +330,13 @@ import os, signal, sys
 import torch
 from pathlib import Path
 from parallel_worker import PLAN, new_model, text
-from gptlib.scaling import checkpoints_in, processes, train_in_parallel
+from gptlib.scaling import processes, train_in_parallel
 import torch.distributed as dist
 
 with processes("cpu"):
-    attempt, folder = os.environ["TORCHELASTIC_RESTART_COUNT"], Path(sys.argv[1])
-    run = train_in_parallel(new_model(), text(), None, PLAN, strategy="fsdp", checkpoint=folder,
-                            resume=bool(checkpoints_in(folder)))
+    attempt, saved = os.environ["TORCHELASTIC_RESTART_COUNT"], Path(sys.argv[1])
+    run = train_in_parallel(new_model(), text(), None, PLAN, strategy="fsdp", checkpoint=saved,
+                            resume=saved.exists())
     for report in run:
         if dist.get_rank() == 0:
             print(attempt, report.step, report.loss, flush=True)
@@ -471,7 +351,7 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint_and_nothing_
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(WORKER.parent), *sys.path]))
     (tmp_path / "dying.py").write_text(DYING)
-    said = launch(tmp_path / "dying.py", str(tmp_path / "run"), max_restarts=1)
+    said = launch(tmp_path / "dying.py", str(tmp_path / "run.pt"), max_restarts=1)
     rows = [line.split() for line in said.splitlines()]
     assert [(row[0], int(row[1])) for row in rows] == [
         ("0", 2),
@@ -515,7 +395,7 @@ def test_two_halves_of_each_block_train_as_the_whole_does(folder: Path) -> None:
 
 # What a step would cost.
 
-MACHINE = Machine(flops=4e14, memory=80e9, inside=4e11, between=5e10)
+MACHINE = Machine(flops=4e14, inside=4e11, between=5e10)
 
 
 def test_one_device_sends_nothing() -> None:

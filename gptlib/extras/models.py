@@ -120,11 +120,6 @@ def _load_trained(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
     if (folder / "checkpoint.pt").is_file():
         tokenizer = load_run_tokenizer(folder / "tokenizer")
         return _load_checkpoint(folder / "checkpoint.pt", tokenizer, dtype)
-    if (folder / "checkpoints").is_dir():
-        from gptlib.scaling import load_together as load_parts
-
-        model = load_parts(folder / "checkpoints").to(dtype)
-        return model, load_run_tokenizer(folder / "tokenizer")
     raise FileNotFoundError(
         f"{folder} is a run that has no checkpoint yet; go on with "
         f"python -m gptlib train --resume --folder {folder}"

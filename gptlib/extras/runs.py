@@ -30,8 +30,8 @@ from gptlib.embeddings import check_stream, split_tokens
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note
 from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, prepare
+from gptlib.extras.tokens import open_tokens
 from gptlib.gpt2 import GPT, GPTConfig, check_fields
-from gptlib.scaling import open_tokens
 from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size, whole_file
 from gptlib.training import TrainingConfig, load_checkpoint
 

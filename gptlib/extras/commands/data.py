@@ -7,7 +7,7 @@ from pathlib import Path
 from gptlib.extras.commands.base import add_texts, new_folder
 from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
 from gptlib.extras.texts import TOKENIZERS, TOKENS_FILE, find_texts, prepare
-from gptlib.scaling import open_tokens
+from gptlib.extras.tokens import open_tokens
 
 __all__ = ["parser"]
 

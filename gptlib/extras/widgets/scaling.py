@@ -79,7 +79,6 @@ class StepPlanner(widgets.VBox):
     def _cost(self, n: int, strategy: str) -> StepCost | None:
         machine = Machine(
             flops=self.speed.value * 1e12,
-            memory=MEMORY,
             inside=self.inside.value * 1e9,
             between=self.between.value * 1e9,
         )
