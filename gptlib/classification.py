@@ -324,7 +324,9 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
         tokens = classifier.tokenizer.encode_ordinary(text)
         n = len(tokens)
         if n > limit and classifier.max_tokens is None:
-            raise ValueError(f"text {number} has {n} tokens; shorten it, or set max_tokens={limit}")
+            raise ValueError(
+                f"text {number} has {n} of at most {limit} tokens; cut it or set max_tokens"
+            )
         n_cut += n > limit
         rows.append(torch.tensor(tokens[:limit], device=classifier.head.weight.device))
     return rows, n_cut
