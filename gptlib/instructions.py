@@ -492,8 +492,7 @@ class LoRALinear(nn.Module):
         up: Shape (out, rank).
 
     Raises:
-        ValueError: If the rank is above the layer's smaller side: two such matrices would hold
-            more numbers than they replace, and say no more.
+        ValueError: If the rank is above the layer's smaller side: more numbers, which say no more.
 
     Source:
         Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
@@ -509,11 +508,9 @@ class LoRALinear(nn.Module):
     ) -> None:
         super().__init__()
         n_out, n_in = linear.weight.shape
-        if config.rank > min(n_out, n_in):
-            raise ValueError(
-                f"rank {config.rank} is above {min(n_out, n_in)}, the smaller side of a matrix of "
-                f"{n_out} × {n_in}; choose a lower one, or train the matrix itself"
-            )
+        side = min(n_out, n_in)
+        rule = f"at most {side}, as a matrix of {n_out} × {n_in} has no higher rank"
+        check_fields(config, {"rank": (rule, config.rank <= side)})
         self.linear, self.config = linear.requires_grad_(False), config
         down = torch.empty(config.rank, n_in)  # drawn on the CPU: the same on every device
         nn.init.uniform_(down, -(n_in**-0.5), n_in**-0.5, generator=generator)
