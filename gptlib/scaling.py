@@ -161,18 +161,20 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             sums = p.sub_(highest).exp_().sum(1, keepdim=True)
             total += (sums.log() + highest - right).sum()
             # The gradient of a logit is its probability, less 1 for the right token.
-            p.div_(sums * len(x)).scatter_add_(1, answers, torch.full_like(right, -1 / len(x)))
-            rows_grad.copy_(p.to(low) @ padded)
+            grad = p.div_(sums).scatter_add_(1, answers, torch.full_like(right, -1.0)).to(low)
+            rows_grad.copy_(grad @ padded)
             if ctx.needs_input_grad[1]:  # a frozen table needs none
-                table_grad += p.to(low).T @ rows
+                table_grad += grad.T @ rows
         ctx.save_for_backward(x_grad, table_grad[:n_tokens])
         return total / len(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients that the forward pass computed."""
-        return *(grad * kept for kept in ctx.saved_tensors), None
+        """Scale the gradients that the forward pass computed, from a sum to a mean."""
+        x_grad, table_grad = ctx.saved_tensors
+        scale = grad / len(x_grad)
+        return scale * x_grad, scale * table_grad if ctx.needs_input_grad[1] else None, None
 
 
 def chunked_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
