@@ -25,9 +25,6 @@ def causal_mask(
     Returns:
         Booleans of shape (T, S); True means "may look". S is T by default.
 
-    Raises:
-        ValueError: If there are fewer keys than queries.
-
     Example:
         >>> causal_mask(3).int().tolist()
         [[1, 0, 0], [1, 1, 0], [1, 1, 1]]
@@ -60,18 +57,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
         The mixed values, shape (..., T, last size of v), and the weights, shape (..., T, S); each
         row of the weights sums to 1.
 
-    Raises:
-        ValueError: If the mask is not boolean.
-        RuntimeError: From PyTorch, if the sizes don't match.
-
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
-
-    Example:
-        >>> x = torch.eye(2)
-        >>> output, weights = attend(x, x, x, causal_mask(2))
-        >>> weights[0].tolist()
-        [1.0, 0.0]
     """
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (..., T, S)
     if mask is not None:

@@ -28,14 +28,10 @@ def check_stream(tokens: Tensor, context_length: int, name: str = "tokens") -> N
     """Refuse a token stream that gives no window, and say what to pass instead.
 
     Args:
-        tokens: Token ids, shape (n,), whole numbers of any size in bytes (a mapped file's are
-            uint16); n must be at least `context_length` + 1, because the last token of a window
-            needs a target.
+        tokens: Token ids, shape (n,), whole numbers of any size (a mapped file's have two bytes); n
+            is at least `context_length` + 1: the last token of a window needs a target.
         context_length: Tokens per window, T; at least 1.
         name: What to call the stream in a message.
-
-    Raises:
-        ValueError: If they are no tensor, or the shape, the dtype or a length is wrong.
     """
     if not isinstance(tokens, Tensor) or tokens.dim() != 1 or tokens.is_floating_point():
         raise ValueError(f"{name}: pass one flat tensor of ids, not {describe(tokens)}")
@@ -55,18 +51,13 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
     `stride - 1` tokens at the end, too few for another window, are left out.
 
     Args:
-        tokens: Token ids, shape (n,).
-        context_length: Tokens per window, T; at least 1.
+        tokens: Token ids, shape (n,); see `check_stream`.
+        context_length: Tokens per window, T.
         stride: Tokens from the start of one window to the start of the next, at least 1; by
             default `context_length`, so that windows don't overlap.
 
-    Raises:
-        ValueError: If the stream gives no window (see `check_stream`), or the stride is below 1.
-
     Example:
         >>> windows = TokenWindows(torch.arange(10), context_length=4)
-        >>> len(windows)
-        2
         >>> inputs, targets = windows[1]
         >>> inputs.tolist(), targets.tolist()
         ([4, 5, 6, 7], [5, 6, 7, 8])
@@ -98,17 +89,14 @@ def random_batch(
     """Draw windows that start anywhere, so that no two passes over a text are alike.
 
     Args:
-        tokens: Token ids, shape (n,), on any device; at least `context_length` + 1 of them.
+        tokens: Token ids, shape (n,), on any device; see `check_stream`.
         batch_size: Windows to draw, B; at least 1. Two of them may overlap or be equal.
-        context_length: Tokens per window, T; at least 1.
+        context_length: Tokens per window, T.
         generator: The source of the random starts, on the CPU; its state fixes the batch, on
             every device.
 
     Returns:
         Inputs and targets, each of shape (B, T) and dtype int64, on the device of `tokens`.
-
-    Raises:
-        ValueError: If the stream gives no window (see `check_stream`), or the batch is empty.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -139,9 +127,6 @@ def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tens
     Returns:
         The training part and the validation part, as views of `tokens`.
 
-    Raises:
-        ValueError: If the fraction leaves one part empty.
-
     Example:
         >>> train, validation = split_tokens(torch.arange(10), validation_fraction=0.2)
         >>> train.tolist(), validation.tolist()
@@ -168,18 +153,10 @@ def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
         n_embd: Channels, C; even.
 
     Returns:
-        The table of positions, shape (T, C), dtype float32, values in -1..1; each row has the
-        length √(C / 2).
-
-    Raises:
-        ValueError: If `n_embd` is odd.
+        Shape (T, C), dtype float32, values in -1..1; each row has the length √(C / 2).
 
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.5.
-
-    Example:
-        >>> sinusoidal_positions(2, 4)[0].tolist()
-        [0.0, 1.0, 0.0, 1.0]
     """
     if n_embd % 2:
         raise ValueError(f"n_embd is {n_embd}; sines and cosines come in pairs: pass an even one")
@@ -199,9 +176,6 @@ def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
         tokens: Token ids, shape (B, T), dtype int64.
         vocab_size: Ids must lie in 0..vocab_size - 1.
         context_length: The longest sequence, T.
-
-    Raises:
-        ValueError: If they are no tensor, or the shape, the dtype, the length or an id is wrong.
     """
     if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
         wanted = "shape (batch, positions) and dtype torch.int64"
@@ -239,11 +213,6 @@ class InputEmbedding(nn.Module):
 
     Source:
         Radford et al. 2018 (GPT-1), section 3.1: h0 = U We + Wp.
-
-    Example:
-        >>> embed = InputEmbedding(vocab_size=10, context_length=4, n_embd=6)
-        >>> embed(torch.tensor([[1, 2, 3]])).shape
-        torch.Size([1, 3, 6])
     """
 
     def __init__(
@@ -264,18 +233,15 @@ class InputEmbedding(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Embed tokens that stand at positions 0 to T - 1, or where `positions` says.
+        """Embed tokens (B, T) that stand at positions 0 to T - 1, or where `positions` says.
 
         Args:
-            tokens: Token ids, shape (B, T), dtype int64.
+            tokens: Token ids, shape (B, T), dtype int64; see `check_tokens`.
             positions: The position of each token, shape (T,) or (B, T), for callers that know
                 where their tokens stand; ids and positions are then not checked.
 
         Returns:
             Vectors, shape (B, T, C).
-
-        Raises:
-            ValueError: If the tokens don't fit the tables (see `check_tokens`).
         """
         if positions is None:
             n_tokens, n_positions = (

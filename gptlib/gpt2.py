@@ -27,9 +27,6 @@ def check_fields(settings: object, rules: Mapping[str, tuple[str, bool]]) -> Non
     Args:
         settings: Holds the fields.
         rules: For each field to check, what it must be, and whether it is.
-
-    Raises:
-        ValueError: At the first rule that doesn't hold.
     """
     for name, (rule, holds) in rules.items():
         if not holds:
@@ -142,12 +139,7 @@ def initialize(model: nn.Module, n_layer: int, generator: torch.Generator | None
     Matrices come from a normal distribution with standard deviation 0.02. The two projections per
     block that add to the residual stream are scaled by 1 / √(2 n_layer), because that many of
     them add up. Biases are set to 0; gains stay 1. (OpenAI's code draws the positions' table with
-    0.01.)
-
-    Args:
-        model: The model to fill.
-        n_layer: Its number of blocks.
-        generator: The source of randomness; PyTorch's global one if None.
+    0.01.) Without a generator PyTorch's global one is used.
 
     Source:
         Radford et al. 2019 (GPT-2), section 2.3, for the scaling; the initializers of OpenAI's
@@ -176,12 +168,12 @@ def fill_head(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> Non
 class GPT(nn.Module):
     """Predict the next token at every position.
 
+    The output layer shares the token embedding's table ("weight tying"). Dropout acts in training
+    mode only; call `model.eval()` before you use the model.
+
     Args:
         config: What to build.
         generator: The source of the starting weights; PyTorch's global one if None.
-
-    The output layer shares the token embedding's table ("weight tying"). Dropout acts in training
-    mode only; call `model.eval()` before you use the model.
 
     Attributes:
         embed: Tokens and positions to vectors, an `InputEmbedding`.
@@ -192,11 +184,6 @@ class GPT(nn.Module):
     Source:
         Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3;
         weight tying, Press and Wolf 2017.
-
-    Example:
-        >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=2, n_head=2, n_embd=4))
-        >>> model(torch.tensor([[1, 2, 3]])).shape
-        torch.Size([1, 3, 10])
     """
 
     def __init__(self, config: GPTConfig, generator: torch.Generator | None = None) -> None:
@@ -225,17 +212,11 @@ class GPT(nn.Module):
         return self.head(self.ln_f(x))  # (B, T, V)
 
     def stream(self, x: Tensor, mixes: Sequence[Mix | None] | None = None) -> Tensor:
-        """Pass embedded tokens through all blocks.
+        """Pass embedded tokens (B, T, C) through all blocks, before `unembed`.
 
         Args:
             x: Vectors, shape (B, T, C).
             mixes: How each block's attention looks back, one for each block; causally if None.
-
-        Returns:
-            The stream after the last block, shape (B, T, C), before `unembed`.
-
-        Raises:
-            ValueError: If there are more or fewer mixes than blocks.
         """
         mixes = [None] * len(self.blocks) if mixes is None else mixes
         if len(mixes) != len(self.blocks):
@@ -252,27 +233,15 @@ class GPT(nn.Module):
 
         Returns:
             Logits, shape (B, T, V); row t is about the token at position t + 1.
-
-        Raises:
-            ValueError: If shape, dtype, length or an id is wrong.
         """
         return self.unembed(self.stream(self.embed(tokens)))
 
 
 def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
-    """Collect the attention weights of every layer and head for one input.
-
-    Args:
-        model: The model, in evaluation mode if its dropout should be off.
-        tokens: Token ids, shape (B, T).
+    """Collect the attention weights of every layer and head for tokens of shape (B, T).
 
     Returns:
         Weights, shape (L, B, H, T, S) with L layers and S = T; each row sums to 1.
-
-    Example:
-        >>> model = GPT(GPTConfig(vocab_size=10, context_length=8, n_layer=2, n_head=3, n_embd=6))
-        >>> attention_maps(model, torch.tensor([[1, 2, 3, 4]])).shape
-        torch.Size([2, 1, 3, 4, 4])
     """
     maps = []
 
@@ -288,12 +257,9 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
 def count_parameters(config: GPTConfig) -> dict[str, int]:
     """Count a model's parameters by part without building it in memory.
 
-    Args:
-        config: The model; sinusoidal positions are fixed and don't count.
-
     Returns:
-        The numbers for "token embedding", "position embedding", "attention", "mlp", "norms" and
-        "total". The output layer is the token embedding, so it adds nothing.
+        The numbers for "token embedding", "position embedding" (0 if sinusoidal), "attention",
+        "mlp", "norms" and "total". The output layer is the token embedding, so it adds nothing.
 
     Example:
         >>> count_parameters(GPT2_SMALL)["total"]
@@ -333,10 +299,6 @@ def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dic
 
     Source:
         Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table 1.
-
-    Example:
-        >>> flops_per_token(GPT2_SMALL)["forward"]
-        284812800
     """
     length = config.context_length if context_length is None else context_length
     per_block = 12 * config.n_embd**2  # qkv 3, proj 1, expand 4, proj 4
@@ -366,10 +328,6 @@ def memory_bytes(config: GPTConfig, n_tokens: int = 1, bytes_per_value: int = 4)
         per block, 2 C at the end and V logits; without dropout), and "keys and values", what a
         model keeps of past tokens when it writes text (2 C values per block). Inference needs
         weights and keys and values; training needs all but keys and values.
-
-    Example:
-        >>> memory_bytes(GPT2_SMALL, n_tokens=1024)["keys and values"]
-        75497472
     """
     learned = count_parameters(config)["total"]
     frozen = config.context_length * config.n_embd if config.positions == "sinusoidal" else 0

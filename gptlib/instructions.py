@@ -118,14 +118,6 @@ class Example(NamedTuple):
         return len(self.prompt) + len(self.response) - 1
 
 
-def ending_of(tokenizer: Tokenizer) -> int:
-    """Look up the token that ends an answer; a tokenizer without one is refused (ValueError)."""
-    ends = end_of_text(tokenizer)
-    if not ends:
-        raise ValueError("the tokenizer has no end-of-text token for answers; train one with it")
-    return min(ends)
-
-
 def encode_records(
     records: Iterable[Record], tokenizer: Tokenizer, form: PromptForm, context_length: int
 ) -> list[Example]:
@@ -135,7 +127,8 @@ def encode_records(
     that is too long is refused: a question without its end could have any answer.
 
     Raises:
-        ValueError: If a record is not usable, or its prompt leaves no room for an answer.
+        ValueError: If a record is not usable, its prompt leaves no room for an answer, or the
+            tokenizer has no token to end one.
 
     Example:
         >>> from gptlib.tokenizer import BPETokenizer
@@ -143,12 +136,14 @@ def encode_records(
         >>> encode_records([record], BPETokenizer([]), CHAT, context_length=99)[0].response
         [88, 68, 82, 256]
     """
-    examples, end = [], ending_of(tokenizer)
+    examples, ends = [], end_of_text(tokenizer)
+    if not ends:
+        raise ValueError("the tokenizer has no end-of-text token for answers; train one with it")
     for number, record in enumerate(records):
         check_record(record, number)
         asked = form.fill(record["instruction"], record.get("input", ""))
-        prompt = tokenizer.encode_ordinary(asked)
-        response = [*tokenizer.encode_ordinary(record["output"].strip()), end]
+        prompt = tokenizer.encode_ordinary(asked)  # a special token's name is plain text here
+        response = [*tokenizer.encode_ordinary(record["output"].strip()), min(ends)]
         room = context_length + 1 - len(prompt)  # the last token is never read
         if room < 1:
             raise ValueError(
@@ -171,7 +166,7 @@ class Batch(NamedTuple):
     targets: Tensor
     """The tokens that follow, `IGNORED` where nothing is learnt."""
     positions: Tensor
-    """Places, counted from 0 in each record."""
+    """Counted from 0 in each record."""
     records: Tensor
     """Which record of its row a token belongs to, counted from 1; 0 in the padding."""
 
@@ -183,9 +178,7 @@ class Batch(NamedTuple):
 def make_batch(rows: Sequence[Sequence[Example]], learn_prompt: bool = False) -> Batch:
     """Lay examples side by side in rows, and pad the rows at the right to one length.
 
-    Args:
-        rows: For each row the examples that it holds.
-        learn_prompt: Whether the prompts' tokens are targets, too.
+    With `learn_prompt` the prompts' tokens are targets, too.
 
     Example:
         >>> batch = make_batch([[Example([5, 6], [7, 9]), Example([5], [9])], [Example([6], [9])]])
@@ -213,9 +206,7 @@ def make_batch(rows: Sequence[Sequence[Example]], learn_prompt: bool = False) ->
 def pack(examples: Sequence[Example], length: int) -> list[list[Example]]:
     """Put each example into the first row that has room for it ("first fit").
 
-    Args:
-        examples: In the order in which they look for a place.
-        length: Positions of a row, at most the context length.
+    A row has `length` positions, at most the context length.
 
     Raises:
         ValueError: If there is no example, or one is longer than a row.
@@ -330,7 +321,7 @@ def respond(
     Returns:
         The answers, without space around them.
     """
-    ends, answers, greedy = {ending_of(tokenizer)}, list[str](), Sampling(temperature=0)
+    ends, answers, greedy = end_of_text(tokenizer), list[str](), Sampling(temperature=0)
     for number, record in enumerate(records):
         check_record(record, number, ("instruction",))
     asked = [form.fill(record["instruction"], record.get("input", "")) for record in records]
@@ -338,7 +329,7 @@ def respond(
     for i in range(0, len(prompts), batch_size):
         some = prompts[i : i + batch_size]
         steps = generate_batch(model, some, max_new_tokens, greedy, end_tokens=ends)
-        for row in zip(*steps, strict=True):
+        for row in zip(*steps, strict=True):  # one question's tokens; None when it had ended
             text = tokenizer.decode([t for t in row if t is not None and t not in ends])
             answers.append(text.strip())
     return answers
@@ -388,16 +379,14 @@ def draw_rows(
 
     Args:
         examples: At least one.
-        batch_size: Rows per batch.
+        batch_size: Rows per batch; the last batch of a round may have fewer.
         length: Positions of a row into which examples are packed; None gives each its own row.
         generator: Decides the order.
-
-    Yields:
-        The rows of a batch; fewer than the batch size at the end of a round.
     """
     while True:
         order = torch.randperm(len(examples), generator=generator).tolist()
         shuffled = [examples[i] for i in order]
+        # Packed anew in each round, so that an example meets other neighbours in its batch.
         rows = [[example] for example in shuffled] if length is None else pack(shuffled, length)
         for i in range(0, len(rows), batch_size):
             yield rows[i : i + batch_size]
@@ -503,8 +492,7 @@ class LoRALinear(nn.Module):
         up: Shape (out, rank).
 
     Raises:
-        ValueError: If the rank is above the layer's smaller side: two such matrices would hold
-            more numbers than they replace, and say no more.
+        ValueError: If the rank is above the layer's smaller side: more numbers, which say no more.
 
     Source:
         Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.
@@ -520,15 +508,14 @@ class LoRALinear(nn.Module):
     ) -> None:
         super().__init__()
         n_out, n_in = linear.weight.shape
-        if config.rank > min(n_out, n_in):
-            raise ValueError(
-                f"rank {config.rank} is above {min(n_out, n_in)}, the smaller side of a matrix of "
-                f"{n_out} × {n_in}; choose a lower one, or train the matrix itself"
-            )
+        side = min(n_out, n_in)
+        rule = f"at most {side}, as a matrix of {n_out} × {n_in} has no higher rank"
+        check_fields(config, {"rank": (rule, config.rank <= side)})
         self.linear, self.config = linear.requires_grad_(False), config
         down = torch.empty(config.rank, n_in)  # drawn on the CPU: the same on every device
         nn.init.uniform_(down, -(n_in**-0.5), n_in**-0.5, generator=generator)
         self.down = nn.Parameter(down.to(linear.weight))
+        # One of the two starts at zero, and only one: with both, neither would get a gradient.
         self.up = nn.Parameter(linear.weight.new_zeros(n_out, config.rank))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -122,22 +122,13 @@ class PairCounts:
     word is stored once with its count, a merge visits only the words that hold its pair, and a
     heap gives the most frequent pair without a search.
 
-    Args:
-        words: How often each word occurs, from `count_words`.
-
     Attributes:
-        words: Each different word as a string of tokens.
+        words: Each different word, from `count_words`, as a string of tokens.
         word_counts: How often each of `words` occurs.
         counts: How often each pair occurs in the whole text.
         places: For each pair, indices into `words`; at least all words that hold the pair.
         heap: One entry (-count, pair) per pair; the count may be too high (it is checked when
             the entry comes out), never too low.
-
-    Example:
-        >>> pairs = PairCounts(Counter({"aab": 2, "ab": 1}))
-        >>> pair = pairs.pop_most_frequent()
-        >>> [list(byte_characters())[ord(token)] for token in pair], pairs.counts[pair]
-        ([97, 98], 3)
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
@@ -194,9 +185,6 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
         text: One text, or several (documents, lines). Special tokens in it are plain text.
         vocab_size: Number of tokens wanted, at least 257: 256 bytes, the merges, and
             `END_OF_TEXT`.
-
-    Raises:
-        ValueError: If the vocabulary size is below 257, or the text gives too few merges.
 
     Source: Sennrich et al. 2016, algorithm 1, on bytes as in Radford et al. 2019 (GPT-2),
         section 2.2.
@@ -262,12 +250,8 @@ def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes
     """List the tokens in the order of their ids: bytes, merges, special tokens.
 
     Args:
-        merges: The merges in the order of training.
+        merges: In the order of training; each joins two tokens made before it into a new one.
         special: Names of special tokens, <|name|>, in the order of their ids.
-
-    Raises:
-        ValueError: If a merge uses a token that does not exist yet or makes one that exists
-            already, or if a special token is not of the form <|name|> or comes twice.
 
     Example:
         >>> number_tokens([(b"t", b"h")], ["<|endoftext|>"])[256:]
@@ -299,13 +283,6 @@ class Vocabulary:
         tokens: The bytes of each token; the place in the list is the id.
         ids: The id of each token that is not special, by its bytes.
         special_tokens: The id of each special token, by its name.
-
-    Raises:
-        ValueError: If a merge or a special token is not possible (`number_tokens`).
-
-    Example:
-        >>> Vocabulary([(b"t", b"h"), (b"th", b"e")]).decode([257, 258])
-        'the<|endoftext|>'
     """
 
     def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
@@ -441,8 +418,6 @@ def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
 class BPETokenizer(Vocabulary):
     """Turn text into token ids and back, with your own merges or with GPT-2's.
 
-    See `Vocabulary` for its arguments.
-
     Example:
         >>> tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e")])
         >>> tokenizer.encode("the<|endoftext|>", allowed_special={"<|endoftext|>"})
@@ -541,14 +516,6 @@ def read_gpt2_ranks(path: str | Path | None = None) -> dict[bytes, int]:
 
     Returns:
         The id of each token, by its bytes, in the order of the ids.
-
-    Raises:
-        ValueError: If the file is not whole, seen by its sha256.
-
-    Example:
-        >>> ranks = read_gpt2_ranks()
-        >>> len(ranks), ranks[b"!"], ranks[b" the"]
-        (50256, 0, 262)
     """
     path = find_data("gpt2.tiktoken") if path is None else Path(path)
     content = path.read_bytes()
@@ -566,11 +533,7 @@ def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
     """Find the merges behind a table of tokens: cut each token with the merges before it.
 
     Args:
-        ranks: The id of each token by its bytes, where merged tokens are numbered in the order
-            of training.
-
-    Raises:
-        ValueError: If a token can't be made of two earlier ones.
+        ranks: The id of each token by its bytes; merged tokens numbered in the order of training.
 
     Example:
         >>> recover_merges({b"t": 0, b"h": 1, b"e": 2, b"th": 3, b"the": 4})

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -96,10 +96,6 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8) -> float:
     return total / (len(tokens) - 1)
 
 
-Precision = Literal["float32", "bfloat16"]
-"""In how many bits matrix products run."""
-
-
 @dataclass(frozen=True)
 class TrainingConfig:
     """Plan a run: without dropout, the same model, text and plan give the same result."""
@@ -122,7 +118,7 @@ class TrainingConfig:
     """How much AdamW's averages keep per step, of the gradient and of its square."""
     max_gradient_norm: float = 1.0
     """A longer gradient, over all parameters, is cut to this length; inf sets no limit."""
-    precision: Precision = "float32"
+    precision: Literal["float32", "bfloat16"] = "float32"
     """"float32", or "bfloat16" for matrix products in half the bits."""
     report_every: int = 10
     """Optimizer steps from one report to the next; fewer reports wait less for a GPU."""
@@ -144,7 +140,7 @@ class TrainingConfig:
             "max_learning_rate": ("above 0", 0 < high < math.inf),
             "min_learning_rate": ("from 0 to max_learning_rate", 0 <= low <= high),
             "max_gradient_norm": ("above 0; inf sets no limit", self.max_gradient_norm > 0),
-            "precision": ("float32 or bfloat16", self.precision in get_args(Precision)),
+            "precision": ("float32 or bfloat16", self.precision in ("float32", "bfloat16")),
         }
         check_fields(self, rules)
 
@@ -202,7 +198,7 @@ def accumulate_gradients(
     model: nn.Module,
     batches: Sequence[Sequence[Tensor]],
     loss: Loss = next_token_loss,
-    precision: Precision = "float32",
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> Tensor:
     """Add to the gradients what several batches say, as if they were one big batch.
 
@@ -404,24 +400,6 @@ class Report:
     """Seconds of work in this call so far, evaluations counted, the caller's time not."""
 
 
-def check_finite(first: int, values: Sequence[float], name: str, path: Path | None) -> None:
-    """Stop a run at the first value that is no number.
-
-    Args:
-        first: The optimizer step of the first value, counted from 1; each has a step of its own.
-        values: Losses, or what else must be finite.
-        name: What they are.
-        path: Where the last good checkpoint is, if anywhere.
-    """
-    for step, value in enumerate(values, start=first):
-        if not math.isfinite(value):
-            kept = f"{path} keeps the last good" if path and path.exists() else "there is no"
-            raise FloatingPointError(
-                f"the {name} is {value} at step {step}, so the run stops; {kept} checkpoint; "
-                "lower max_learning_rate, warm up for longer, or use float32"
-            )
-
-
 def run_steps(
     state: TrainingState,
     step: Callable[[TrainingState], tuple[Tensor, Tensor]],
@@ -448,6 +426,17 @@ def run_steps(
     Raises:
         FloatingPointError: At the first loss or gradient that is no number.
     """
+
+    def check(values: Sequence[float], name: str) -> None:
+        # A number that is none stops the run before it is saved: the last checkpoint stays good.
+        for at, value in enumerate(values, start=state.step + 1 - len(values)):
+            if not math.isfinite(value):
+                kept = f"{path} keeps the last good" if path and path.exists() else "there is no"
+                raise FloatingPointError(
+                    f"the {name} is {value} at step {at}, so the run stops; {kept} checkpoint; "
+                    "lower max_learning_rate, warm up for longer, or use float32"
+                )
+
     config, seconds, clock = state.config, 0.0, time.perf_counter
     intervals = (config.report_every, config.evaluate_every, config.save_every)
     while state.step < config.n_steps:
@@ -457,15 +446,14 @@ def run_steps(
         state.model.train()  # the caller may have looked at the model meanwhile
         steps = [torch.stack(step(state)) for _ in range(first, stop)]
         losses, norms = gather(torch.stack(steps, dim=1)).tolist()  # only here a GPU is waited for
-        # A number that is none stops the run before it is saved: the last checkpoint stays good.
-        check_finite(first + 1, losses, "loss", path)
-        check_finite(first + 1, norms, "gradient norm", path)
+        check(losses, "loss")
+        check(norms, "gradient norm")
         speed = (state.n_tokens - drawn) / (clock() - begin)
         state.model.eval()  # for the score, and for a caller who looks at the model
         last = stop == config.n_steps
         if score is not None and (last or stop % config.evaluate_every == 0):
             validation_loss = score()
-            check_finite(stop, [validation_loss], "validation loss", path)
+            check([validation_loss], "validation loss")
         saved = path is not None and (last or stop % config.save_every == 0)
         if path is not None and saved:
             save(path, state)

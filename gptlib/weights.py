@@ -98,6 +98,37 @@ def layout(config: GPTConfig) -> Shapes:
     return {name: tuple(view.shape) for name, view in gpt2_view(model).items()}
 
 
+def damaged(path: Path, reason: object) -> ValueError:
+    """Make the error for a file that can't be what it says it is."""
+    return ValueError(f"{path} is damaged: {reason}; copy, download or save it again")
+
+
+@contextmanager
+def open_weights(path: Path) -> Iterator[Any]:
+    """Open a safetensors file: a description in JSON, then numbers, and nothing that could run.
+
+    Raises:
+        ValueError: If the description is damaged, or does not cover every byte exactly once.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise damaged(path, error) from error
+
+
+def read_shapes(path: Path) -> Shapes:
+    """List the tensors of a safetensors file; no number is read."""
+    with open_weights(path) as file:
+        return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+
+
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Read one tensor of a safetensors file."""
+    with open_weights(path) as file:  # opened anew each time: what was read can leave the memory
+        return file.get_tensor(name)
+
+
 def compare_shapes(found: Shapes, wanted: Shapes) -> str:
     """Say which tensors are missing, too many or of another shape; at most five by name."""
     odd = [
@@ -108,9 +139,43 @@ def compare_shapes(found: Shapes, wanted: Shapes) -> str:
     return ", ".join(odd[:5]) + f" and {len(odd) - 5} more" * (len(odd) > 5)
 
 
-def damaged(path: Path, reason: object) -> ValueError:
-    """Make the error for a file that can't be what it says it is."""
-    return ValueError(f"{path} is damaged: {reason}; copy, download or save it again")
+def build_model(
+    config: GPTConfig, shapes: Shapes, read: Callable[[str], Tensor], dtype: torch.dtype
+) -> GPT:
+    """Fill a new model with stored weights, one tensor at a time; no starting weights are drawn.
+
+    Args:
+        config: The model.
+        shapes: The tensors that there are, by GPT-2's names.
+        read: Reads one of them.
+        dtype: What the numbers become.
+
+    Returns:
+        The model, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: If they are not the tensors of this model.
+    """
+    # First the sizes alone: a damaged config.json could ask for a model of any size.
+    tables = {
+        "wte.weight": (config.vocab_size, config.n_embd),
+        "wpe.weight": (config.context_length, config.n_embd),
+    }
+    odd = compare_shapes({name: shapes[name] for name in tables.keys() & shapes.keys()}, tables)
+    if not odd and config.n_layer > len(shapes):
+        odd = f"{len(shapes)} tensors can't be {config.n_layer} layers"
+    if odd := odd or compare_shapes(shapes, layout(config)):
+        raise ValueError(
+            f"the weights are not those of the configuration ({odd}); copy or save all files of "
+            "the model again"
+        )
+    with torch.device("meta"):
+        model = GPT(config).to(dtype)
+    tie_head(model.to_empty(device="cpu"))
+    # The largest first: it is in memory twice while it is copied, and the rest is not yet there.
+    for name, view in sorted(gpt2_view(model).items(), key=lambda item: -item[1].numel()):
+        view.copy_(read(name))
+    return model.eval()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -192,71 +257,6 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     return BPETokenizer.load(folder)
 
 
-@contextmanager
-def open_weights(path: Path) -> Iterator[Any]:
-    """Open a safetensors file: a description in JSON, then numbers, and nothing that could run.
-
-    Raises:
-        ValueError: If the description is damaged, or does not cover every byte exactly once.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise damaged(path, error) from error
-
-
-def read_shapes(path: Path) -> Shapes:
-    """List the tensors of a safetensors file; no number is read."""
-    with open_weights(path) as file:
-        return {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
-
-
-def read_tensor(path: Path, name: str) -> Tensor:
-    """Read one tensor of a safetensors file."""
-    with open_weights(path) as file:  # opened anew each time: what was read can leave the memory
-        return file.get_tensor(name)
-
-
-def build_model(
-    config: GPTConfig, shapes: Shapes, read: Callable[[str], Tensor], dtype: torch.dtype
-) -> GPT:
-    """Fill a new model with stored weights, one tensor at a time; no starting weights are drawn.
-
-    Args:
-        config: The model.
-        shapes: The tensors that there are, by GPT-2's names.
-        read: Reads one of them.
-        dtype: What the numbers become.
-
-    Returns:
-        The model, in evaluation mode, on the CPU.
-
-    Raises:
-        ValueError: If they are not the tensors of this model.
-    """
-    # First the sizes alone: a damaged config.json could ask for a model of any size.
-    tables = {
-        "wte.weight": (config.vocab_size, config.n_embd),
-        "wpe.weight": (config.context_length, config.n_embd),
-    }
-    odd = compare_shapes({name: shapes[name] for name in tables.keys() & shapes.keys()}, tables)
-    if not odd and config.n_layer > len(shapes):
-        odd = f"{len(shapes)} tensors can't be {config.n_layer} layers"
-    if odd := odd or compare_shapes(shapes, layout(config)):
-        raise ValueError(
-            f"the weights are not those of the configuration ({odd}); copy or save all files of "
-            "the model again"
-        )
-    with torch.device("meta"):
-        model = GPT(config).to(dtype)
-    tie_head(model.to_empty(device="cpu"))
-    # The largest first: it is in memory twice while it is copied, and the rest is not yet there.
-    for name, view in sorted(gpt2_view(model).items(), key=lambda item: -item[1].numel()):
-        view.copy_(read(name))
-    return model.eval()
-
-
 MODEL_FILES = ("config.json", "model.safetensors", "vocab.json", "merges.txt")
 """What a model's folder holds."""
 
@@ -312,7 +312,7 @@ def write_tokenizer(folder: Path, tokenizer: BPETokenizer) -> None:
 
 
 def describe_model(config: GPTConfig, dtype: torch.dtype, end: int | None) -> dict[str, Any]:
-    """Say in the words of config.json how large a model is, and that it computes what GPT-2 does.
+    """Say in config.json's words how large a model is, and that it computes what GPT-2 does.
 
     Args:
         config: The sizes.
@@ -400,6 +400,7 @@ def save_gpt2(
         ):
             described.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             save_file(tensors, stored, {"format": "pt"})
+            stored.chmod(described.stat().st_mode)  # safetensors lets its owner alone read it
             for path in sorted(folder.iterdir()):  # config.json first
                 if path.name in ("config.json", "model.safetensors", *listed):
                     path.unlink()  # from here to the end there is no model

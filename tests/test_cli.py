@@ -367,7 +367,7 @@ def test_a_bad_value_is_told_in_one_line(
         ([], b"", 'the prompt is empty; write how the text begins, such as "It was"'),
         (["--prompt", ""], b"", "the prompt is empty"),
         ([], b"a\xff", "standard input is no UTF-8 text (byte 1); convert it first"),
-        (["--prompt", "a\udcff"], b"", r"'\udcff' is a lone surrogate, half a character"),
+        (["--prompt", "a\udcff"], b"", r"character '\udcff' in position 1: surrogates not allowed"),
         (["--prompt", "a", "--beams", "0"], b"", "argument --beams: 0 is too small; write 1 or"),
         (["--prompt", "a", "--beams", "2", "--top-k", "4"], b"", "takes no --top-k; leave it out"),
         (["--prompt", "a", "--beams", "2", "--seed", "4"], b"", "takes no --seed; leave it out"),
@@ -434,7 +434,7 @@ def test_chat_goes_on_from_the_whole_conversation_until_the_input_ends(
 
 
 def test_a_conversation_beyond_the_context_is_cut_from_the_front(folder: Path) -> None:
-    writer = writing.Writer(chat.parser("chat").parse_args(["--model", str(folder)]))
+    writer = writing.Writer(chat.parser("chat").read(["--model", str(folder)]))
     for text in ("the prince " * 30, "é€😀" * 20, "short"):
         part = writer.last_part(text)
         assert text.endswith(part)

@@ -13,7 +13,7 @@ from command_line import pipe_in, refusal, written
 from gptlib.extras import texts
 from gptlib.extras.cli import main
 from gptlib.extras.datasets import DATA_SETS, DataSet
-from gptlib.extras.texts import TOKENS_FILE, find_texts
+from gptlib.extras.texts import TOKENS_FILE, find_texts, read_documents
 from gptlib.extras.tokens import open_tokens, prepare_tokens
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, gpt2_encoding
 from gptlib.weights import read_tokenizer
@@ -62,15 +62,14 @@ def test_a_folder_s_files_are_documents_in_order_and_a_file_may_hold_several(
     files(folder / "deep", c=b"fourth")
     (folder / ".hidden.txt").write_bytes(b"not this")
     (folder / "other.md").write_bytes(b"nor this")
-    [text], read = find_texts([str(folder)]), list[int]()
-    documents = list(text.documents(read.append))
+    [text] = find_texts([str(folder)])
+    documents = list(read_documents([text]))
     assert documents == ["first", "second\nline\n", "third <|endoftext|>\n", "fourth"]
-    assert sum(read) == sum(file.stat().st_size for file in text.files)
     said = capsys.readouterr().err
     assert said.startswith("note: 2 empty files are left out: ")
     assert said.index("blank.txt") < said.index("empty.txt")
     [text] = find_texts([str(folder)], "*.md")
-    assert list(text.documents()) == ["nor this"]
+    assert list(read_documents([text])) == ["nor this"]
 
 
 def test_a_folder_s_tokenizers_are_no_texts(
@@ -118,7 +117,7 @@ def test_a_text_that_is_not_there_is_refused_with_a_way_out(
     (tmp_path / "mirror" / "tiny-shakespeare.txt").write_bytes(b"First Citizen")
     monkeypatch.setenv("GPTLIB_DATA_MIRROR", str(tmp_path / "mirror"))
     [text] = find_texts(["tiny-shakespeare.txt"])
-    assert list(text.documents()) == ["First Citizen"]
+    assert list(read_documents([text])) == ["First Citizen"]
 
 
 def test_a_text_of_the_course_is_its_record_and_nothing_more(
@@ -140,7 +139,7 @@ def test_a_text_of_the_course_is_its_record_and_nothing_more(
     monkeypatch.setenv("GPTLIB_DATA", str(tmp_path))
     (tmp_path / "fable.txt").write_bytes(content)
     [text] = find_texts(["fable"])
-    assert list(text.documents()) == ["A fable.\n"]
+    assert list(read_documents([text])) == ["A fable.\n"]
     written(capsys, "data", "prepare", "fable", "--save", tmp_path / "p")
     assert texts.COURSE_TEXTS[:1] == ["war-and-peace"]
 

@@ -356,5 +356,5 @@ def test_the_number_of_windows_matches_the_rule_of_the_chapter() -> None:
 def test_ids_in_a_list_are_refused_with_a_way_out() -> None:
     with pytest.raises(ValueError, match=r"tokens: pass one flat tensor of ids, not a list"):
         TokenWindows([1, 2, 3], 2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"not a list; pass torch.tensor\(\[ids\]\)"):
+    with pytest.raises(ValueError, match=r"pass a tensor of shape .* not a list"):
         check_tokens([1, 2], 5, 5)  # type: ignore[arg-type]

@@ -568,7 +568,7 @@ def test_adapters_that_cannot_be_are_refused(changes: dict[str, Any], message: s
 
 def test_a_rank_above_the_matrix_is_refused_and_the_model_stays_whole() -> None:
     model = small()
-    with pytest.raises(ValueError, match="rank 17 is above 16, the smaller side of a matrix of 48"):
+    with pytest.raises(ValueError, match="rank is 17; it must be at most 16, as a matrix of 48"):
         add_lora(model, LoRAConfig(rank=17))
     assert not lora_layers(model)
 

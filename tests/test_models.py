@@ -224,7 +224,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_the_code_not_run(
 ) -> None:
     burglar = Burglar(tmp_path / "broken in")
     torch.save({"training_config": burglar}, runs / "war-and-peace.pt")
-    with pytest.raises(ValueError, match="it was refused and no code in it was run"):
+    with pytest.raises(ValueError, match="no code in it was run"):
         load_model(runs)
     (folder / "model.safetensors").write_bytes(pickle.dumps(burglar))
     with pytest.raises(ValueError, match="is damaged"):

@@ -38,6 +38,7 @@ def test_logits_and_gradients_are_those_of_the_plain_model() -> None:
     torch.testing.assert_close(fast(batch()[0]), plain(batch()[0]))
     torch.testing.assert_close(gradients(fast), gradients(plain))
     assert plain.state_dict().keys() == fast.state_dict().keys()
+    assert fast.head.weight is fast.embed.token_embedding.weight
 
 
 def test_it_is_oneDNN_that_multiplies() -> None:
@@ -45,7 +46,7 @@ def test_it_is_oneDNN_that_multiplies() -> None:
     with torch.autograd.profiler.profile() as profile:
         gradients(fast)
     calls = {event.key: event.count for event in profile.key_averages()}
-    assert calls["mkldnn::_linear_pointwise"] == 2 * 4 * 3  # blocks, layers, products
+    assert calls["mkldnn::_linear_pointwise"] == (2 * 4 + 1) * 3  # blocks, layers, products
 
 
 def test_a_second_call_changes_nothing_and_checkpointing_goes_with_it() -> None:
@@ -53,6 +54,18 @@ def test_a_second_call_changes_nothing_and_checkpointing_goes_with_it() -> None:
     multiply_in_onednn(fast)
     checkpoint_activations(fast)
     torch.testing.assert_close(gradients(fast), gradients(plain))
+
+
+def test_the_head_stays_tied_and_loads_what_plain_models_save() -> None:
+    plain, fast = twins()
+    state = {name: value.clone() for name, value in plain.state_dict().items()}
+    del state["head.weight"]  # as in files of the first edition
+    for assign in (False, True):
+        fast.load_state_dict(state, assign=assign)
+        assert fast.head.weight is fast.embed.token_embedding.weight
+        copied = copy.deepcopy(fast)
+        assert copied.head.weight is copied.embed.token_embedding.weight
+        torch.testing.assert_close(copied(batch()[0]), plain(batch()[0]))
 
 
 def test_frozen_weights_get_no_gradient() -> None:

@@ -429,7 +429,7 @@ def test_a_split_that_is_no_flat_stream_is_refused_before_the_first_step(
     wrong: Any, name: str
 ) -> None:
     parts = {"training": text(), "validation": text()} | {name: wrong}
-    with pytest.raises(ValueError, match=f"the {name} split must be one flat tensor of ids, not"):
+    with pytest.raises(ValueError, match=f"the {name} split: pass one flat tensor of ids, not"):
         train(new_model(), parts["training"], parts["validation"], CONFIG)
 
 

@@ -533,6 +533,11 @@ def test_what_a_strange_config_lists_as_beside_does_no_harm(listed: Any, tmp_pat
         assert victim.exists()
 
 
+def test_whoever_may_read_the_configuration_may_read_the_weights(folder: Path) -> None:
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1
+
+
 def test_a_damaged_folder_can_be_saved_to(folder: Path) -> None:
     (folder / "config.json").write_bytes(b"{")
     save_gpt2(tiny(seed=1), TOKENIZER, folder)

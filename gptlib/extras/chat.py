@@ -22,8 +22,8 @@ import torch
 from gptlib.extras.adapters import adapter_tensors
 from gptlib.generation import Sampling, Step, generate, stream_text
 from gptlib.gpt2 import GPT
-from gptlib.instructions import PromptForm, Record, ending_of
-from gptlib.tokenizer import Tokenizer, whole_file
+from gptlib.instructions import PromptForm, Record
+from gptlib.tokenizer import Tokenizer, end_of_text, whole_file
 from gptlib.weights import damaged, read_json, save_gpt2
 
 
@@ -86,10 +86,10 @@ def remember(
     Returns:
         The tokens, and how many turns are in them.
     """
-    tokens, n_turns, end = prompt, 0, ending_of(tokenizer)
+    tokens, n_turns, end = prompt, 0, sorted(end_of_text(tokenizer))[:1]
     for turn in reversed(history):
         text = form.fill(turn["instruction"], turn.get("input", "")) + turn["output"]
-        earlier = [*tokenizer.encode_ordinary(text), end]
+        earlier = [*tokenizer.encode_ordinary(text), *end]
         if len(earlier) + len(tokens) > room:
             break
         tokens, n_turns = earlier + tokens, n_turns + 1
@@ -119,7 +119,7 @@ def answer(
     Returns:
         A generator of pieces of text; what `generate` refuses is refused at the call.
     """
-    sampling, ends = sampling or Sampling(temperature=0), {ending_of(tokenizer)}
+    sampling, ends = sampling or Sampling(temperature=0), end_of_text(tokenizer)
     tokens = generate(
         model, prompt, max_new_tokens, sampling, end_tokens=ends, generator=generator, step=step
     )

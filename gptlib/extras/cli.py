@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from gptlib.extras.options import CommandParser
 
@@ -42,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             be used, 0 after `--help`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    program = "gptlib" if Path(sys.argv[0]).stem == "gptlib" else "python -m gptlib"
     if not words or words[0] not in COMMANDS:
-        everything = CommandParser("python -m gptlib", description="The course's command line.")
+        everything = CommandParser(program, description="The course's command line.")
         for name, purpose in COMMANDS.items():
             everything.add_command(name, None, purpose)
         everything.parse_args(words[:1])
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a "?" where a console can't spell a letter
     try:
         module = import_module(f"gptlib.extras.commands.{words[0]}")
-        wishes = module.parser(f"python -m gptlib {words[0]}").read(words[1:])
+        wishes = module.parser(f"{program} {words[0]}").read(words[1:])
         status: int = wishes.work(wishes)
         sys.stdout.flush()  # fails here, not at Python's end
         return status

@@ -20,9 +20,7 @@ __all__ = [
     "EXIT_STATUS",
     "CommandParser",
     "descriptions",
-    "given",
     "number",
-    "program",
     "quoted",
     "suggestion",
     "whole",
@@ -33,11 +31,6 @@ EXIT_STATUS = (
 )
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", tuple: "[A,B]"}
-
-
-def program() -> str:
-    """Say how this program was called, so that what it tells you to type works."""
-    return "gptlib" if Path(sys.argv[0]).stem == "gptlib" else "python -m gptlib"
 
 
 def quoted(path: Path) -> str:
@@ -52,6 +45,9 @@ class CommandParser(argparse.ArgumentParser):
         prog: The command's words, such as "python -m gptlib generate".
         work: What to do with what was parsed; it returns the exit status.
         examples: What stands at the end of the help.
+
+    Attributes:
+        program: How the program was called, so that what it tells you to type works.
     """
 
     def __init__(
@@ -61,14 +57,16 @@ class CommandParser(argparse.ArgumentParser):
         examples: str = "",
         **more: Any,
     ) -> None:
+        self.program = prog.partition("gptlib")[0] + "gptlib"
         super().__init__(
-            prog=prog.replace("python -m gptlib", program()),
-            epilog=examples.replace("python -m gptlib", program()),
+            prog=prog,
+            epilog=examples.replace("python -m gptlib", self.program),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **more,
         )
         self.spellings: dict[str, str] = {}
+        self.prefixes: dict[type[Any], str] = {}
         self._commands: argparse._SubParsersAction[CommandParser] | None = None
         if work:
             self.set_defaults(work=work, parser=self)
@@ -120,6 +118,7 @@ class CommandParser(argparse.ArgumentParser):
             The group, for more options.
         """
         group = self.add_argument_group(title, description)
+        self.prefixes[made_by] = prefix
         texts, kinds = descriptions(made_by), get_type_hints(made_by)
         for field in fields(made_by):
             text, _, without = texts[field.name].partition("; None ")
@@ -145,7 +144,15 @@ class CommandParser(argparse.ArgumentParser):
         return group
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
-        """Understand words; what can't be understood ends the program."""
+        """Understand words; what can't be understood ends the program.
+
+        Args:
+            words: What was typed after the command.
+
+        Returns:
+            The options by their names; under `given`, for each dataclass whose fields are options,
+            those that were typed.
+        """
         names = [word.partition("=") for word in words]
         words = ["".join((self.spellings.get(name, name), *rest)) for name, *rest in names]
         known, unknown = self.parse_known_args(words)
@@ -156,6 +163,14 @@ class CommandParser(argparse.ArgumentParser):
                 parser.error(f"{word!r} is no option; put a text of several words in quotes")
             options = [*parser._option_string_actions, *parser.spellings]
             parser.error(f"there is no option {word}{suggestion(word.partition('=')[0], options)}")
+        known.given = {
+            made_by: {
+                field.name: vars(known)[prefix + field.name]
+                for field in fields(made_by)
+                if prefix + field.name in known
+            }
+            for made_by, prefix in self.prefixes.items()
+        }
         return known
 
     def error(self, message: str) -> NoReturn:
@@ -199,12 +214,6 @@ def descriptions(made_by: type[Any]) -> dict[str, str]:
             text = " ".join(str(ast.literal_eval(below.value)).split()).rstrip(".")
             texts[ast.unparse(line.target)] = text[:1].lower() + text[1:]
     return texts
-
-
-def given(arguments: argparse.Namespace, made_by: type[Any], prefix: str = "") -> dict[str, Any]:
-    """Collect the fields of a dataclass that were typed, by their names."""
-    names = [field.name for field in fields(made_by)]
-    return {n: getattr(arguments, prefix + n) for n in names if hasattr(arguments, prefix + n)}
 
 
 def number(text: str) -> float:

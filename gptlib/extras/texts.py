@@ -30,7 +30,7 @@ __all__ = [
     "is_prepared",
     "named_tokenizer",
     "prepare",
-    "read_with_bar",
+    "read_documents",
 ]
 
 COURSE_TEXTS = [name for name, record in DATA_SETS.items() if record.clean]
@@ -62,23 +62,6 @@ class Text:
     """The file or the folder; None for a text of the course."""
     files: tuple[Path, ...] = ()
     """Its files, in order."""
-
-    def documents(self, advance: Callable[[int], object] = lambda _: None) -> Iterator[str]:
-        """Read the documents one by one.
-
-        Args:
-            advance: Called with the number of bytes that were read since the last call.
-
-        Yields:
-            Documents that hold more than white space.
-
-        Raises:
-            ValueError: If a file is no UTF-8 text; the message names the file and the byte.
-        """
-        if not self.files:
-            yield _read_course_text(self.name)
-        for file in self.files:
-            yield from _read_documents(file, advance)
 
 
 def find_texts(names: Sequence[str], pattern: str = "*.txt") -> list[Text]:
@@ -160,8 +143,32 @@ def _is_text(file: Path, folder: Path) -> bool:
     return file.is_file() and not hidden and not ours
 
 
-def _read_documents(file: Path, advance: Callable[[int], object]) -> Iterator[str]:
-    """Read a file line by line, so that one of many documents need not fit into memory."""
+def read_documents(texts: Sequence[Text], what: str = "") -> Iterator[str]:
+    """Read the documents of texts one by one, line by line: not all need fit into memory.
+
+    Args:
+        texts: The texts.
+        what: What they are read for, such as "tokens": a bar at a terminal says it.
+
+    Yields:
+        Documents that hold more than white space.
+
+    Raises:
+        ValueError: If a file is no UTF-8 text; the message names the file and the byte.
+    """
+    n_bytes = sum(file.stat().st_size for text in texts for file in text.files)
+    quiet = not (what and sys.stderr.isatty())
+    with tqdm(
+        total=n_bytes, desc=what, unit="B", unit_scale=True, leave=False, disable=quiet
+    ) as bar:
+        for text in texts:
+            if not text.files:
+                yield _read_course_text(text.name)
+            for file in text.files:
+                yield from _read_file(file, bar.update)
+
+
+def _read_file(file: Path, advance: Callable[[int], object]) -> Iterator[str]:
     lines: list[str] = []
     place = 0
     with open(file, "rb") as content:
@@ -192,21 +199,6 @@ def _no_utf8(file: Path, place: int, byte: int, start: bytes) -> str:
 
 
 # Texts as tokens
-
-
-def read_with_bar(texts: Sequence[Text], what: str) -> Iterator[str]:
-    """Read the documents of texts, with a bar at a terminal.
-
-    Args:
-        texts: The texts.
-        what: What they are read for, such as "tokens".
-    """
-    quiet, n_bytes = not sys.stderr.isatty(), sum(f.stat().st_size for t in texts for f in t.files)
-    with tqdm(
-        total=n_bytes, desc=what, unit="B", unit_scale=True, leave=False, disable=quiet
-    ) as bar:
-        for text in texts:
-            yield from text.documents(bar.update)
 
 
 def is_prepared(name: str) -> bool:
@@ -266,7 +258,7 @@ def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int
         tokenizer = load_run_tokenizer(place)
     else:
         if name == "train":
-            tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), vocab_size)
+            tokenizer = BPETokenizer.train(read_documents(texts, "tokenizer"), vocab_size)
         else:
             tokenizer = named_tokenizer(name)
         if isinstance(tokenizer, BPETokenizer):
@@ -274,7 +266,7 @@ def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int
         with whole_file(mark) as draft:  # the last: with it the tokenizer is whole
             draft.write_text(asked + "\n", encoding="utf-8")
     if texts:
-        for _ in prepare_tokens(read_with_bar(texts, "tokens"), tokenizer, folder / TOKENS_FILE):
+        for _ in prepare_tokens(read_documents(texts, "tokens"), tokenizer, folder / TOKENS_FILE):
             pass  # each document moves the bar
         open_tokens(folder / TOKENS_FILE, verify=True)
     return tokenizer

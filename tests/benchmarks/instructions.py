@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from gptlib.extras.datasets import instructions
+from gptlib.extras.fast import fast
 from gptlib.extras.models import load_model
 from gptlib.gpt2 import GPT
 from gptlib.instructions import (
@@ -57,7 +58,7 @@ Scores = dict[str, float]
 def score(model: GPT, tokenizer: Tokenizer, records: list[Record]) -> Scores:
     """Measure a model on held-out records."""
     examples = encode_records(records, tokenizer, CHAT, model.config.context_length)
-    answers = respond(model.eval(), tokenizer, records, CHAT)
+    answers = respond(fast(model)[0], tokenizer, records, CHAT)
     match = exact_match(answers, records)
     free = [text for text, r in zip(answers, records, strict=True) if r.get("task") == "free"]
     return {

@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,7 +25,6 @@ from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.scaling import chunked_loss
 from gptlib.training import (
     Loss,
-    Precision,
     TrainingConfig,
     TrainingState,
     draw_windows,
@@ -36,7 +36,9 @@ SIZES = GPTConfig(vocab_size=4096, context_length=128, n_layer=2, n_head=4, n_em
 BATCH_SIZE = 4
 
 
-def our_step(tokens: Tensor, loss: Loss, precision: Precision = "float32") -> Callable[[], object]:
+def our_step(
+    tokens: Tensor, loss: Loss, precision: Literal["float32", "bfloat16"] = "float32"
+) -> Callable[[], object]:
     """Return a function that takes one step of ours."""
     model = GPT(SIZES, torch.Generator().manual_seed(0)).train()
     config = TrainingConfig(n_steps=10**6, batch_size=BATCH_SIZE, precision=precision)

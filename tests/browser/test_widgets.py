@@ -187,12 +187,12 @@ def test_generation_the_playground_writes_stops_and_goes_back(lab: Lab, book: Bo
     expect(status).to_contain_text("A new prompt. No tokens yet.")
     expect(book.widget(".sampling-prompt")).to_have_text("The old count")
 
-    divided = book.widget(".sampling-stages tbody tr >> nth=0 >> td >> nth=2")
+    divided = book.widget(".sampling-stages tbody tr >> nth=0 >> td >> nth=4")
     before = divided.inner_text()
-    temperature = book.widget(".widget-slider .noUi-handle")
+    temperature = book.widget(".widget-slider:has-text('temperature') .noUi-handle")
     temperature.focus()
     temperature.press("ArrowRight")
-    expect(book.widget(".sampling-stages thead")).to_contain_text("T = 0.85")
+    expect(book.widget(".sampling-stages thead")).to_contain_text("0.85")
     expect(divided).not_to_have_text(before)
 
     book.widget("button >> text=Step").click()

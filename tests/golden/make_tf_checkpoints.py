@@ -3,8 +3,8 @@
     python tests/golden/make_tf_checkpoints.py
 
 They were made once, with TensorFlow 2.21.0 and numpy 2.4.6 on Python 3.11 (Linux), and are what
-`gptlib.weights.read_checkpoint` is proved on. TensorFlow is no dependency of the course: to make
-them anew, install it in an environment of its own.
+`gptlib.extras.formats.tensorflow.read_checkpoint` is proved on. TensorFlow is no dependency of the
+course: to make them anew, install it in an environment of its own.
 
     tf-tiny/    a GPT-2 with OpenAI's names, as `tf.compat.v1.train.Saver` wrote the release: one
                 data file, 4 layers, hparams.json, encoder.json and vocab.bpe beside it

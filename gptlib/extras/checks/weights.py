@@ -21,66 +21,11 @@ CAUSES = (
     "the last norm is missing",
     "a square matrix is not transposed",
 )
-"""What exercise 3 offers to choose from."""
-
-
-def write_varint(answer: Answer) -> None:
-    """Check `write_varint(number)`, exercise 1."""
-    numbers = (5, 300, 127, 128, 0, 16_383, 16_384, 2_097_152, 2**64 - 1)
-    for number in numbers:
-        got, problem = call(answer, number)
-        if problem:
-            print(problem)
-            return
-        if not isinstance(got, bytes | bytearray):
-            print(f"Not yet: {what(got)}; return bytes, such as bytes(list_of_numbers).")
-            return
-        right = _varint(number)
-        if got != right:
-            shown = got.hex(" ") if got else "nothing"
-            named = _varint_mistake(number, bytes(got))
-            print(named or f"Not yet: {number} is {right.hex(' ')}; you write {shown}.")
-            return
-    print(f"Correct: {len(numbers)} numbers from 0 to 2⁶⁴ - 1, each in as few bytes as it needs.")
-
-
-def _varint(number: int) -> bytes:
-    out = []
-    while number >= 128:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def _varint_mistake(number: int, got: bytes) -> str | None:
-    """Name a known mistake by what it makes of a number."""
-    groups = [byte & 127 for byte in _varint(number)]
-    last = len(groups) - 1
-    mistakes = {
-        "You write the highest 7 bits first; the lowest come first.": [
-            group | 128 * (i < last) for i, group in enumerate(reversed(groups))
-        ],
-        "The highest bit is set in every byte that another one FOLLOWS, and not in the last.": [
-            group | 128 * (i == last) for i, group in enumerate(groups)
-        ],
-        "You never set the highest bit, so no reader knows that another byte follows.": groups,
-        "You set the highest bit in the last byte, too; a reader would go on reading.": [
-            group | 128 for group in groups
-        ],
-    }
-    if got == b"" and number == 0:
-        return "0 takes one byte, too: the byte 0."
-    if number == 128 and got in (b"\x80", b"\x00"):
-        return "128 needs two bytes: 7 bits hold numbers up to 127."
-    if number > 255 and got == number.to_bytes((number.bit_length() + 7) // 8, "little"):
-        return "You take 8 bits a byte; only 7 belong to the number."
-    if number < 128:  # one byte can't show in which order there would be more
-        mistakes = dict(list(mistakes.items())[-1:])
-    return next((text for text, wrong in mistakes.items() if list(got) == wrong), None)
+"""What exercise 2 offers to choose from."""
 
 
 def untangle(answer: Answer) -> None:
-    """Check `untangle(weight, n_head)`, exercise 2."""
+    """Check `untangle(weight, n_head)`, exercise 1."""
     for n_head, size in ((2, 4), (3, 2), (1, 5)):
         channels = n_head * size
         weight = torch.arange(3.0 * channels * channels).view(3 * channels, channels)
@@ -121,7 +66,7 @@ def _untangle_mistake(got: Any, theirs: Tensor, n_head: int, size: int) -> str |
 
 
 def suspects(model: GPT) -> list[GPT]:
-    """Copy a model three times and plant a mistake in each copy, exercise 3.
+    """Copy a model three times and plant a mistake in each copy, exercise 2.
 
     Args:
         model: A trained model of at least three blocks.
@@ -149,7 +94,7 @@ class _Forgetful(Block):
 
 
 def three_mistakes(found: Sequence[Any], model: GPT) -> None:
-    """Check the three pairs of stage and cause, exercise 3."""
+    """Check the three pairs of stage and cause, exercise 2."""
     third, half = model.config.n_layer // 3, model.config.n_layer // 2
     right = [
         (f"blocks.{third}.mlp", CAUSES[0]),
@@ -188,7 +133,7 @@ def three_mistakes(found: Sequence[Any], model: GPT) -> None:
 
 
 def wrong_blocks(answer: Answer) -> None:
-    """Check `wrong_blocks(model, reference, tokens)`, exercise 4."""
+    """Check `wrong_blocks(model, reference, tokens)`, exercise 3."""
     config = GPTConfig(vocab_size=50, context_length=16, n_layer=5, n_head=2, n_embd=16)
     generator = torch.Generator().manual_seed(0)
     reference = GPT(config, generator).eval()

@@ -9,7 +9,7 @@ from contextlib import suppress
 from gptlib.extras.chat import fit_prompt, load_form, remember
 from gptlib.extras.commands.writing import Writer, show, writing_parser
 from gptlib.extras.formats.hub import RELEASES
-from gptlib.extras.options import CommandParser, given, whole
+from gptlib.extras.options import CommandParser, whole
 from gptlib.generation import Sampling
 from gptlib.instructions import PromptForm, Record
 
@@ -78,7 +78,7 @@ class _Questions:
     def __init__(self, writer: Writer, form: PromptForm) -> None:
         self.writer, self.form = writer, form
         self.turns: list[Record] = []
-        if not given(writer.arguments, Sampling):
+        if not writer.arguments.given[Sampling]:
             writer.sampling = Sampling(temperature=0)
         n_seen = writer.arguments.remember or 0
         self.greeting = (

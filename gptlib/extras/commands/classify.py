@@ -27,7 +27,7 @@ from gptlib.extras.commands.base import add_model, new_folder
 from gptlib.extras.device import best_device
 from gptlib.extras.formats.records import read_records
 from gptlib.extras.models import load_model
-from gptlib.extras.options import EXIT_STATUS, CommandParser, given
+from gptlib.extras.options import EXIT_STATUS, CommandParser
 from gptlib.extras.terminal import note, print_json, read_text
 
 __all__ = ["parser"]
@@ -70,7 +70,7 @@ def parser(prog: str) -> CommandParser:
 
 
 def _classify(arguments: argparse.Namespace) -> int:
-    wishes = given(arguments, FineTuning)
+    wishes = arguments.given[FineTuning]
     if arguments.train is not None:
         return _train(arguments, FineTuning(**wishes))
     if arguments.save or wishes:

@@ -15,7 +15,7 @@ from gptlib.extras.device import best_device
 from gptlib.extras.models import default_model, load_model
 from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text, table
-from gptlib.extras.texts import find_texts
+from gptlib.extras.texts import find_texts, read_documents
 from gptlib.gpt2 import GPT
 from gptlib.tokenizer import Tokenizer, end_of_text
 from gptlib.training import bits_per_byte, evaluate, next_token_loss, perplexity
@@ -119,14 +119,14 @@ def _measure(
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     files = find_texts([name for name in arguments.texts if name != "-"], arguments.pattern)
-    texts = {text.name: text.documents() for text in files}
+    texts = {text.name: text for text in files}
     wanted = arguments.model or default_model()
     model, tokenizer = load_model(wanted)
     model.to(best_device(arguments.device))
-    results = [
-        _measure(model, tokenizer, name, texts.get(name) or [read_text("-")], arguments.batch_size)
-        for name in arguments.texts
-    ]
+    results = []
+    for name in arguments.texts:
+        documents = [read_text("-")] if name == "-" else read_documents([texts[name]])
+        results.append(_measure(model, tokenizer, name, documents, arguments.batch_size))
     if arguments.json:
         print_json({"model": str(wanted), "texts": results})
         return 0

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 
 from gptlib.extras.commands.writing import Writer, show, writing_parser
-from gptlib.extras.options import CommandParser, given, number, whole
+from gptlib.extras.options import CommandParser, number, whole
 from gptlib.extras.terminal import note, read_text
 from gptlib.generation import Sampling, beam_search
 from gptlib.tokenizer import END_OF_TEXT, end_of_text
@@ -83,7 +83,7 @@ def _check_search(arguments: argparse.Namespace) -> None:
         return
     if arguments.compile:
         raise ValueError("--compile is for texts that are written token by token; leave it out")
-    clash = [*given(arguments, Sampling)]
+    clash = [*arguments.given[Sampling]]
     clash += [name for name in ("seed", "min_new_tokens") if getattr(arguments, name)]
     if clash:
         raise ValueError(

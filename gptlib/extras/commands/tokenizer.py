@@ -7,7 +7,7 @@ from pathlib import Path
 from gptlib.extras.commands.base import add_texts, new_folder
 from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
 from gptlib.extras.terminal import read_text
-from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_with_bar
+from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_documents
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text, vocabulary_size
 
 __all__ = ["parser"]
@@ -75,7 +75,7 @@ def _train(arguments: argparse.Namespace) -> int:
     texts, folder = find_texts(arguments.texts, arguments.pattern), Path(arguments.save)
     if (folder / "merges.txt").exists() and not arguments.overwrite:
         raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
-    tokenizer = BPETokenizer.train(read_with_bar(texts, "tokenizer"), arguments.vocab_size)
+    tokenizer = BPETokenizer.train(read_documents(texts, "tokenizer"), arguments.vocab_size)
     tokenizer.save(folder)
     print(f"saved {tokenizer.vocab_size:,} tokens to {folder}")
     return 0

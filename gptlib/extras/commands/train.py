@@ -20,7 +20,7 @@ from gptlib.extras.commands.base import DEVICE
 from gptlib.extras.device import best_device
 from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.extras.models import load_model
-from gptlib.extras.options import CommandParser, given, program, quoted
+from gptlib.extras.options import CommandParser, quoted
 from gptlib.extras.run_logs import Log, TensorBoard, WeightsAndBiases, check_installed
 from gptlib.extras.runs import (
     CHECKPOINT,
@@ -165,10 +165,9 @@ def parser(prog: str) -> TrainParser:
 
 def run_config(arguments: argparse.Namespace) -> RunConfig:
     """Put the parts of a configuration together from what was parsed."""
-    values = {part: given(arguments, kind, f"{part}.") for part, kind in SECTIONS.items()}
+    parts = {part: kind(**arguments.given[kind]) for part, kind in SECTIONS.items()}
     if arguments.text:
-        values["data"]["texts"] = tuple(arguments.text)
-    parts = {part: kind(**values[part]) for part, kind in SECTIONS.items()}
+        parts["data"] = replace(parts["data"], texts=tuple(arguments.text))
     return RunConfig(**parts, start_std=arguments.start_std)
 
 
@@ -197,7 +196,7 @@ def _train(arguments: argparse.Namespace) -> int:
             run = run or open_run(folder, _saved_config(arguments, folder))
             return _learn(run, device, arguments)
     except KeyboardInterrupt:
-        sys.stderr.write(f"\nended at once; {_how_to_go_on(folder)}\n")
+        sys.stderr.write(f"\nended at once; {_how_to_go_on(folder, arguments)}\n")
         return 130
     except RuntimeError as error:
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
@@ -249,20 +248,20 @@ def _open(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Run
         if saved.data.tokenizer != "train" or any(map(is_prepared, saved.data.texts)):
             vocab_size = saved.model.vocab_size  # as the tokenizer has, that was made elsewhere
             config = replace(config, model=replace(config.model, vocab_size=vocab_size))
-        _compare(asdict(config), asdict(saved), folder)
+        how = f"{arguments.parser.prog} --resume --folder {quoted(folder)}"
+        _compare(asdict(config), asdict(saved), f"{folder} was begun with", how)
     return open_run(folder, saved)
 
 
-def _compare(wanted: dict[str, Any], saved: dict[str, Any], folder: Path, part: str = "") -> None:
+def _compare(wanted: dict[str, Any], saved: dict[str, Any], begun: str, how: str) -> None:
     """Refuse to go on with a run that was asked for in other words than it was begun with."""
     for name, value in wanted.items():
         if isinstance(value, dict):
-            _compare(value, saved[name], folder, f"{name}.")
+            _compare(value, saved[name], f"{begun} {name}.", how)
         elif value != saved[name]:
             raise ValueError(
-                f"{folder} was begun with {part}{name} {saved[name]!r}, not {value!r}; go on with "
-                f"{program()} train --resume --folder {quoted(folder)}, or begin another run with "
-                "another --folder"
+                f"{begun}{name} {saved[name]!r}, not {value!r}; go on with {how}, or begin another "
+                "run with another --folder"
             )
 
 
@@ -305,11 +304,11 @@ def _learn(run: Run, device: torch.device, arguments: argparse.Namespace) -> int
             closing.callback(log.close)
         step = _follow(run, reports, logs, heard, is_parallel)
     if step < plan.n_steps:
-        how = _how_to_go_on(run.folder)
+        how = _how_to_go_on(run.folder, arguments)
         sys.stderr.write(f"stopped after step {step} of {plan.n_steps}; {how}\n")
         return 128 + heard[0]
     if is_first:
-        _save(run, model)
+        _save(run, model, arguments.parser.program)
     return 0
 
 
@@ -393,20 +392,21 @@ def _say_beginning(run: Run, model: GPT, device: torch.device) -> None:
         )
 
 
-def _save(run: Run, model: GPT) -> None:
+def _save(run: Run, model: GPT, program: str) -> None:
     """Write the model in GPT-2's layout, and say what can be done with it."""
     if dist.is_initialized():  # a process may hold its share of the model only
         model, _ = load_model(run.folder)
     place = run.folder / MODEL
     save_gpt2(model.eval(), run.tokenizer, place)
     print(f"the model is in {place}; let it write: ", file=sys.stderr, end="")
-    print(f'{program()} generate --model {quoted(place)} --prompt "The"', file=sys.stderr)
+    print(f'{program} generate --model {quoted(place)} --prompt "The"', file=sys.stderr)
 
 
-def _how_to_go_on(folder: Path) -> str:
+def _how_to_go_on(folder: Path, arguments: argparse.Namespace) -> str:
     if not (folder / CONFIG).is_file():
         return "nothing was begun yet; the same command begins"
     step = checkpoint_step(folder)
     kept = f"a checkpoint of step {step} is in {folder}" if step else "no step is saved"
-    torchrun = "torchrun ... -m gptlib" if "WORLD_SIZE" in os.environ else program()
-    return f"{kept}. Go on with: {torchrun} train --resume --folder {quoted(folder)}"
+    is_parallel = "WORLD_SIZE" in os.environ
+    how = "torchrun ... -m gptlib train" if is_parallel else arguments.parser.prog
+    return f"{kept}. Go on with: {how} --resume --folder {quoted(folder)}"

@@ -10,7 +10,7 @@ from gptlib.extras.commands.base import add_model
 from gptlib.extras.device import best_device
 from gptlib.extras.fast import fast
 from gptlib.extras.models import default_model, load_model
-from gptlib.extras.options import CommandParser, given, whole
+from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import note
 from gptlib.generation import Sampling, generate, stream_text
 from gptlib.tokenizer import end_of_text
@@ -84,7 +84,7 @@ class Writer:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
-        self.sampling = Sampling(**given(arguments, Sampling))
+        self.sampling = Sampling(**arguments.given[Sampling])
         if arguments.min_new_tokens > arguments.max_new_tokens:
             raise ValueError(
                 f"min_new_tokens is {arguments.min_new_tokens}, above max_new_tokens "

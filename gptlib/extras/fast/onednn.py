@@ -100,15 +100,15 @@ def share_weights(model: GPT) -> GPT:
 
 
 def multiply_in_onednn(model: GPT) -> None:
-    """Let the blocks of a model multiply in oneDNN, forward and backward.
+    """Let a model multiply in oneDNN, forward and backward.
 
     The model is changed in place; a second call changes nothing. Where oneDNN can't be used
-    (another device or precision), the layers do what they did before.
+    (another device or precision), the layers do what they did before. A loss that takes the output
+    layer's weight for itself, as `chunked_loss` does, multiplies as it always did.
 
     Raises:
         ValueError: If PyTorch was built without oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this PyTorch was built without oneDNN; leave the option out")
-    for block in model.blocks:
-        swap_linears(block, OneDNNLinear)
+    swap_linears(model, OneDNNLinear)

@@ -6,8 +6,10 @@ What differs from GPT-2's layout as `gptlib.weights` has it is put right here, i
 import json
 import re
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,30 +31,12 @@ from gptlib.weights import (
 
 __all__ = ["find_tensors", "load_folder", "read_any_tokenizer"]
 
-Shape = tuple[int, ...]
 
-
-class Stored(Protocol):
+class Stored(NamedTuple):
     """A tensor in a file: its shape is known, its numbers are read on request."""
 
-    @property
-    def shape(self) -> Shape:
-        """Its sizes."""
-
-    def read(self) -> Tensor:
-        """Read its numbers."""
-
-
-class InSafetensors(NamedTuple):
-    """A tensor in a safetensors file."""
-
-    path: Path
-    name: str
-    shape: Shape
-
-    def read(self) -> Tensor:
-        """Read its numbers."""
-        return read_tensor(self.path, self.name)
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
 
 
 def load_folder(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
@@ -71,11 +55,12 @@ def load_folder(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
     """
     if (folder / "model.ckpt.index").is_file():
         config = read_hparams(folder)
-        tensors = dict[str, Stored](read_checkpoint(folder / "model.ckpt.index"))
+        checkpoint = read_checkpoint(folder / "model.ckpt.index")
+        tensors = {name: Stored(tensor.shape, tensor.read) for name, tensor in checkpoint.items()}
     else:
         require_files(folder, ["config.json"])
         config = read_config(folder / "config.json")
-        tensors = dict[str, Stored](find_tensors(folder))
+        tensors = find_tensors(folder)
     head, table = tensors.pop("lm_head.weight", None), tensors.get("wte.weight")
     if head and table and not _is_equal(head, table):
         raise ValueError(
@@ -113,7 +98,7 @@ def read_hparams(folder: Path) -> GPTConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def find_tensors(folder: Path) -> dict[str, InSafetensors]:
+def find_tensors(folder: Path) -> dict[str, Stored]:
     """Find a model's tensors in the files of its folder, and never open a pickle.
 
     A prefix "transformer." is dropped. So are `attn.bias` and `attn.masked_bias`, the causal mask
@@ -141,14 +126,14 @@ def find_tensors(folder: Path) -> dict[str, InSafetensors]:
         raise FileNotFoundError(
             f"{folder} has no model.safetensors; name a folder with weights in it"
         )
-    tensors: dict[str, InSafetensors] = {}
+    tensors: dict[str, Stored] = {}
     for file in files:
         for name, shape in read_shapes(folder / file).items():
             short = name.removeprefix("transformer.")
             if short in tensors:
                 raise damaged(folder / file, f"{short} is there twice, maybe with a prefix")
             if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", short):
-                tensors[short] = InSafetensors(folder / file, name, shape)
+                tensors[short] = Stored(shape, partial(read_tensor, folder / file, name))
     return tensors
 
 

@@ -31,11 +31,7 @@ class _Asker(widgets.VBox):
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        form: PromptForm,
-        max_new_tokens: int,
-        sampling: Sampling | None,
+        self, tokenizer: Tokenizer, form: PromptForm, max_new_tokens: int, sampling: Sampling | None
     ) -> None:
         self.tokenizer, self.form = tokenizer, form
         self.max_new_tokens, self.sampling = max_new_tokens, sampling
@@ -62,12 +58,7 @@ class _Asker(widgets.VBox):
         return self._thread is not None and self._thread.is_alive()
 
     def ask(self, instruction: str, input: str = "") -> None:
-        """Write a question into the fields, send it, and wait for the whole answer.
-
-        Args:
-            instruction: What to do.
-            input: What it is about.
-        """
+        """Write a question into the fields, send it, and wait for the whole answer."""
         self.instruction.value, self.input.value = instruction, input
         self._start()
         self.wait()
@@ -129,13 +120,13 @@ class ChatBox(_Asker):
     turns that went with the last question) and `problem` (why a question was not sent).
 
     Args:
-        model: In evaluation mode.
+        model: What answers.
         tokenizer: Its tokenizer.
         form: The form that it was tuned with.
         remembered: Earlier turns that it sees again; a model that was tuned on single questions
             answers best with 0.
         max_new_tokens: Where an answer is cut off, below the context length.
-        sampling: The knobs; the likeliest token each time if None.
+        sampling: The likeliest token each time if None.
 
     Example:
         >>> from gptlib.gpt2 import GPTConfig
@@ -228,23 +219,13 @@ class SideBySide(_Asker):
     question and waits. Results: `texts` (both answers) and `problem`.
 
     Args:
-        models: Two models by the names to show, in evaluation mode and with one tokenizer.
+        models: Two models by the names to show, with one tokenizer.
         tokenizer: Their tokenizer.
         form: How both are asked.
         instruction: The first question, which is answered at once.
         input: What it is about.
         max_new_tokens: Where an answer is cut off.
-        sampling: The knobs; the likeliest token each time if None.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> from gptlib.instructions import CHAT
-        >>> from gptlib.tokenizer import BPETokenizer
-        >>> config = GPTConfig(vocab_size=257, context_length=64, n_layer=1, n_head=1, n_embd=8)
-        >>> models = {"base": GPT(config).eval(), "tuned": GPT(config).eval()}
-        >>> pair = SideBySide(models, BPETokenizer([]), CHAT, "Say yes.", max_new_tokens=5)
-        >>> sorted(pair.texts)
-        ['base', 'tuned']
+        sampling: The likeliest token each time if None.
     """
 
     def __init__(
