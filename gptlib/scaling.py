@@ -107,7 +107,7 @@ def activation_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
 
 
 class CheckpointedBlock(Block):
-    """A block that keeps only its input for the backward pass, and computes the rest again there.
+    """A block that keeps only its input, and computes the rest again in the backward pass.
 
     It takes over another block's layers, so names in the state dict stay.
 
