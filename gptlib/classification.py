@@ -324,7 +324,9 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
         tokens = classifier.tokenizer.encode_ordinary(text)
         n = len(tokens)
         if n > limit and classifier.max_tokens is None:
-            raise ValueError(f"text {number} has {n} tokens; shorten it, or set max_tokens={limit}")
+            raise ValueError(
+                f"text {number} has {n} of at most {limit} tokens; cut it or set max_tokens"
+            )
         n_cut += n > limit
         rows.append(torch.tensor(tokens[:limit], device=classifier.head.weight.device))
     return rows, n_cut
@@ -374,12 +376,10 @@ class FineTuning:
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("n_epochs", "batch_size", "patience")}
         whole = "a whole number, at least 1"
-        rules = {
-            **{name: (whole, isinstance(n, int) and n >= 1) for name, n in counts.items()},
-            "learning_rate": ("above 0", 0 < self.learning_rate < math.inf),
-            "head_learning_rate": ("above 0", 0 < self.head_learning_rate < math.inf),
-            "frozen": (f"one of {get_args(Frozen)}", self.frozen in get_args(Frozen)),
-        }
+        rules = {name: (whole, isinstance(n, int) and n >= 1) for name, n in counts.items()}
+        rules["learning_rate"] = ("above 0", 0 < self.learning_rate < math.inf)
+        rules["head_learning_rate"] = ("above 0", 0 < self.head_learning_rate < math.inf)
+        rules["frozen"] = (f"one of {get_args(Frozen)}", self.frozen in get_args(Frozen))
         check_fields(self, rules)
 
 

@@ -108,9 +108,10 @@ def random_batch(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 window")
     n_starts = len(tokens) - context_length
-    starts = torch.randint(n_starts, (batch_size, 1), generator=generator)  # (B, 1)
-    windows = tokens[starts + torch.arange(context_length + 1)].long()  # (B, T + 1)
-    return windows[:, :-1], windows[:, 1:]  # (B, T), (B, T)
+    starts = torch.randint(n_starts, (batch_size,), generator=generator)  # (B,)
+    windows = [tokens[i : i + context_length + 1] for i in starts.tolist()]
+    batch = torch.stack(windows).long()  # (B, T + 1)
+    return batch[:, :-1], batch[:, 1:]  # (B, T), (B, T)
 
 
 def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tensor, Tensor]:

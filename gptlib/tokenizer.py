@@ -281,6 +281,7 @@ class Vocabulary:
 
     Attributes:
         tokens: The bytes of each token; the place in the list is the id.
+        vocab_size: The number of tokens, special ones included: ids lie below it.
         ids: The id of each token that is not special, by its bytes.
         special_tokens: The id of each special token, by its name.
     """
@@ -288,28 +289,21 @@ class Vocabulary:
     def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
         self.merges, names = list(merges), list(special)
         self.tokens = number_tokens(self.merges, names)
+        self.vocab_size = len(self.tokens)
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         self.special_tokens = {name: self.ids.pop(name.encode()) for name in names}
 
-    @property
-    def vocab_size(self) -> int:
-        """The number of tokens, special ones included: ids lie below it."""
-        return len(self.tokens)
-
     def token_bytes(self, token: int) -> bytes:
-        """Look up the bytes of one token; they need not be whole characters.
-
-        Raises:
-            ValueError: If there is no such id.
-        """
-        if not 0 <= token < self.vocab_size:
-            most = self.vocab_size - 1
-            raise ValueError(f"token id {token} is not in 0..{most}; pass ids that encode gave")
-        return self.tokens[token]
+        """Look up the bytes of one token; they need not be whole characters."""
+        return self.decode_bytes([token])
 
     def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """Turn token ids into the bytes they stand for, exactly."""
-        return b"".join(map(self.token_bytes, tokens))
+        """Turn token ids into the bytes they stand for, exactly; an unknown id is a ValueError."""
+        tokens, most = list(tokens), self.vocab_size - 1
+        for token in tokens:
+            if not 0 <= token <= most:  # Python would take -1 for the last token
+                raise ValueError(f"token id {token} is not in 0..{most}; pass ids that encode gave")
+        return b"".join(self.tokens[token] for token in tokens)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Turn token ids into text; bytes that are no whole character become U+FFFD."""

@@ -58,7 +58,8 @@ def call(*words: object) -> int:
 
 def parse(*words: object) -> RunConfig:
     parsed = command.parser("python -m gptlib train").read([str(word) for word in words])
-    return command.run_config(parsed)
+    config: RunConfig = parsed.run
+    return config
 
 
 def killed_at(step: int) -> Callable[..., Any]:

@@ -706,7 +706,7 @@ def test_stages_that_cannot_be_compared_are_refused(reference: dict[str, Tensor]
 
 def test_recording_leaves_no_hook_behind(reference: dict[str, Tensor]) -> None:
     model = golden_model()
-    with pytest.raises(ValueError, match="tokens have shape"):
+    with pytest.raises(ValueError, match="tokens: pass a tensor of shape"):
         activations(model, reference["tokens"][0])
     activations(model, reference["tokens"])
     assert not any(module._forward_hooks for module in model.modules())

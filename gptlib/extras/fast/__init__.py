@@ -1,15 +1,14 @@
 """The same model, faster: oneDNN, a compiled decode step, int8 weights.
 
-from gptlib.extras.fast import fast
-model, step = fast(model)
-for piece in generate_text(model, tokenizer, "It was", step=step): ...
-"""
+    model, step = fast(model)
+    for piece in generate_text(model, tokenizer, "It was", step=step): ...
 
-import torch
+In float32, the twin writes the tokens that the model itself writes.
+"""
 
 from gptlib.extras.fast.compiled import compile_decode
 from gptlib.extras.fast.int8 import quantize
-from gptlib.extras.fast.onednn import OneDNNLinear, share_weights, swap_linears
+from gptlib.extras.fast.onednn import onednn_twin
 from gptlib.generation import Step
 from gptlib.gpt2 import GPT
 
@@ -45,10 +44,4 @@ def fast(model: GPT, compile: bool = False, int8: bool = False) -> tuple[GPT, St
         raise ValueError("compile and int8 don't go together; choose one of them")
     if int8:
         return quantize(model), None
-    twin = share_weights(model)
-    is_float32_on_cpu = {(p.device.type, p.dtype) for p in twin.parameters()} == {
-        ("cpu", torch.float32)
-    }
-    if is_float32_on_cpu and torch.backends.mkldnn.is_available():
-        swap_linears(twin, OneDNNLinear, least=2**18)  # below, a call costs more than it saves
-    return twin, compile_decode(model) if compile else None
+    return onednn_twin(model), compile_decode(model) if compile else None

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gptlib.attention import Mix
-from gptlib.extras.fast.onednn import OneDNNLinear, share_weights, swap_linears
+from gptlib.extras.fast.onednn import onednn_twin, share_weights, swap_linears
 from gptlib.generation import KeyValueCache, Step, decode_step
 from gptlib.gpt2 import GPT, GPTConfig
 
@@ -77,10 +77,8 @@ def compile_decode(model: GPT) -> Step:
             f"the model is in {precision} on {weight.device}; only float32 on the CPU can be "
             "compiled: call model.float().cpu() first"
         )
-    one_row, several = share_weights(model), share_weights(model)
+    one_row, several = share_weights(model), onednn_twin(model)
     swap_linears(one_row, _OneRowLinear)
-    if torch.backends.mkldnn.is_available():
-        swap_linears(several, OneDNNLinear, least=2**18)
 
     def read(token: Tensor, position: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         mixes = [_look_back(position, *both) for both in zip(keys, values, strict=True)]

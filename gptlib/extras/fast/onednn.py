@@ -17,7 +17,14 @@ from torch import Tensor, nn
 
 from gptlib.gpt2 import GPT
 
-__all__ = ["OneDNNLinear", "multiply", "multiply_in_onednn", "share_weights", "swap_linears"]
+__all__ = [
+    "OneDNNLinear",
+    "multiply",
+    "multiply_in_onednn",
+    "onednn_twin",
+    "share_weights",
+    "swap_linears",
+]
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -97,6 +104,15 @@ def share_weights(model: GPT) -> GPT:
     """
     shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared).eval()  # what is in `shared` is not copied
+
+
+def onednn_twin(model: GPT) -> GPT:
+    """Copy a model for writing, its weights shared and its large matrices multiplied in oneDNN."""
+    twin, weight = share_weights(model), model.ln_f.weight
+    is_float32_on_cpu = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if is_float32_on_cpu and torch.backends.mkldnn.is_available():
+        swap_linears(twin, OneDNNLinear, least=2**18)  # below, a call costs more than it saves
+    return twin
 
 
 def multiply_in_onednn(model: GPT) -> None:
