@@ -206,11 +206,10 @@ class Sampling:
     """Keep tokens with at least this share of the best one's probability, 0 to 1."""
 
     def __post_init__(self) -> None:
-        rules = {}
-        for each in fields(self):
-            holds = each.metadata["holds"](getattr(self, each.name))
-            rules[each.name] = (each.metadata["rule"], holds)
-        check_fields(self, rules)
+        knobs = {each.name: (each.metadata, getattr(self, each.name)) for each in fields(self)}
+        check_fields(
+            self, {name: (how["rule"], how["holds"](x)) for name, (how, x) in knobs.items()}
+        )
 
 
 def count_tokens(texts: Iterable[Sequence[int]], vocab_size: int) -> Tensor:
@@ -336,12 +335,9 @@ def read_new(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
     Raises:
         ValueError: If the cache has too few free slots.
     """
-    n_new = tokens.size(1)
-    if cache.length + n_new > cache.capacity:
-        raise ValueError(
-            f"{n_new} new tokens don't fit: {cache.length} of the cache's {cache.capacity} slots "
-            "are filled; make it larger, or prefill it anew with the last tokens"
-        )
+    n_new, n_free = tokens.size(1), cache.capacity - cache.length
+    if n_new > n_free:
+        raise ValueError(f"{n_new} new tokens don't fit into {n_free} slots; make the cache larger")
     slots = torch.arange(cache.length, cache.length + n_new, device=tokens.device)  # (T,)
     # Positions count from each row's own first token; padding before it gets position 0.
     positions = (slots - cache.starts[:, None]).clamp(min=0)  # (B, T)
@@ -457,10 +453,7 @@ def check_prompts(
             )
     for token in chain(end_tokens, *prompts):
         if not 0 <= token < vocab_size:
-            raise ValueError(
-                f"token id {token} is outside 0..{vocab_size - 1}; encode the text with the "
-                "tokenizer that the model was made for"
-            )
+            raise ValueError(f"token id {token} is outside 0..{vocab_size - 1}, the model's ids")
 
 
 def not_finite(text: Sequence[int]) -> FloatingPointError:
@@ -589,10 +582,7 @@ def generate_batch(
     rows, ends = [[int(t) for t in prompt] for prompt in prompts], [int(t) for t in end_tokens]
     check_prompts(model, rows, max_new_tokens, ends)
     if not 0 <= min_new_tokens <= max_new_tokens:
-        raise ValueError(
-            f"min_new_tokens is {min_new_tokens}; it must be from 0 to max_new_tokens, "
-            f"{max_new_tokens}"
-        )
+        raise ValueError(f"min_new_tokens is {min_new_tokens}; choose from 0 to {max_new_tokens}")
     sources = [None] * len(rows) if generators is None else generators
     if len(sources) != len(rows):
         raise ValueError(f"{len(sources)} generators for {len(rows)} prompts; pass one for each")
@@ -717,20 +707,10 @@ def generate_text(
 ) -> Generator[str, None, None]:
     """Go on from a text, and hand over more text while you ask for it.
 
-    Args:
-        model: The model, in evaluation mode.
-        tokenizer: The one that the model was trained with, ours or tiktoken's.
-        prompt: Text of at least one token and at most the context length of them. The name of a
-            special token in it is plain text.
-        max_new_tokens: The most tokens to write.
-        sampling: The knobs; `Sampling()`, the model's own distribution, if None.
-        stop: Strings that end the text, wherever the borders between tokens are; they are not
-            shown. They act before `min_new_tokens` as well.
-        end_tokens: Token ids that end the text and are not shown; the tokenizer's end-of-text
-            token if None.
-        min_new_tokens: End tokens can't be drawn before so many tokens are written.
-        generator: The source of randomness, on the CPU; PyTorch's global one if None.
-        step: Reads one more token in the place of `decode_step`, a faster one for example.
+    The prompt is text of at least one token and at most the context length of them; the name of a
+    special token in it is plain text. `stop` are strings that end the text, wherever the borders
+    between tokens are, and are not shown; they act before `min_new_tokens` as well. `end_tokens`
+    end it too; the tokenizer's end-of-text token if None. The rest is as in `generate_batch`.
 
     Returns:
         A generator of pieces of text, without the prompt: whole characters, none empty. Bytes
@@ -859,10 +839,7 @@ def beam_search(
     texts = [[int(token) for token in prompt]]
     check_prompts(model, texts, max_new_tokens, [] if end_token is None else [end_token])
     if n_beams < 1 or not math.isfinite(length_penalty):
-        raise ValueError(
-            f"n_beams is {n_beams} and length_penalty {length_penalty}; keep at least 1 beam, and "
-            "choose a finite penalty"
-        )
+        raise ValueError(f"n_beams {n_beams} must be at least 1, {length_penalty=} finite")
     scores, finished = torch.zeros(1), [Beam((), 0.0)] * (max_new_tokens == 0)
     cache = KeyValueCache(model, 1, len(texts[0]) + max_new_tokens)
     for length in range(1, max_new_tokens + 1):

@@ -66,15 +66,9 @@ def model_flops_utilization(
 ) -> float:
     """Say which share of a machine's arithmetic goes into a training run.
 
-    Args:
-        config: The model.
-        tokens_per_second: Training tokens per second, of all devices together.
-        peak: Floating-point operations per second that the devices reach together in large
-            matrix products.
-        context_length: Tokens per window, T; the model's longest by default.
-
-    Returns:
-        The share, from 0 to 1. Work done twice, as by `checkpoint_activations`, doesn't count.
+    Tokens are those of all devices together, and `peak` is the floating-point operations per second
+    that they reach together in large matrix products. The share is from 0 to 1; work done twice, as
+    by `checkpoint_activations`, doesn't count.
 
     Source:
         Chowdhery et al. 2022, "PaLM", appendix B.
@@ -90,12 +84,8 @@ def model_flops_utilization(
 def activation_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
     """Measure what a forward pass keeps for the backward pass: the activations.
 
-    Args:
-        model: Its parameters exist anyway and don't count.
-        compute: Runs the forward pass and returns the loss.
-
-    Returns:
-        Bytes, each piece of memory counted once.
+    Bytes, each piece of memory counted once. The model's parameters exist anyway and don't count;
+    `compute` runs the forward pass and returns the loss.
 
     Example:
         >>> layer, x = nn.Linear(4, 4), torch.ones(2, 4)
@@ -117,10 +107,9 @@ def activation_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
 
 
 class CheckpointedBlock(Block):
-    """A block that keeps only its input for the backward pass, and computes the rest again there.
+    """A block that keeps only its input, and computes the rest again in the backward pass.
 
-    Args:
-        block: The block whose layers it takes over, so that names in the state dict stay.
+    It takes over another block's layers, so names in the state dict stay.
 
     Source:
         Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
@@ -172,30 +161,27 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             sums = p.sub_(highest).exp_().sum(1, keepdim=True)
             total += (sums.log() + highest - right).sum()
             # The gradient of a logit is its probability, less 1 for the right token.
-            p.div_(sums * len(x)).scatter_add_(1, answers, torch.full_like(right, -1 / len(x)))
-            rows_grad.copy_(p.to(low) @ padded)
+            grad = p.div_(sums).scatter_add_(1, answers, torch.full_like(right, -1.0)).to(low)
+            rows_grad.copy_(grad @ padded)
             if ctx.needs_input_grad[1]:  # a frozen table needs none
-                table_grad += p.to(low).T @ rows
+                table_grad += grad.T @ rows
         ctx.save_for_backward(x_grad, table_grad[:n_tokens])
         return total / len(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Scale the gradients that the forward pass computed."""
-        return *(grad * kept for kept in ctx.saved_tensors), None
+        """Scale the gradients that the forward pass computed, from a sum to a mean."""
+        x_grad, table_grad = ctx.saved_tensors
+        scale = grad / len(x_grad)
+        return scale * x_grad, scale * table_grad if ctx.needs_input_grad[1] else None, None
 
 
 def chunked_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     """Measure the loss of `next_token_loss`, in a fraction of the memory and faster on a GPU.
 
-    Args:
-        model: The model.
-        inputs: Token ids, shape (B, T).
-        targets: The tokens that follow, shape (B, T).
-
-    Returns:
-        The mean cross-entropy over B·T positions, in nats per token; a scalar with a gradient.
+    Takes token ids of shape (B, T) and returns the mean cross-entropy over B·T positions, in nats
+    per token.
 
     Example:
         >>> sizes = GPTConfig(vocab_size=10, context_length=4, n_layer=1, n_head=1, n_embd=4)
@@ -279,16 +265,13 @@ def distribute(model: GPT, strategy: Literal["ddp", "fsdp"]) -> nn.Module:
     """Let the processes share the work on a model, whose starting weights are rank 0's.
 
     Args:
-        model: The model, on this process's device; "fsdp" cuts it up in place.
+        model: On this process's device; "fsdp" cuts it up in place.
         strategy: "ddp": every process holds all weights, and gradients are averaged while the
             backward pass runs. "fsdp": every process holds 1/n of each tensor of weights,
             gradients and optimizer; a block's weights are gathered when it is its turn.
 
     Returns:
         A `ForwardPass`, wrapped. Its gradients are means over the processes.
-
-    Raises:
-        ValueError: If the strategy is unknown.
 
     Source:
         Li et al. 2020, "PyTorch Distributed" (DDP); Zhao et al. 2023, "PyTorch FSDP".
@@ -311,7 +294,7 @@ def take_step_together(
 
     Args:
         state: The run, the same in all processes but for their shares of the weights.
-        wrapped: What `distribute` made of the run's model.
+        wrapped: What `distribute` made of its model.
         tokens: Token ids, shape (n,).
         loss: Takes the model, inputs and targets.
 
@@ -355,13 +338,7 @@ def mean_over_processes(values: Tensor) -> Tensor:
 def evaluate_together(state: TrainingState, wrapped: nn.Module, tokens: Tensor) -> float:
     """Measure the loss on a text as `evaluate` does, each process on its share of the windows.
 
-    Args:
-        state: The run.
-        wrapped: What `distribute` made of its model.
-        tokens: Token ids, shape (n,), more than the model's context length.
-
-    Returns:
-        The mean cross-entropy over n - 1 tokens, in nats per token, the same in all processes.
+    `wrapped` is what `distribute` made of the run's model. All processes get the same result.
     """
     model, n, rank = cast(GPT, state.model), dist.get_world_size(), dist.get_rank()
     length, device, total = model.config.context_length, model.ln_f.weight.device, 0.0
@@ -374,12 +351,7 @@ def evaluate_together(state: TrainingState, wrapped: nn.Module, tokens: Tensor) 
 
 
 def save_together(path: Path, state: TrainingState) -> None:
-    """Write a run to chapter 5's one file: all processes gather it, and the first one writes.
-
-    Args:
-        path: The file, on a disk that the first process reaches.
-        state: The run.
-    """
+    """Write a run to chapter 5's one file: all processes gather it, and the first one writes."""
     first = dist.get_rank() == 0
 
     def gather(share: DTensor) -> Tensor | None:
@@ -395,12 +367,7 @@ def save_together(path: Path, state: TrainingState) -> None:
 
 
 def load_together(state: TrainingState, checkpoint: dict[str, Any]) -> None:
-    """Fill a run's model and optimizer from a file, whatever number of processes wrote it.
-
-    Args:
-        state: The run, of which this process holds all or a share.
-        checkpoint: What `load_checkpoint` returned.
-    """
+    """Fill a run's model and optimizer, of which this process holds all or a share, from a file."""
 
     def cut(whole: Tensor, mine: Tensor) -> Tensor:
         if not isinstance(mine, DTensor) or not whole.dim():
@@ -440,7 +407,7 @@ def train_in_parallel(
     `any_process`.
 
     Args:
-        model: The model, on this process's device; trained in place. "fsdp" cuts it up.
+        model: On this process's device; trained in place. "fsdp" cuts it up.
         train_tokens: Token ids, shape (n,); a mapped file will do.
         validation_tokens: Token ids, shape (m,), or None.
         config: The plan of the whole run.
@@ -449,13 +416,9 @@ def train_in_parallel(
         checkpoint: The file for checkpoints, reached by all processes. None saves nothing.
         resume: Whether to go on from the checkpoint, of any number of processes.
 
-    Returns:
-        A generator of reports, equal in all processes but for the times.
-
     Raises:
-        ValueError: If no processes have joined, the batch can't be shared out evenly, a split is
-            shorter than a window, or the checkpoint is a folder, damaged, unsafe, of another
-            configuration, or missing from the call.
+        ValueError: If no processes have joined, the batch can't be shared out evenly, or for one
+            of the reasons of `train`.
         FileNotFoundError: If there is no checkpoint to resume from.
         FloatingPointError: While running, in all processes, at the first loss or gradient that is
             no number; the checkpoint stays as it was.
@@ -479,7 +442,7 @@ def train_in_parallel(
     state = TrainingState.start(model, config)
     if resume and path is not None:
         restore(state, load_checkpoint(path), load_together)
-    if model.config.dropout:
+    if model.config.dropout:  # each process its own masks
         torch.manual_seed(config.seed + n * state.step + dist.get_rank())
     step = partial(take_step_together, wrapped=wrapped, tokens=train_tokens, loss=loss)
     score = None
@@ -520,13 +483,6 @@ def split_block(block: Block, mesh: DeviceMesh) -> None:
     the first and the second of each pair; behind each pair the processes add up what they have.
     The rows of `qkv` are put into another order first: the queries, keys and values of the first
     process's heads, then those of the second's. `regroup(rows, n, 3)` undoes it.
-
-    Args:
-        block: The same in all processes; changed in place.
-        mesh: The n processes.
-
-    Raises:
-        ValueError: If the heads can't be shared out evenly.
 
     Source:
         Shoeybi et al. 2019, "Megatron-LM", section 3.
@@ -608,18 +564,12 @@ def parallel_step(
     Args:
         config: The model.
         machine: The kind of device.
-        n_devices: How many, n.
+        n_devices: How many of them.
         batch_tokens: Tokens per optimizer step, of all devices together.
         strategy: "ddp", "fsdp" or "tensor", where every block is cut as by `split_block`, and the
             embedding and the output layer as well, as in Megatron-LM.
         windows_at_once: Windows per pass and device; more passes are accumulated.
         checkpointed: Whether blocks are computed twice, as by `checkpoint_activations`.
-
-    Returns:
-        The cost for each device.
-
-    Raises:
-        ValueError: If a number is below 1, or there are fewer tokens than one window each.
 
     Source:
         Rajbhandari et al. 2020, "ZeRO", section 7, for DDP and FSDP; Shoeybi et al. 2019 for

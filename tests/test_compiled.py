@@ -74,7 +74,7 @@ def test_each_step_gives_the_logits_of_the_whole_model(
     logits += [step(tokens[:, i], cache)[0] for i in range(n_prompt, LENGTH)]
     torch.testing.assert_close(torch.stack(logits), expected[n_prompt - 1 :], rtol=1e-4, atol=1e-5)
     assert plain == [LENGTH - 1]  # the last slot is left to the plain way
-    with pytest.raises(ValueError, match="are filled; make it larger"):
+    with pytest.raises(ValueError, match="make the cache larger"):
         step(tokens[:, 0], cache)
 
 

@@ -781,13 +781,13 @@ def test_a_knob_turned_too_far_is_refused(options: dict[str, Any], message: str)
         (lambda: generate_batch(MODEL, [[1], []], 5), r"prompt 1 has 0 tokens"),
         (lambda: generate_batch(MODEL, [], 5), r"there are 0 prompts; pass at least 1"),
         (lambda: generate(MODEL, [1] * 17, 5), r"prompt 0 has 17 tokens; .*at most the 16"),
-        (lambda: generate(MODEL, [1, 50], 5), r"token id 50 is outside 0..49; encode"),
+        (lambda: generate(MODEL, [1, 50], 5), r"token id 50 is outside 0..49, the model's ids"),
         (lambda: generate(MODEL, [-1], 5), r"token id -1 is outside 0..49"),
         (lambda: generate(MODEL, [1], 5, end_tokens=[99]), r"token id 99 is outside 0..49"),
         (lambda: generate(MODEL, [1], -1), r"max_new_tokens is -1; it must be at least 0"),
         (
             lambda: generate(MODEL, [1], 5, min_new_tokens=6),
-            r"min_new_tokens is 6; it must be from 0 to max_new_tokens, 5",
+            r"min_new_tokens is 6; choose from 0 to 5",
         ),
         (lambda: generate(MODEL, [1], 5, min_new_tokens=-1), r"min_new_tokens is -1"),
         (
@@ -797,19 +797,19 @@ def test_a_knob_turned_too_far_is_refused(options: dict[str, Any], message: str)
         (lambda: generate(GPT(TINY), [1], 5), r"in training mode.*call model.eval\(\) first"),
         (lambda: beam_search(GPT(TINY), [1], 2, 5), r"in training mode"),
         (lambda: token_losses(GPT(TINY), [1, 2]), r"in training mode"),
-        (lambda: beam_search(MODEL, [1], 0, 5), r"n_beams is 0 .*keep at least 1 beam"),
+        (lambda: beam_search(MODEL, [1], 0, 5), r"n_beams 0 must be at least 1"),
         (lambda: beam_search(MODEL, [1], 2, -5), r"max_new_tokens is -5"),
         (lambda: beam_search(MODEL, [], 2, 5), r"prompt 0 has 0 tokens"),
         (lambda: beam_search(MODEL, [1], 2, 5, end_token=50), r"token id 50 is outside"),
         (
             lambda: beam_search(MODEL, [1], 2, 5, length_penalty=math.nan),
-            r"length_penalty nan; .*finite penalty",
+            r"length_penalty=nan finite",
         ),
         (lambda: token_losses(MODEL, [1]), r"1 tokens are too few .* at least 2"),
         (lambda: token_losses(MODEL, [1, 50]), r"token id 50 is outside 0..49"),
         (
             lambda: extend(MODEL, torch.zeros(1, 5, dtype=torch.int64), KeyValueCache(MODEL, 1, 4)),
-            r"5 new tokens don't fit: 0 of the cache's 4 slots are filled; make it larger",
+            r"5 new tokens don't fit into 4 slots; make the cache larger",
         ),
         (
             lambda: generate_text(SPEAKER, BYTES, "a", stop="END"),

@@ -4,9 +4,9 @@
 
 6 layers, 6 heads, width 384, context 256, GPT-2's 50,257 tokens, batch 8, no dropout, float32.
 Each peer lives in a process of its own, so that each has its own peak memory; they take turns
-round by round, and medians are compared. `next_token_loss` never holds the logits of all
-positions, which are the largest tensor of such a step; transformers' loss does. The row with oneDNN
-lets the blocks' matrix products be done by it instead of MKL.
+round by round, and medians are compared. `chunked_loss` never holds the logits of all positions,
+which are the largest tensor of such a step; chapter 5's loss (the row "whole logits") and
+transformers' do. The row with oneDNN lets it do the layers' matrix products instead of MKL.
 """
 
 import argparse
@@ -16,27 +16,36 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 
 import torch
 from torch import Tensor
 
-PEERS = ("gptlib", "gptlib, oneDNN", "transformers")
+PEERS = ("gptlib", "gptlib, oneDNN", "gptlib, whole logits", "transformers")
 VOCAB_SIZE, CONTEXT, LAYERS, HEADS, WIDTH, BATCH_SIZE = 50_257, 256, 6, 6, 384, 8
 
 
-def our_step(tokens: Tensor, onednn: bool) -> Callable[[], object]:
+def our_step(tokens: Tensor, peer: str) -> Callable[[], object]:
     """Return a function that takes one step of ours."""
     from gptlib.extras.fast.onednn import multiply_in_onednn
     from gptlib.gpt2 import GPT, GPTConfig
-    from gptlib.training import TrainingConfig, TrainingState, take_step
+    from gptlib.scaling import chunked_loss
+    from gptlib.training import (
+        TrainingConfig,
+        TrainingState,
+        draw_windows,
+        next_token_loss,
+        take_step,
+    )
 
     sizes = GPTConfig(VOCAB_SIZE, CONTEXT, LAYERS, HEADS, WIDTH)
     model = GPT(sizes, torch.Generator().manual_seed(0)).train()
-    if onednn:
+    if peer.endswith("oneDNN"):
         multiply_in_onednn(model)
     state = TrainingState.start(model, TrainingConfig(n_steps=10**6, batch_size=BATCH_SIZE))
-    return lambda: take_step(state, tokens)
+    loss = next_token_loss if peer.endswith("whole logits") else chunked_loss
+    return lambda: take_step(state, partial(draw_windows, tokens), loss)
 
 
 def their_step(tokens: Tensor) -> Callable[[], object]:
@@ -81,8 +90,7 @@ def serve(peer: str, threads: int, pipe: Connection) -> None:
     """Take as many steps as the parent asks for, and answer with seconds and the peak."""
     torch.set_num_threads(threads)
     tokens = torch.randint(VOCAB_SIZE, (50_000,), generator=torch.Generator().manual_seed(1))
-    is_ours, onednn = peer != "transformers", peer == "gptlib, oneDNN"
-    step = our_step(tokens, onednn) if is_ours else their_step(tokens)
+    step = their_step(tokens) if peer == "transformers" else our_step(tokens, peer)
     while n_steps := pipe.recv():
         wall, cpu = time.perf_counter(), time.process_time()
         for _ in range(n_steps):

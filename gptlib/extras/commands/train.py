@@ -54,7 +54,7 @@ from gptlib.scaling import (
 from gptlib.training import Report, bits_per_byte, train
 from gptlib.weights import save_gpt2
 
-__all__ = ["TrainParser", "parser", "run_config"]
+__all__ = ["TrainParser", "parser"]
 
 _TRAIN = """\
 Train a model on texts: any UTF-8 text file, a folder of them, or a folder of prepared tokens. The
@@ -79,7 +79,7 @@ exit status: 0 if the run is complete, 2 if a value can't be used, 130 if Ctrl-C
 
 
 class TrainParser(CommandParser):
-    """A parser that reads the options that a configuration stands for before those typed."""
+    """A parser that reads a configuration's options before those typed, into a `RunConfig`."""
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Understand words; where none names a configuration, it is a resumed run's or our own."""
@@ -93,6 +93,10 @@ class TrainParser(CommandParser):
                 saved = _folder(known) / CONFIG
                 if saved.is_file():
                     known = super().read([*read_config(str(saved)), *words])
+            parts = {part: kind(**known.given[kind]) for part, kind in SECTIONS.items()}
+            if known.text:
+                parts["data"] = replace(parts["data"], texts=tuple(known.text))
+            known.run = RunConfig(**parts, start_std=known.start_std)
         except ValueError as error:
             self.error(str(error))
         return known
@@ -163,18 +167,9 @@ def parser(prog: str) -> TrainParser:
     return parser
 
 
-def run_config(arguments: argparse.Namespace) -> RunConfig:
-    """Put the parts of a configuration together from what was parsed."""
-    parts = {part: kind(**arguments.given[kind]) for part, kind in SECTIONS.items()}
-    if arguments.text:
-        parts["data"] = replace(parts["data"], texts=tuple(arguments.text))
-    return RunConfig(**parts, start_std=arguments.start_std)
-
-
 def _train(arguments: argparse.Namespace) -> int:
-    config = run_config(arguments)
     if arguments.print_config:
-        print(to_yaml(config), end="")
+        print(to_yaml(arguments.run), end="")
         return 0
     is_parallel = "WORLD_SIZE" in os.environ
     if arguments.strategy and not is_parallel:
@@ -188,12 +183,14 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         if not is_parallel:
             device = best_device(arguments.device)  # refused before a run is replaced
-            return _learn(_open(arguments, config, folder), device, arguments)
+            return _learn(_open(arguments, folder), device, arguments)
         kind: Any = (arguments.device or "").partition(":")[0] or None
         with processes(kind) as device:
-            run = None if dist.get_rank() else _open(arguments, config, folder)
+            run = None if dist.get_rank() else _open(arguments, folder)
             dist.barrier()  # the first process prepares, the others find it done
-            run = run or open_run(folder, _saved_config(arguments, folder))
+            run = run or open_run(
+                folder, arguments.parser.read(["--config", f"{folder / CONFIG}"]).run
+            )
             return _learn(run, device, arguments)
     except KeyboardInterrupt:
         sys.stderr.write(f"\nended at once; {_how_to_go_on(folder, arguments)}\n")
@@ -224,17 +221,18 @@ def _folder(arguments: argparse.Namespace) -> Path:
     return Path(os.environ.get("GPTLIB_RUNS", "runs")).expanduser() / Path(named[0]).resolve().stem
 
 
-def _saved_config(arguments: argparse.Namespace, folder: Path) -> RunConfig:
-    parser: TrainParser = arguments.parser
-    return run_config(parser.read(["--config", str(folder / CONFIG)]))
-
-
-def _open(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Run:
+def _open(arguments: argparse.Namespace, folder: Path) -> Run:
     """Begin a run, or open the one that goes on."""
+    config: RunConfig = arguments.run
     # torchrun calls the same words again when a process was killed: they go on, then
     goes_on = arguments.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     is_there = (folder / CONFIG).is_file()
     is_empty = is_there and not (folder / CHECKPOINT).exists()  # nothing is learnt yet
+    if is_empty and any(folder.glob("checkpoints/step-*")) and not arguments.overwrite:
+        raise ValueError(
+            f"{folder} is an unfinished run of several processes that an older gptlib began; finish "
+            "it with that one, name another --folder, or begin anew with --overwrite"
+        )
     if not goes_on and (arguments.overwrite or not is_empty):
         return begin_run(folder, config, arguments.overwrite)
     if not is_there:
@@ -242,7 +240,7 @@ def _open(arguments: argparse.Namespace, config: RunConfig, folder: Path) -> Run
             f"{folder} holds no run, so there is nothing to resume; leave --resume out, "
             "or name the run's folder with --folder"
         )
-    saved = _saved_config(arguments, folder)
+    saved = arguments.parser.read(["--config", f"{folder / CONFIG}"]).run
     if config != saved:
         config, _ = find_run_texts(config)
         if saved.data.tokenizer != "train" or any(map(is_prepared, saved.data.texts)):
