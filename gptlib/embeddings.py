@@ -35,9 +35,7 @@ def check_stream(tokens: Tensor, context_length: int, name: str = "tokens") -> N
     """
     if not isinstance(tokens, Tensor) or tokens.dim() != 1 or tokens.is_floating_point():
         raise ValueError(f"{name}: pass one flat tensor of ids, not {describe(tokens)}")
-    if context_length < 1:
-        raise ValueError(f"context_length is {context_length}; it must be at least 1")
-    if len(tokens) <= context_length:
+    if not 1 <= context_length < len(tokens):
         raise ValueError(
             f"{name}: {len(tokens)} tokens are too few for a window of {context_length} and its "
             f"last target; pass at least {context_length + 1} tokens or a shorter context_length"
@@ -133,13 +131,12 @@ def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tens
         >>> train.tolist(), validation.tolist()
         ([0, 1, 2, 3, 4, 5, 6, 7], [8, 9])
     """
-    if not 0 < validation_fraction < 1:
-        raise ValueError(
-            f"validation_fraction is {validation_fraction}; it must lie between 0 and 1"
-        )
     n_train = round(len(tokens) * (1 - validation_fraction))
-    if n_train in (0, len(tokens)):
-        raise ValueError(f"{len(tokens)} tokens leave a part empty; pass a longer text")
+    if not 0 < n_train < len(tokens):
+        raise ValueError(
+            f"{len(tokens)} tokens leave a part empty at validation_fraction "
+            f"{validation_fraction}; choose a share between 0 and 1, or a longer text"
+        )
     return tokens[:n_train], tokens[n_train:]
 
 

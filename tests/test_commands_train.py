@@ -351,6 +351,19 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
     assert len(losses(folder)) == N_STEPS
 
 
+def test_an_unfinished_run_of_several_processes_of_the_first_edition_is_not_begun_anew(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "older"
+    assert call("train", book, *TINY, "--folder", folder) == 0
+    (folder / "checkpoint.pt").unlink()
+    (folder / "checkpoints" / "step-4").mkdir(parents=True)
+    for words in (["train", book, *TINY], ["train", "--resume"]):
+        assert "that an older gptlib began" in refusal(capsys, *words, "--folder", folder)
+    assert call("train", book, *TINY, "--folder", folder, "--overwrite") == 0
+    assert not (folder / "checkpoints").exists()
+
+
 def test_prepared_tokens_and_gpt2_s_tokenizer_are_learnt_from(
     book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,7 +68,7 @@ START_STD = 0.02
 
 CONFIG, CHECKPOINT, LOG, MODEL = "config.yaml", "checkpoint.pt", "log.jsonl", "model"
 _FILES = (CONFIG, CHECKPOINT, LOG, TOKENS_FILE, TOKENS_FILE + ".json", "wandb-id.txt")
-_FOLDERS = (MODEL, "tokenizer", "tensorboard", "wandb")
+_FOLDERS = (MODEL, "tokenizer", "tensorboard", "wandb", "checkpoints")  # the last: of older runs
 
 
 # What a run learns

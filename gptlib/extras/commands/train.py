@@ -228,6 +228,11 @@ def _open(arguments: argparse.Namespace, folder: Path) -> Run:
     goes_on = arguments.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     is_there = (folder / CONFIG).is_file()
     is_empty = is_there and not (folder / CHECKPOINT).exists()  # nothing is learnt yet
+    if is_empty and any(folder.glob("checkpoints/step-*")) and not arguments.overwrite:
+        raise ValueError(
+            f"{folder} is an unfinished run of several processes that an older gptlib began; finish "
+            "it with that one, name another --folder, or begin anew with --overwrite"
+        )
     if not goes_on and (arguments.overwrite or not is_empty):
         return begin_run(folder, config, arguments.overwrite)
     if not is_there:
