@@ -725,16 +725,17 @@ def generate_text(
     if isinstance(stop, str) or "" in stop:
         raise ValueError(f"stop is {stop!r}; pass a list of strings that are not empty")
     ends = end_of_text(tokenizer) if end_tokens is None else frozenset(map(int, end_tokens))
-    tokens = generate(
+    steps = generate_batch(
         model,
-        tokenizer.encode_ordinary(prompt),
+        [tokenizer.encode_ordinary(prompt)],
         max_new_tokens,
         sampling,
         min_new_tokens=min_new_tokens,
         end_tokens=ends,
-        generator=generator,
+        generators=None if generator is None else [generator],
         step=step,
     )
+    tokens = (token for (token,) in steps if token is not None)  # the one row's
     return stream_text(tokens, tokenizer, stop, ends)
 
 
