@@ -707,10 +707,18 @@ def generate_text(
 ) -> Generator[str, None, None]:
     """Go on from a text, and hand over more text while you ask for it.
 
-    The prompt is text of at least one token and at most the context length of them; the name of a
-    special token in it is plain text. `stop` are strings that end the text, wherever the borders
-    between tokens are, and are not shown; they act before `min_new_tokens` as well. `end_tokens`
-    end it too; the tokenizer's end-of-text token if None. The rest is as in `generate_batch`.
+    Args:
+        model: The model, in evaluation mode.
+        tokenizer: The one that the model was trained with, ours or tiktoken's.
+        prompt: Text of at least one token and at most the context length of them. The name of a
+            special token in it is plain text.
+        max_new_tokens: The most tokens to write.
+        sampling: The knobs; `Sampling()`, the model's own distribution, if None.
+        stop: Strings that end the text, wherever the borders between tokens are; they are not
+            shown. They act before `min_new_tokens` as well.
+        end_tokens: Token ids that end the text and are not shown; the tokenizer's end-of-text
+            token if None.
+        min_new_tokens, generator, step: As in `generate_batch`.
 
     Returns:
         A generator of pieces of text, without the prompt: whole characters, none empty. Bytes
@@ -719,7 +727,6 @@ def generate_text(
     Raises:
         ValueError: At the call, if the tokenizer has not as many tokens as the model, `stop` is a
             single string or holds an empty one, and for all that `generate_batch` refuses.
-        FloatingPointError: While writing, if logits are not finite.
     """
     check_vocabulary(tokenizer, model)
     if isinstance(stop, str) or "" in stop:
