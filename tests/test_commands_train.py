@@ -358,6 +358,7 @@ def test_an_unfinished_run_of_several_processes_of_the_first_edition_is_not_begu
     assert call("train", book, *TINY, "--folder", folder) == 0
     (folder / "checkpoint.pt").unlink()
     (folder / "checkpoints" / "step-4").mkdir(parents=True)
+    capsys.readouterr()
     for words in (["train", book, *TINY], ["train", "--resume"]):
         assert "that an older gptlib began" in refusal(capsys, *words, "--folder", folder)
     assert call("train", book, *TINY, "--folder", folder, "--overwrite") == 0

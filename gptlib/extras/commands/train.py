@@ -230,8 +230,7 @@ def _open(arguments: argparse.Namespace, folder: Path) -> Run:
     is_empty = is_there and not (folder / CHECKPOINT).exists()  # nothing is learnt yet
     if is_empty and any(folder.glob("checkpoints/step-*")) and not arguments.overwrite:
         raise ValueError(
-            f"{folder} is an unfinished run of several processes that an older gptlib began; finish "
-            "it with that one, name another --folder, or begin anew with --overwrite"
+            f"{folder} is a run that an older gptlib began; finish it there, or add --overwrite"
         )
     if not goes_on and (arguments.overwrite or not is_empty):
         return begin_run(folder, config, arguments.overwrite)
