@@ -18,12 +18,9 @@ from torch import Tensor, nn
 def causal_mask(
     n_queries: int, n_keys: int | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """Say which keys each query may look at: those at its own position and before.
+    """Say which keys each query may look at, True: those at its own position and before.
 
-    With more keys than queries, the queries are the last positions of the sequence.
-
-    Returns:
-        Booleans of shape (T, S); True means "may look". S is T by default.
+    The shape is (T, S). With more keys than queries, the queries are the last positions of the sequence.
 
     Example:
         >>> causal_mask(3).int().tolist()

@@ -718,7 +718,9 @@ def generate_text(
             shown. They act before `min_new_tokens` as well.
         end_tokens: Token ids that end the text and are not shown; the tokenizer's end-of-text
             token if None.
-        min_new_tokens, generator, step: As in `generate_batch`.
+        min_new_tokens: As in `generate_batch`.
+        generator: Likewise, one for the text.
+        step: Likewise.
 
     Returns:
         A generator of pieces of text, without the prompt: whole characters, none empty. Bytes

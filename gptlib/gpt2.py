@@ -22,12 +22,7 @@ from gptlib.embeddings import InputEmbedding, Positions
 
 
 def check_fields(settings: object, rules: Mapping[str, tuple[str, bool]]) -> None:
-    """Refuse settings that break a rule, with the field, its value and the rule.
-
-    Args:
-        settings: Holds the fields.
-        rules: For each field to check, what it must be, and whether it is.
-    """
+    """Refuse settings whose fields break a rule: for each, what it must be, and whether it is."""
     for name, (rule, holds) in rules.items():
         if not holds:
             raise ValueError(f"{name} is {getattr(settings, name)!r}; it must be {rule}")
@@ -42,10 +37,6 @@ class GPTConfig:
 
     Source:
         Radford et al. 2019 (GPT-2), table 2, and the file `hparams.json` of each released model.
-
-    Example:
-        >>> GPTConfig(n_layer=2, n_head=2, n_embd=64).head_size
-        32
     """
 
     vocab_size: int = 50_257
@@ -257,13 +248,8 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
 def count_parameters(config: GPTConfig) -> dict[str, int]:
     """Count a model's parameters by part without building it in memory.
 
-    Returns:
-        The numbers for "token embedding", "position embedding" (0 if sinusoidal), "attention",
-        "mlp", "norms" and "total". The output layer is the token embedding, so it adds nothing.
-
-    Example:
-        >>> count_parameters(GPT2_SMALL)["total"]
-        124439808
+    The parts are "token embedding", "position embedding" (0 if sinusoidal), "attention", "mlp", "norms"
+    and "total". The output layer is the token embedding, so it adds nothing.
     """
     with torch.device("meta"):  # shapes without values
         model = GPT(config)
@@ -322,12 +308,11 @@ def memory_bytes(config: GPTConfig, n_tokens: int = 1, bytes_per_value: int = 4)
         bytes_per_value: 4 for float32, 2 for bfloat16.
 
     Returns:
-        Bytes that don't depend on the tokens: "weights" (fixed sinusoidal positions included),
-        "gradients" and "optimizer" (AdamW keeps two values per parameter). Bytes that grow with
-        `n_tokens`: "activations", what the forward pass keeps for the backward pass (16 C values
-        per block, 2 C at the end and V logits; without dropout), and "keys and values", what a
-        model keeps of past tokens when it writes text (2 C values per block). Inference needs
-        weights and keys and values; training needs all but keys and values.
+        Bytes that don't depend on the tokens: "weights", "gradients" and "optimizer" (AdamW keeps
+        two values per parameter). Bytes that grow with `n_tokens`: "activations", what the forward pass
+        keeps for the backward pass (16 C values per block, 2 C at the end and V logits; without
+        dropout), and "keys and values", what a model keeps of past tokens when it writes text (2 C
+        values per block). Inference needs weights and keys and values; training all but the latter.
     """
     learned = count_parameters(config)["total"]
     frozen = config.context_length * config.n_embd if config.positions == "sinusoidal" else 0

@@ -82,10 +82,6 @@ def count_words(text: str | Iterable[str]) -> Counter[str]:
 
     Args:
         text: One text, or several (documents, lines); no word spans two of them.
-
-    Example:
-        >>> count_words("no news, no war")
-        Counter({'no': 1, ' news': 1, ',': 1, ' no': 1, ' war': 1})
     """
     counts: Counter[str] = Counter()
     for part in [text] if isinstance(text, str) else text:
@@ -102,11 +98,6 @@ def byte_characters() -> Mapping[int, str]:
         in it. 188 bytes stand for themselves.
 
     Source: `bytes_to_unicode` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
-
-    Example:
-        >>> characters = byte_characters()
-        >>> characters[ord("A")], characters[ord(" ")], list(characters)[:3]
-        ('A', 'Ġ', [33, 34, 35])
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
