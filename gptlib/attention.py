@@ -18,9 +18,9 @@ from torch import Tensor, nn
 def causal_mask(
     n_queries: int, n_keys: int | None = None, device: torch.device | None = None
 ) -> Tensor:
-    """Say which keys each query may look at, True: those at its own position and before.
+    """Say which keys each query may look at, True: those at its own position and before; (T, S).
 
-    The shape is (T, S). With more keys than queries, the queries are the last positions of the sequence.
+    With more keys than queries, the queries are the last positions of the sequence.
 
     Example:
         >>> causal_mask(3).int().tolist()

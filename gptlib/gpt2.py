@@ -248,8 +248,8 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
 def count_parameters(config: GPTConfig) -> dict[str, int]:
     """Count a model's parameters by part without building it in memory.
 
-    The parts are "token embedding", "position embedding" (0 if sinusoidal), "attention", "mlp", "norms"
-    and "total". The output layer is the token embedding, so it adds nothing.
+    "token embedding" (the output layer is the same table), "position embedding" (0 if sinusoidal),
+    "attention", "mlp", "norms" and "total".
     """
     with torch.device("meta"):  # shapes without values
         model = GPT(config)
@@ -308,11 +308,11 @@ def memory_bytes(config: GPTConfig, n_tokens: int = 1, bytes_per_value: int = 4)
         bytes_per_value: 4 for float32, 2 for bfloat16.
 
     Returns:
-        Bytes that don't depend on the tokens: "weights", "gradients" and "optimizer" (AdamW keeps
-        two values per parameter). Bytes that grow with `n_tokens`: "activations", what the forward pass
-        keeps for the backward pass (16 C values per block, 2 C at the end and V logits; without
-        dropout), and "keys and values", what a model keeps of past tokens when it writes text (2 C
-        values per block). Inference needs weights and keys and values; training all but the latter.
+        Whatever the tokens: "weights", "gradients" and "optimizer" (AdamW keeps two values per
+        parameter). Growing with `n_tokens`: "activations", what the forward pass keeps for the
+        backward pass (16 C values per block, 2 C at the end and V logits; without dropout), and
+        "keys and values", what a model keeps of past tokens when it writes text (2 C values per
+        block). Inference needs weights and keys and values; training all but the latter.
     """
     learned = count_parameters(config)["total"]
     frozen = config.context_length * config.n_embd if config.positions == "sinusoidal" else 0
