@@ -69,7 +69,6 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         self.tokens, self.context_length, self.stride = tokens, context_length, stride
 
     def __len__(self) -> int:
-        """Return the number of whole windows."""
         return (len(self.tokens) - self.context_length - 1) // self.stride + 1
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
