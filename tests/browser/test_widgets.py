@@ -70,7 +70,7 @@ def test_gpt2_a_preset_changes_the_numbers_and_bad_sizes_are_explained(book: Boo
     heads = book.page.locator(".widget-slider .noUi-handle").nth(1)
     heads.focus()
     heads.press("ArrowRight")
-    expect(readout).to_contain_text("n_embd 768 is not divisible by n_head 13")
+    expect(readout).to_contain_text("n_embd is 768; it must be divisible by n_head, 13")
 
 
 BOARD = """
