@@ -15,6 +15,7 @@ import csv
 import hashlib
 import os
 import re
+import sys
 import tarfile
 import textwrap
 import unicodedata
@@ -182,6 +183,10 @@ def library() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    books = library()
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        books = library()
+    except (OSError, ValueError) as error:  # of the network too
+        sys.exit(f"{error}\nWhat has come stays here; the same command goes on.")
     n_bytes = sum(len(text.encode()) for text in books.values())
     print(f"{len(books)} books, {n_bytes:,} bytes, in {data_folder()}")
