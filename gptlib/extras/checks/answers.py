@@ -74,14 +74,6 @@ def attempt(answer: Answer, *arguments: Any) -> Any:
     return None
 
 
-def call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
-    """Return the answer's result, and a sentence if there is none."""
-    try:
-        return result_of(answer, *arguments), ""
-    except NothingToJudge as reason:
-        return None, str(reason)
-
-
 def number(value: Any) -> float | None:
     """Read a number or a tensor of one; None is anything else."""
     if isinstance(value, Tensor) and value.numel() == 1:
@@ -97,13 +89,15 @@ def what(value: Any) -> str:
 
 
 def close(value: Any, expected: Any) -> bool:
-    """Compare two numbers, or two tensors, up to rounding."""
+    """Compare two numbers, tensors, or lists of numbers, up to rounding."""
     if isinstance(expected, Tensor):
         same_shape = isinstance(value, Tensor) and value.shape == expected.shape
         return same_shape and torch.allclose(value.double(), expected.double(), 1e-4, 1e-5)
+    if isinstance(expected, list):
+        return len(value) == len(expected) and all(map(close, value, expected))
     return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
 
 
 def named(value: Any, mistakes: Mapping[str, Any]) -> str | None:
-    """Find the mistake that leads to this number or tensor."""
+    """Find the mistake that leads to this value."""
     return next((text for text, wrong in mistakes.items() if close(value, wrong)), None)
