@@ -594,11 +594,11 @@ def load_classifier(folder: str | Path) -> TextClassifier:
 
 
 def leave_one_out(classifier: TextClassifier, text: str, label: str) -> list[tuple[str, float]]:
-    """Measure what each token does for a label: leave it out, and see the probability change.
+    """Measure what each word does for a label: leave it out, and see the probability change.
 
     Returns:
-        For each token its piece of the text, and the probability with it minus that without it:
-        above 0 if it speaks for the label; 0 for a text's only token.
+        For each word, with the space behind it, the probability with it minus that without it:
+        above 0 if it speaks for the label; 0 for a text's only word.
 
     Raises:
         ValueError: If the label is none of the classifier's, or the text is empty or too long.
@@ -607,9 +607,8 @@ def leave_one_out(classifier: TextClassifier, text: str, label: str) -> list[tup
         Li, Monroe and Jurafsky 2016, "Understanding Neural Networks through Representation
         Erasure", section 3.
     """
-    (row,), _ = encode_texts(classifier, [text])
-    # A text's only token can't be left out.
-    rows = [torch.cat([row[:i], row[i + 1 :]]) for i in range(len(row))] if len(row) > 1 else [row]
-    scores = score(classifier, [row, *rows]).softmax(dim=-1)[:, classifier.labels.index(label)]
-    pieces = [classifier.tokenizer.decode([token]) for token in row.tolist()]
-    return list(zip(pieces, (scores[0] - scores[1:]).tolist(), strict=True))
+    words = re.split(r"(?<=\s)(?=\S)", text.strip())
+    rest = ["".join(words[:i] + words[i + 1 :]).strip() for i in range(len(words))]
+    texts = [text, *(rest if len(words) > 1 else [text])]  # an only word can't be left out
+    p = predict_probabilities(classifier, texts)[:, classifier.labels.index(label)]
+    return list(zip(words, (p[0] - p[1:]).tolist(), strict=True))

@@ -72,7 +72,7 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k likeliest tokens, and those as likely as the last of them; the rest becomes -∞.
+    """Keep the k likeliest tokens; the rest becomes -∞.
 
     Source:
         Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.1.
@@ -81,14 +81,14 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
         >>> keep_top_k(torch.tensor([1.0, 4.0, 3.0, 2.0]), 2).tolist()
         [-inf, 4.0, 3.0, -inf]
     """
-    last = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]  # (..., 1)
-    return logits.masked_fill(logits < last, -math.inf)
+    best = logits.topk(min(k, logits.size(-1)), dim=-1)  # (..., k); of equals, any
+    return torch.full_like(logits, -math.inf).scatter(-1, best.indices, best.values)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest likeliest tokens whose probabilities sum to at least p, and cut the tail.
 
-    The likeliest token always stays; so do tokens as likely as the last one kept.
+    Sums are compared with p up to one part in a million, which is more than rounding adds.
 
     Source:
         Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
@@ -97,15 +97,15 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         >>> keep_top_p(torch.tensor([2.0, 1.0, 0.0]), 0.9).tolist()  # 0.67, 0.24, 0.09
         [2.0, 1.0, -inf]
     """
-    probabilities = logits.softmax(dim=-1)
+    total = logits.logsumexp(dim=-1, keepdim=True)  # (..., 1)
     n = min(1000, logits.size(-1))  # nearly always enough, and ten times as fast as sorting all
-    ordered = probabilities.topk(n, dim=-1).values  # (..., n)
-    if bool((ordered.sum(dim=-1) < p).any()):
-        ordered = probabilities.sort(dim=-1, descending=True).values  # (..., V)
-    before = ordered.cumsum(dim=-1) - ordered  # what the likelier tokens sum to
-    n_cut = (before >= p).sum(dim=-1, keepdim=True)  # (..., 1)
-    last = ordered.gather(-1, ordered.size(-1) - 1 - n_cut)
-    return logits.masked_fill(probabilities < last, -math.inf)
+    best, tokens = logits.topk(n, dim=-1)  # (..., n)
+    if bool(((best - total).exp().sum(dim=-1) < p).any()):
+        best, tokens = logits.sort(dim=-1, descending=True)  # (..., V)
+    share = (best - total).exp()
+    before = share.cumsum(dim=-1) - share  # what the likelier tokens sum to
+    best = best.masked_fill(before >= p * (1 - 1e-6), -math.inf)  # sums are rounded
+    return torch.full_like(logits, -math.inf).scatter(-1, tokens, best)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:

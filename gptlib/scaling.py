@@ -533,7 +533,7 @@ class StepCost:
     communication: float
     """Seconds of sending."""
     seconds: float
-    """Seconds of the step: of the slower of the two if they overlap, else of both."""
+    """Seconds of the step: the arithmetic, and the sending that nothing hides."""
     sent: float
     """Bytes sent."""
     memory: float
@@ -557,9 +557,9 @@ def parallel_step(
 
     Weights, gradients and optimizer are float32; what travels and what is kept for the backward
     pass is bfloat16. With several passes FSDP holds its gradient whole until the last one, as
-    `take_step_together` does. All devices form one ring, whose slowest link counts. DDP and FSDP
-    send while they compute; tensor parallel has to wait. Latency, padding and uneven speed are
-    left out, so a real step takes longer.
+    `take_step_together` does. All devices form one ring, whose slowest link counts. FSDP sends
+    while it computes, DDP in the backward pass of its last pass alone, and tensor parallel has to
+    wait. Latency, padding and uneven speed are left out, so a real step takes longer.
 
     Args:
         config: The model.
@@ -600,6 +600,8 @@ def parallel_step(
     bandwidth = machine.inside if n_devices <= machine.devices else machine.between
     work = flops_per_token(config)["training"] * batch_tokens * (4 / 3 if checkpointed else 1)
     compute, communication = work / n_devices / machine.flops, sent / bandwidth
+    backward = compute * (3 / 4 if checkpointed else 2 / 3)  # computing again included
+    overlap = {"ddp": backward / passes, "fsdp": compute, "tensor": 0.0}  # time to send in
     held = (state["weights"] + state["gradients"] + state["optimizer"]) / shards
     if strategy == "fsdp" and passes > 1:  # the gradient stays whole until the last pass
         held += (1 - 1 / n_devices) * state["gradients"]
@@ -609,7 +611,7 @@ def parallel_step(
     return StepCost(
         compute,
         communication,
-        compute + communication if strategy == "tensor" else max(compute, communication),
+        compute + max(0.0, communication - overlap[strategy]),
         sent,
         held + 2 * at_once * kept,
     )
