@@ -319,8 +319,11 @@ def whole_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id keeps apart two processes that write the same file.
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft.touch()
+    mode = draft.stat().st_mode  # what a new file gets here; some writers narrow it
     try:
         yield draft
+        draft.chmod(mode)
         with open(draft, "r+b") as file:
             # On the disk before the move, or a power cut could leave the name with no content.
             os.fsync(file.fileno())

@@ -389,7 +389,6 @@ def save_gpt2(
         ):
             described.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             save_file(tensors, stored, {"format": "pt"})
-            stored.chmod(described.stat().st_mode)  # safetensors lets its owner alone read it
             for path in sorted(folder.iterdir(), key=lambda path: path.name != "config.json"):
                 if path.name in ("config.json", "model.safetensors", *listed):
                     path.unlink()  # from here to the end there is no model

@@ -36,6 +36,7 @@ from gptlib.tokenizer import (
     spell,
     split_words,
     train_bpe,
+    whole_file,
 )
 
 SENTENCE = "Well, Prince, so Genoa and Lucca are now just family estates of the Buonapartes."
@@ -356,6 +357,15 @@ def huggingface_small() -> Tokenizer:
 @given(ANY_TEXT)
 def test_tokenizers_encodes_any_text_the_same(text: str) -> None:
     assert huggingface_small().encode(text).ids == small().encode(text)
+
+
+def test_a_file_has_the_permissions_of_new_files_whatever_wrote_it(tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    with whole_file(tmp_path / "written") as draft:
+        draft.write_text("all of it")
+        draft.chmod(0o600)  # as safetensors does
+    modes = [(tmp_path / name).stat().st_mode for name in ("new", "written")]
+    assert modes[0] == modes[1]
 
 
 def test_a_failed_save_keeps_the_old_file_and_leaves_no_part(
