@@ -103,6 +103,7 @@ def split_records(
         raise ValueError(f"validation {validation}, test {test}: choose above 0, in sum below 1")
     generator = random.Random(seed)
     parts: tuple[list[LabeledText], list[LabeledText], list[LabeledText]] = ([], [], [])
+    # Sorted: a set's order changes from run to run, whatever the seed.
     for label in sorted({label for label, _ in records}):
         same = [record for record in records if record[0] == label]
         generator.shuffle(same)
@@ -156,6 +157,7 @@ class Confusion(NamedTuple):
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall; near the worse of the two."""
+        # 2 P R / (P + R) written with the counts: one division, and none by 0.
         found_or_sought = 2 * self.true_positives + self.false_positives + self.false_negatives
         return 2 * self.true_positives / max(1, found_or_sought)
 
@@ -163,13 +165,8 @@ class Confusion(NamedTuple):
 def confusion(truth: Sequence[bool], answers: Sequence[bool]) -> Confusion:
     """Count how yes and no turned out.
 
-    Args:
-        truth: For each text, whether it belongs to the class.
-        answers: For each text, whether it was said to.
-
-    Raises:
-        ValueError: If the one has more entries than the other, or holds labels or probabilities,
-            each of which would count as yes.
+    For each text `truth` says whether it belongs to the class, and `answers` whether it was said
+    to. Labels or probabilities are refused (ValueError): each would count as yes.
 
     Example:
         >>> confusion([True, True, False], [True, False, False])
@@ -205,12 +202,7 @@ def pad_batch(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def pick_last(x: Tensor, last: Tensor) -> Tensor:
     """Pick each row's state at its last real token, the only one that has seen all of the text.
 
-    Args:
-        x: States, shape (B, T, C).
-        last: Places of the last real tokens, shape (B,).
-
-    Returns:
-        One state a row, shape (B, C).
+    From x, shape (B, T, C), and the places of those tokens, shape (B,): shape (B, C).
     """
     return x[torch.arange(len(x), device=x.device), last]  # (B, C)
 
@@ -324,9 +316,7 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
         tokens = classifier.tokenizer.encode_ordinary(text)
         n = len(tokens)
         if n > limit and classifier.max_tokens is None:
-            raise ValueError(
-                f"text {number} has {n} of at most {limit} tokens; cut it or set max_tokens"
-            )
+            raise ValueError(f"text {number} has {n} of {limit} tokens; cut it, or set max_tokens")
         n_cut += n > limit
         rows.append(torch.tensor(tokens[:limit], device=classifier.head.weight.device))
     return rows, n_cut
@@ -599,9 +589,6 @@ def leave_one_out(classifier: TextClassifier, text: str, label: str) -> list[tup
     Returns:
         For each word, with the space behind it, the probability with it minus that without it:
         above 0 if it speaks for the label; 0 for a text's only word.
-
-    Raises:
-        ValueError: If the label is none of the classifier's, or the text is empty or too long.
 
     Source:
         Li, Monroe and Jurafsky 2016, "Understanding Neural Networks through Representation

@@ -37,7 +37,7 @@ def crashes(*_: Any) -> Any:
 def test_what_is_unfinished_or_crashes_is_said(
     check: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for answer, expected in {unfinished: "Not done yet", raises: "Not done yet"}.items():
+    for answer, expected in {unfinished: "Not written yet", raises: "Not written yet"}.items():
         check(answer)
         assert capsys.readouterr().out.startswith(expected)
     check(crashes)

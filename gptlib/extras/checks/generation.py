@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gptlib.extras.checks.answers import (
     Answer,
-    NothingToJudge,
+    Wrong,
     attempt,
     close,
     named,
@@ -76,7 +76,7 @@ def block_repeats(answer: Answer) -> str:
         given = logits.clone()
         try:
             got = tensor_of(answer, given, list(tokens), n, shape=(6,))
-        except NothingToJudge as problem:
+        except Wrong as problem:
             return (
                 str(problem) if (n, tokens) == (3, text) else f"With n = {n}, {tokens}: {problem}"
             )

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from gptlib.extras.checks.answers import (
     Answer,
-    NothingToJudge,
+    Wrong,
     close,
     named,
     number_of,
-    result_of,
+    run,
     says,
     tensor_of,
     what,
@@ -65,7 +65,7 @@ def rms_norm(answer: Answer) -> str:
     gain, eps = torch.rand(8, generator=generator) + 0.5, 1e-5
     try:
         got = tensor_of(answer, x.clone(), gain, eps, shape=(2, 5, 8))
-    except NothingToJudge as problem:
+    except Wrong as problem:
         hint = "\nKeep the dimension when you take the mean: keepdim=True."
         return f"{problem}{hint if 'must match the size of tensor' in str(problem) else ''}"
     if _uses(answer, "rms_norm") or _uses(answer, "RMSNorm"):
@@ -95,7 +95,7 @@ def rms_norm(answer: Answer) -> str:
         mistake = named(got, mistakes)
         return f"{mistake or 'Not yet: the values differ from F.rms_norm(x, (8,), gain, eps)'}."
     small = x * 1e-3
-    if not close(result_of(answer, small.clone(), gain, eps), F.rms_norm(small, (8,), gain, eps)):
+    if not close(run(answer, small.clone(), gain, eps), F.rms_norm(small, (8,), gain, eps)):
         return "Nearly: for small x you differ from PyTorch; add eps inside the root."
     return "Correct: equal to F.rms_norm for numbers of usual size and for very small ones."
 
@@ -182,7 +182,7 @@ def logits_by_depth(answer: Answer) -> str:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-        got = result_of(answer, model, tokens)
+        got = run(answer, model, tokens)
         stream = [model.embed(tokens)]
         for block in model.blocks:
             stream.append(block(stream[-1]))

@@ -6,11 +6,11 @@ import regex
 
 from gptlib.extras.checks.answers import (
     Answer,
-    NothingToJudge,
+    Wrong,
     attempt,
     named,
     number_of,
-    result_of,
+    run,
     says,
 )
 from gptlib.tokenizer import BPETokenizer
@@ -30,10 +30,10 @@ def most_frequent_pair(answer: Answer) -> str:
         (b"n", b" "): 1,
         (b"a", b"a", b"a", b"a"): 2,
     }
-    got = result_of(answer, dict(words))
+    got = run(answer, dict(words))
     if got == (b"i", b"t"):
         more = {(b"p", b"q"): 3, (b"q", b"r"): 4, (b"q",): 100}
-        got = result_of(answer, dict(more))
+        got = run(answer, dict(more))
         if got == (b"q", b"r"):
             return _most_frequent_pair_within_a_word(answer)
         return f"Not yet: in {more} the pair (b'q', b'r') occurs 4 times; you say {got!r}."
@@ -65,7 +65,7 @@ def most_frequent_pair(answer: Answer) -> str:
 def _most_frequent_pair_within_a_word(answer: Answer) -> str:
     """Check that a pair that occurs several times in one word counts each time."""
     words = {(b"a", b"a", b"a", b"a"): 2, (b"p", b"q"): 5}
-    got = result_of(answer, dict(words))
+    got = run(answer, dict(words))
     if got == (b"a", b"a"):
         return "Correct: the pair is counted once for each time its word occurs."
     if got == (b"p", b"q"):
@@ -83,8 +83,8 @@ def decode_tokens(answer: Answer) -> str:
     for text in ("the café 🙂 é", "naïve", "Ж" * 3, ""):
         tokens = tokenizer.encode(text)
         try:
-            got = result_of(answer, tokens, tokenizer.tokens)
-        except NothingToJudge as error:
+            got = run(answer, tokens, tokenizer.tokens)
+        except Wrong as error:
             return _wrong_join(str(error))
         if isinstance(got, bytes):
             return "You returned bytes; turn them into text with bytes.decode."
@@ -172,7 +172,7 @@ def bytes_per_token(answer: Answer) -> str:
 @says
 def number_pattern(answer: Answer) -> str:
     """Check `number_pattern()`, exercise 4."""
-    pattern = result_of(answer)
+    pattern = run(answer)
     try:
         regex.compile(pattern)
     except (regex.error, TypeError) as error:

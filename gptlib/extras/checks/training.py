@@ -16,7 +16,7 @@ from gptlib.extras.checks.answers import (
     named,
     number,
     number_of,
-    result_of,
+    run,
     says,
     what,
 )
@@ -84,7 +84,7 @@ def clip_gradients(answer: Answer) -> str:
 
     results = []
     for max_norm in (1.0, 100.0):
-        got = result_of(answer, [g.clone() for g in gradients], max_norm)
+        got = run(answer, [g.clone() for g in gradients], max_norm)
         vector = flat(got)
         if vector is None:
             return f"Not yet: {what(got)}; return a list with a tensor for each gradient."

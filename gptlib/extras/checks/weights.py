@@ -10,10 +10,10 @@ from torch import Tensor
 from gptlib.attention import Mix
 from gptlib.extras.checks.answers import (
     Answer,
-    NothingToJudge,
+    Wrong,
     close,
     named,
-    result_of,
+    run,
     says,
     tensor_of,
     what,
@@ -42,7 +42,7 @@ def untangle(answer: Answer) -> str:
         for theirs in (weight, weight[:, 0]):
             try:
                 got = tensor_of(answer, theirs.clone(), n_head, shape=tuple(theirs.shape))
-            except NothingToJudge as problem:
+            except Wrong as problem:
                 of_bias = theirs.dim() == 1 and n_head == 2
                 before = "Right for the matrix, but with a bias: " if of_bias else ""
                 return f"{before}{problem}"
@@ -152,7 +152,7 @@ def wrong_blocks(answer: Answer) -> str:
     for planted in ([1, 3], [0, 4], [2], []):
         model = deepcopy(reference)
         _plant(model, planted)
-        got = result_of(answer, model, reference, tokens)
+        got = run(answer, model, reference, tokens)
         if not isinstance(got, list | tuple | set):
             return f"Not yet: {what(got)}; return a list of block numbers."
         if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in got):
