@@ -348,7 +348,7 @@ def read_new(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
     needs_mask = cache.is_padded or (n_new > 1 and cache.length > 0)
     mask = allowed_keys(cache, n_new) if needs_mask else None
     mixes = [partial(cache.mix, layer, mask) for layer in range(len(model.blocks))]
-    x = model.stream(model.embed(tokens, positions), mixes)  # (B, T, C)
+    x = model.stream(tokens, mixes, positions)  # (B, T, C)
     cache.length += n_new  # only now: all layers wrote behind the same length
     return x
 

@@ -252,13 +252,13 @@ def read_rows(model: GPT, inputs: Tensor, positions: Tensor, records: Tensor) ->
     Returns:
         The stream after the last block, shape (B, T, C), before `model.unembed`.
     """
-    x = model.embed(inputs, positions)  # (B, T, C)
     if records.max() <= 1:  # one record a row: the causal rule is enough
-        return model.stream(x)
-    # Packed rows need another rule. It is attention's own product with a mask of ours.
+        return model.stream(inputs, positions=positions)
+    # Packed rows need another rule, or records would look at each other: a mask of ours.
     attend = partial(F.scaled_dot_product_attention, attn_mask=record_mask(records))
     dropouts = [block.attn.dropout.p if model.training else 0.0 for block in model.blocks]
-    return model.stream(x, [partial(attend, dropout_p=dropout) for dropout in dropouts])
+    mixes = [partial(attend, dropout_p=dropout) for dropout in dropouts]
+    return model.stream(inputs, mixes, positions)
 
 
 def response_loss(
