@@ -165,7 +165,7 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Make AdamW, with weight decay on matrices and none on biases and norms.
+    """Make AdamW, with weight decay on matrices and tables, and none on biases and norms.
 
     Frozen parameters are left out, and the model must be on its device already.
 
