@@ -215,13 +215,16 @@ def _kernel() -> Iterator[Finding]:
 
 def _data() -> Iterator[Finding]:
     from gptlib.extras import datasets  # here, so that a missing package is itself a finding
+    from gptlib.tokenizer import find_data
 
     for file, sha256 in BUNDLED.items():
-        path = datasets.bundled(file)
-        if path is None:
+        try:
+            path = find_data(file)
+        except FileNotFoundError:
             what = f"{file}, which travels with the course, is missing"
             yield Finding("data", "problem", what, "restore it: git checkout data, or reinstall")
-        elif sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            continue
+        if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
             what = f"{path} is damaged (its sha256 differs)"
             yield Finding("data", "problem", what, f"restore {file}: git checkout data")
         else:
