@@ -36,7 +36,7 @@ def parser(prog: str) -> CommandParser:
     """Make the parser of `tokenizer` and its three commands."""
     purpose = "Train a tokenizer; turn text into tokens and back."
     parser = CommandParser(prog, None, _EXAMPLES, description=purpose)
-    train = parser.add_command("train", _train, _TRAIN)
+    train = parser.add_command("train", _train, _TRAIN, _EXAMPLES)
     add_texts(train)
     train.add_argument(
         "--vocab-size",
@@ -53,8 +53,8 @@ def parser(prog: str) -> CommandParser:
         help="folder to write vocab.json and merges.txt to",
     )
     train.add_argument("--overwrite", action="store_true", help="replace a tokenizer that is there")
-    encode = parser.add_command("encode", _encode, _ENCODE)
-    decode = parser.add_command("decode", _decode, _DECODE)
+    encode = parser.add_command("encode", _encode, _ENCODE, _EXAMPLES)
+    decode = parser.add_command("decode", _decode, _DECODE, _EXAMPLES)
     for command, what in ((encode, "text file"), (decode, "file of token ids")):
         command.add_argument(
             "file", nargs="?", default="-", metavar="FILE", help=f"{what} (default: standard input)"
