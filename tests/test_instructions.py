@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -372,6 +373,18 @@ def test_a_caller_may_look_at_the_model_between_reports() -> None:
                 model.eval()
             expected.append(report.loss)
     assert expected[:4] == expected[4:]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_tuning_that_was_stopped_goes_on_to_the_bit(packed: bool, tmp_path: Path) -> None:
+    config = plan(n_steps=9, report_every=1, batch_size=1 if packed else 2)
+    wanted = [r.loss for r in tune(small(), encoded(), None, config, packed=packed)]
+    path = tmp_path / "run.pt"
+    run = tune(small(), encoded(), None, config, packed=packed, checkpoint=path)
+    found = [next(run).loss for _ in range(4)]
+    run.close()  # in the middle of a round
+    rest = tune(small(5), encoded(), None, config, packed=packed, checkpoint=path, resume=True)
+    assert found + [r.loss for r in rest] == wanted
 
 
 def test_learning_the_prompts_takes_their_loss_in() -> None:
