@@ -416,7 +416,7 @@ def test_tokens_of_any_width_train_and_are_judged_alike(dtype: torch.dtype) -> N
 @pytest.mark.parametrize("name", ["training", "validation"])
 def test_a_split_shorter_than_a_window_is_refused(name: str) -> None:
     parts = {"training": text(), "validation": text()} | {name: text(8)}
-    message = f"the {name} split: 8 tokens give no window of 8 .*change one"
+    message = f"the {name} split: 8 tokens give no window of 8 .* pass at least 9 tokens"
     with pytest.raises(ValueError, match=message):
         train(new_model(), parts["training"], parts["validation"], CONFIG)
 
@@ -551,7 +551,7 @@ def test_a_run_that_holds_only_a_part_saves_and_restores_what_was_gathered(
     assert states[1].step == 0
     assert same(part, whole)
     other = TrainingState.start(new_model(), replace(CONFIG, seed=9))
-    with pytest.raises(ValueError, match="seed is 0 in the checkpoint and 9 in this run"):
+    with pytest.raises(ValueError, match="seed is 0 in the checkpoint and 9 in this"):
         restore(other, load_checkpoint(path), load)
     assert len(seen) == 1
 
@@ -612,7 +612,9 @@ def test_a_truncated_checkpoint_is_refused(share: float, tmp_path: Path) -> None
     path = tmp_path / "run.pt"
     save_checkpoint(path, TrainingState.start(new_model(), CONFIG))
     os.truncate(path, int(path.stat().st_size * share))
-    message = r"run\.pt is no checkpoint: cut off, or .*; use a copy"
+    message = (
+        r"run\.pt is damaged or no checkpoint: it is cut off, or .*; use a copy, or start anew"
+    )
     with pytest.raises(ValueError, match=message):
         train(new_model(), text(), None, CONFIG, checkpoint=path, resume=True)
 
@@ -649,10 +651,10 @@ def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_layer": 3}, "n_layer is 2 in the checkpoint and 3 in this run; use the"),
+        ({"n_layer": 3}, "n_layer is 2 in the checkpoint and 3 in this run; use"),
         (
             {"dropout": 0.1},
-            "dropout is 0.0 in the checkpoint and 0.1 in this run",
+            "dropout is 0.0 in the checkpoint and 0.1 in this run; use",
         ),
     ],
 )
@@ -665,13 +667,23 @@ def test_a_checkpoint_of_another_model_is_refused(
         train(new_model(**change), text(), None, CONFIG, checkpoint=path, resume=True)
 
 
-def test_a_checkpoint_of_another_plan_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_seed_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     save_checkpoint(path, TrainingState.start(new_model(seed=1), CONFIG))
-    state = TrainingState.start(new_model(), replace(CONFIG, n_steps=30))
-    with pytest.raises(ValueError, match="n_steps is 20 in the checkpoint and 30 in this run; use"):
+    state = TrainingState.start(new_model(), replace(CONFIG, seed=3))
+    with pytest.raises(ValueError, match="seed is 0 in the checkpoint and 3 in this run; use the"):
         restore(state, load_checkpoint(path))
     assert same(state.model, new_model())
+
+
+def test_a_finished_run_goes_on_with_more_steps_other_rates_and_batches(tmp_path: Path) -> None:
+    path, plan = tmp_path / "run.pt", replace(CONFIG, n_steps=4, warmup_steps=1)
+    list(train(new_model(), text(), None, plan, checkpoint=path))
+    more = replace(plan, n_steps=6, max_learning_rate=1e-4, batch_size=3, report_every=1)
+    reports = train(new_model(seed=9), text(), None, more, checkpoint=path, resume=True)
+    assert [(r.step, r.learning_rate) for r in reports] == [
+        (step + 1, learning_rate_at(step, more)) for step in (4, 5)
+    ]
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
@@ -702,7 +714,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     good = load_checkpoint(path)
     with torch.no_grad():
         model.ln_f.weight.fill_(math.nan)
-    message = r"^loss nan at step 9; .*run\.pt keeps the last good"
+    message = r"the loss is nan at step 9, so the run stops; .*run\.pt keeps the last good"
     with pytest.raises(FloatingPointError, match=message):
         next(run)
     kept = load_checkpoint(path)
@@ -717,7 +729,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run_and_keeps_the_older_c
     monkeypatch.setattr("gptlib.training.evaluate", lambda *_: math.nan)
     run = train(new_model(), text(), text(), CONFIG, checkpoint=path)
     assert [next(run).step for _ in range(2)] == [4, 8]
-    message = r"validation loss nan at step 10; .*run\.pt keeps the last"
+    message = r"the validation loss is nan at step 10, so the run stops; .*run\.pt keeps the last"
     with pytest.raises(FloatingPointError, match=message):
         next(run)
     assert load_checkpoint(path)["step"] == 8
@@ -728,7 +740,7 @@ def test_an_infinite_gradient_stops_the_run_before_it_is_saved(tmp_path: Path) -
     run = train(model, text(), None, replace(CONFIG, report_every=1), checkpoint=path)
     next(run)
     model.ln_f.weight.register_hook(lambda gradient: gradient * math.inf)
-    message = "gradient norm (inf|nan) at step 2; there is no checkpoint"
+    message = "the gradient norm is (inf|nan) at step 2, so the run stops; there is no checkpoint"
     with pytest.raises(FloatingPointError, match=message):
         list(run)
     assert not path.exists()
