@@ -39,7 +39,7 @@ class GPTConfig:
         Radford et al. 2019 (GPT-2), table 2, and the file `hparams.json` of each released model.
     """
 
-    vocab_size: int = 50_257
+    vocab_size: int = 50_257  # 256 bytes, 50,000 merges and the end of text
     """Number of different tokens, V."""
     context_length: int = 1024
     """The longest sequence, in tokens."""
@@ -57,6 +57,7 @@ class GPTConfig:
     """"learned", as GPT-2's, or "sinusoidal"."""
 
     def __post_init__(self) -> None:
+        # The sizes first, one by one: the rules below compute with them.
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
             size = getattr(self, name)
             is_whole = isinstance(size, int) and size >= 1
@@ -76,6 +77,7 @@ class GPTConfig:
 
 
 GPT2_SMALL = GPTConfig()
+# 355, 774 and 1,558 million parameters; the small one has 124
 GPT2_MEDIUM = replace(GPT2_SMALL, n_layer=24, n_head=16, n_embd=1024)
 GPT2_LARGE = replace(GPT2_SMALL, n_layer=36, n_head=20, n_embd=1280)
 GPT2_XL = replace(GPT2_SMALL, n_layer=48, n_head=25, n_embd=1600)
@@ -97,6 +99,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, shape (B, T, C), to the same shape, position by position."""
+        # The tanh form, because GPT-2's weights were trained with it.
         hidden = F.gelu(self.expand(x), approximate="tanh")  # (B, T, 4C)
         return self.dropout(self.proj(hidden))  # (B, T, C)
 
@@ -284,7 +287,8 @@ def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dic
         (three times the forward pass).
 
     Source:
-        Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table 1.
+        Chowdhery et al. 2022, "PaLM", appendix B; Kaplan et al. 2020, "Scaling Laws for Neural
+        Language Models", table 1, counts half of the attention.
     """
     length = config.context_length if context_length is None else context_length
     per_block = 12 * config.n_embd**2  # qkv 3, proj 1, expand 4, proj 4

@@ -117,7 +117,10 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
     ],
     "max_states": [
         (lambda x, last: ..., "Not done yet"),
-        (lambda x, last: x.mean(-1), r"you return a tensor of shape \(3, 5\); return one state"),
+        (
+            lambda x, last: x.mean(-1),
+            r"you return a tensor of shape \(3, 5\); return a tensor of shape",
+        ),
         (lambda x, last: x.amax(1), "You took padding in"),
         (pick_last, "You picked the last state"),
         (average_real, "You took the mean"),
@@ -128,14 +131,17 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
     ],
     "cheapest_threshold": [
         (lambda *given: ..., "Not done yet"),
-        (lambda *given: [], "you return list; return one number, a threshold"),
-        (lambda *given: (0.5, 1.0), "return the threshold alone"),
+        (lambda *given: [], "you return list; return one number, the threshold alone"),
+        (lambda *given: (0.5, 1.0), "you return tuple; return one number, the threshold alone"),
         (lambda t, p, a, m: threshold(t, p, m, a), "The costs are swapped"),
         (lowest_cost, "You return the lowest cost"),
         (best_f1, "doesn't depend on the costs"),
         (dearest, "dearest threshold"),
         (lambda t, p, a, m: a / (a + m), "can be trusted"),
-        (lambda t, p, a, m: confusion(t, t), "you return the four counts"),
+        (
+            lambda t, p, a, m: confusion(t, t),
+            "you return Confusion; return one number, the threshold alone",
+        ),
         (priced_hits, "Not yet: where a false alarm costs 3 and a miss 2, the best is 0.6"),
         (threshold, "Correct"),
     ],

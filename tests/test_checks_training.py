@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from gptlib.extras.checks import training as checks
 from gptlib.training import learning_rate_at
@@ -48,6 +49,8 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda x, y: -x.log_softmax(-1)[:, y].mean(), r"logits\[:, targets\] is \(n, n\)"),
         (lambda x, y: 7.0, "Not yet: the loss is"),
         (lambda x, y: -x.softmax(-1)[range(6), y].log().mean(), "Right for small logits"),
+        (lambda x, y: nn.functional.cross_entropy(x, y), "you call F.cross_entropy"),
+        (lambda x, y: nn.CrossEntropyLoss()(x, y), "you call F.cross_entropy"),
         (lambda x, y: (x.logsumexp(-1) - x[range(6), y]).mean(), "Correct"),
     ],
     "clip_gradients": [
@@ -57,7 +60,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda g, m: [t.flatten() for t in g], "return a list with a tensor"),
         (lambda g, m: [t * min(1.0, m / float(t.norm())) for t in g], "each tensor by itself"),
         (lambda g, m: [t.clamp(-m, m) for t in g], "clamped each value"),
-        (lambda g, m: [t * m / total_length(g) for t in g], "all gradients are 0"),
+        (lambda g, m: [t * m / total_length(g) for t in g], "a short one was stretched"),
         (lambda g, m: [t * m / (total_length(g) + 1e-9) for t in g], "a short one was stretched"),
         (lambda g, m: [t * m / total_length(g) ** 2 for t in g], "squared length"),
         (lambda g, m: g, "came back whole"),

@@ -81,7 +81,7 @@ def only_matrices(weight: Tensor, n_head: int) -> Tensor:
         (row_by_row, "row by row"),
         (within_heads, "within each head"),
         (only_matrices, "Right for the matrix, but with a bias: Not yet: your code raised Index"),
-        (lambda weight, _: weight.T, "the shape must stay (24, 8)"),
+        (lambda weight, _: weight.T, "return a tensor of shape (24, 8)"),
         (lambda weight, _: weight.flip(0), "some rows are in a wrong place"),
         (lambda weight, _: untangle(weight, 2), "Not yet"),
     ],

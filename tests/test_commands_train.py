@@ -140,7 +140,11 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         (["nowhere.txt"], "there is no file or folder 'nowhere.txt'; name one that is there"),
         (["--config", "gpt2-124M"], "there is no text to learn from; name files or folders"),
         (["--config", "tiny-shakespeare"], "save https://raw.githubusercontent.com/karpathy/"),
-        (["--config", "war-and-peace"], "or one of gpt2-124M, tiny-shakespeare, war-and-peace-cpu"),
+        (["--config", "novels-cpu"], "'library'; let python data/models/make_library.py of the"),
+        (
+            ["--config", "war-and-peace"],
+            "or one of gpt2-124M, novels-cpu, novels-gpu, tiny-shakespeare, w",
+        ),
         (["--config", "war-and-peace"], "did you mean war-and-peace-cpu?"),
         (
             ["BOOK", "--training.steps", "x"],
@@ -170,7 +174,7 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         (["BOOK", "--model.vocab-size", "99999"], "too few for --model.vocab-size=99999; pass"),
         (
             ["BOOK", "--model.vocab-size", "300", "--model.context-length", "9999"],
-            "too few for a window of",
+            "give no window of",
         ),
         (["BOOK", "--data.tokenizer", "nowhere"], "there is no tokenizer 'nowhere'; name gpt2"),
         (["BOOK", "--device", "gpu"], "--device is 'gpu'; use cpu, cuda, cuda:N"),
@@ -441,7 +445,7 @@ def test_a_loss_that_is_no_number_ends_in_one_line(
         call("train", book, *TINY, *words, "--folder", tmp_path / "b")
     assert caught.value.code == 2
     err = capsys.readouterr().err
-    assert "so the run stops" in err
+    assert "lower the learning rate" in err
     assert "lower --training.max-learning-rate, warm up for longer" in err
 
 

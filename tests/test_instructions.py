@@ -247,7 +247,7 @@ def test_packing_loses_nothing_and_fills_no_row_too_far(sizes: list[int], length
 
 
 def test_an_example_longer_than_a_row_is_refused() -> None:
-    with pytest.raises(ValueError, match="takes 9 positions, more than the 8 of a row"):
+    with pytest.raises(ValueError, match="takes 9 positions of a row's 8"):
         pack([Example([1] * 8, [2, 3])], 8)
 
 

@@ -1,9 +1,14 @@
-"""What the checks of several chapters do with an answer: call it, read it, name a mistake."""
+"""What the checks of all chapters do with an answer: call it, read it, name a mistake.
 
-import functools
+A check is a function that returns what it has to say; `says` prints it. Where there is nothing to
+judge, `result_of` and its kin end the check.
+"""
+
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from functools import wraps
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -13,18 +18,82 @@ from gptlib.extras.checks import yours
 Answer = Callable[..., Any]
 """What the reader wrote."""
 
+P = ParamSpec("P")
 
-def call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
-    """Return the answer's result, and a sentence if there is none."""
+
+class NothingToJudge(Exception):
+    """An answer is unfinished, fails, or returns another kind of thing; the text says so."""
+
+
+def says(judge: Callable[P, str]) -> Callable[P, None]:
+    """Make a check that prints the verdict which the function returns."""
+
+    @wraps(judge)
+    def check(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            print(judge(*args, **kwargs))
+        except NothingToJudge as reason:
+            print(reason)
+
+    return check
+
+
+class Wrong(NothingToJudge):
+    """An answer is wrong; the text says by which cause."""
+
+
+def task(judge: Callable[..., str]) -> Callable[..., None]:
+    """Make a check like `says` that keeps a right answer, for later chapters to build on."""
+    chapter = judge.__module__.rpartition(".")[2]
+
+    @says
+    @wraps(judge)
+    def check(*answers: Any) -> str:
+        verdict = judge(*answers)  # raises what is not right
+        kept = [yours.keep(chapter, answer) for answer in answers]
+        return f"{verdict} Kept in work/yours." if all(kept) else verdict
+
+    return check
+
+
+def result_of(answer: Answer, *arguments: Any) -> Any:
+    """Call an answer; if it gives no result, the check ends and says why."""
     try:
         result = answer(*arguments)
-    except NotImplementedError:
-        return None, "Not done yet: replace the `...` with your code."
+    except NotImplementedError as error:
+        raise NothingToJudge("Not done yet: replace the `...` with your code.") from error
     except Exception as error:
-        return None, f"Not yet: your code raised {type(error).__name__}: {error}"
+        reason = f"Not yet: your code raised {type(error).__name__}: {error}"
+        if "view size is not compatible" in str(error):
+            reason += "\nAfter a transpose use reshape or flatten: they copy, view never does."
+        raise NothingToJudge(reason) from error
     if result is None or result is Ellipsis or result is NotImplemented:
-        return None, "Not done yet: the function returns nothing so far."
-    return result, ""
+        raise NothingToJudge("Not done yet: the function returns nothing so far.")
+    return result
+
+
+def number_of(answer: Answer, *arguments: Any, wanted: str) -> float:
+    """Call an answer that gives one number; `wanted` tells the reader which."""
+    result = result_of(answer, *arguments)
+    value = number(result)
+    if value is None:
+        raise NothingToJudge(f"Not yet: {what(result)}; return one number, {wanted}.")
+    return value
+
+
+def tensor_of(answer: Answer, *arguments: Any, shape: tuple[int, ...]) -> Tensor:
+    """Call an answer that gives a tensor of this shape."""
+    result = result_of(answer, *arguments)
+    if not isinstance(result, Tensor) or result.shape != shape:
+        raise NothingToJudge(f"Not yet: {what(result)}; return a tensor of shape {shape}.")
+    return result
+
+
+def attempt(answer: Answer, *arguments: Any) -> Any:
+    """Call an answer; None if it gives no result."""
+    with suppress(NothingToJudge):
+        return result_of(answer, *arguments)
+    return None
 
 
 def number(value: Any) -> float | None:
@@ -41,56 +110,23 @@ def what(value: Any) -> str:
     return f"you return {type(value).__name__}"
 
 
-def close(value: float, expected: float) -> bool:
-    """Compare two numbers up to rounding."""
+def close(value: Any, expected: Any) -> bool:
+    """Compare two numbers, tensors, or lists of numbers, up to rounding."""
+    if isinstance(expected, Tensor):
+        same_shape = isinstance(value, Tensor) and value.shape == expected.shape
+        return same_shape and torch.allclose(value.double(), expected.double(), 1e-4, 1e-5)
+    if isinstance(expected, list):
+        return len(value) == len(expected) and all(map(close, value, expected))
     return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
 
 
-def named(value: float, mistakes: dict[str, float]) -> str | None:
-    """Find the mistake that leads to this number."""
+def named(value: Any, mistakes: Mapping[str, Any]) -> str | None:
+    """Find the mistake that leads to this value."""
     return next((text for text, wrong in mistakes.items() if close(value, wrong)), None)
 
 
-class Wrong(Exception):
-    """Why an answer is not right yet, in a sentence for its writer."""
-
-
-def task(judge: Callable[..., str]) -> Callable[..., None]:
-    """Make a check of a function that returns what is right, or raises `Wrong`.
-
-    The check prints either, and keeps a right answer for later chapters.
-    """
-
-    @functools.wraps(judge)
-    def check(*answers: Any) -> None:
-        try:
-            said = judge(*answers)
-        except Wrong as wrong:
-            print(wrong)
-            return
-        kept = [yours.keep(judge.__module__.rpartition(".")[2], answer) for answer in answers]
-        print(f"Right: {said}{' Kept in work/yours.' if all(kept) else ''}")
-
-    return check
-
-
-def run(answer: Answer, *arguments: Any) -> Any:
-    """Return what an answer returns; an unfinished or failing one is `Wrong`."""
-    name = getattr(answer, "__name__", "your function")
-    try:
-        result = answer(*arguments)
-    except Exception as error:
-        text = f"Not yet: {name} raised {type(error).__name__}: {error}"
-        if "view size is not compatible" in str(error):
-            text += "\nAfter a transpose use reshape or flatten, which may copy; view never does."
-        raise Wrong(text) from error
-    if result is None or result is Ellipsis:
-        raise Wrong(f"Not written yet: {name} returns nothing.")
-    return result
-
-
-def compare(
-    value: Any, right: Tensor, causes: Mapping[str, Tensor | None], name: str, *, atol: float = 1e-5
+def expect(
+    value: Any, right: Tensor, causes: Mapping[str, Tensor], name: str, atol: float = 1e-5
 ) -> None:
     """Raise `Wrong` unless a tensor is right, with the cause that leads to this very tensor."""
     if not isinstance(value, Tensor):
@@ -98,7 +134,7 @@ def compare(
     if _same(value, right, atol):
         return
     for cause, wrong in causes.items():
-        if wrong is not None and _same(value, wrong, atol):
+        if _same(value, wrong, atol):
             raise Wrong(f"Not yet: {cause}.")
     if value.shape != right.shape:
         shapes = f"{tuple(right.shape)}, not {tuple(value.shape)}"
@@ -109,7 +145,7 @@ def compare(
 
 
 def _same(value: Tensor, other: Tensor, atol: float) -> bool:
-    if value.shape != other.shape:
-        return False
-    close = torch.allclose(value.double(), other.double(), atol=atol, equal_nan=True)
-    return close and (value.dtype == torch.bool) == (other.dtype == torch.bool)
+    alike = value.shape == other.shape and (value.dtype == torch.bool) == (
+        other.dtype == torch.bool
+    )
+    return alike and torch.allclose(value.double(), other.double(), atol=atol, equal_nan=True)

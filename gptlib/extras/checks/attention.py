@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gptlib import attention as taught
-from gptlib.extras.checks.answers import Answer, Wrong, compare, run, task
+from gptlib.extras.checks.answers import Answer, Wrong, close, expect, result_of, task, what
 
 
 @task
 def causal_mask(function: Callable[..., Tensor]) -> str:
     """Check the mask: True at a query's own position and before."""
     right = taught.causal_mask(4)
-    mask = run(function, 4)
+    mask = result_of(function, 4)
     if isinstance(mask, Tensor) and mask.dtype != torch.bool:
         kind = "a mask to add to the scores" if mask.isinf().any() else f"of dtype {mask.dtype}"
         raise Wrong(f"Not yet: your mask is {kind}; return booleans, True = may look.")
@@ -24,11 +24,10 @@ def causal_mask(function: Callable[..., Tensor]) -> str:
         "it is upside down: True means may look": ~right,
         "the future is allowed and the past is not; a query is a row": right.T,
         "a query must see its own position too, the diagonal": right.tril(-1),
-        "each query sees one position too far ahead": right
-        | torch.ones(4, 4).diag(1)[:4, :4].bool(),
+        "each query sees one position too far ahead": right | torch.ones(4, 4).tril(1).bool(),
         "nothing is forbidden": torch.ones_like(right),
     }
-    compare(mask, right, causes, "causal_mask(4)")
+    expect(mask, right, causes, "causal_mask(4)")
     causes = {
         "two queries with four keys are the *last* two positions, not the first two": right[:2],
         "with n_keys the mask has n_queries rows and n_keys columns": right,
@@ -36,9 +35,9 @@ def causal_mask(function: Callable[..., Tensor]) -> str:
             2, 4, dtype=torch.bool
         ),
     }
-    compare(run(function, 2, 4), right[-2:], causes, "causal_mask(2, 4)")
-    compare(run(function, 1, 3), torch.ones(1, 3, dtype=torch.bool), {}, "causal_mask(1, 3)")
-    return "four queries see 1, 2, 3 and 4 keys, and the last two of them alone 3 and 4."
+    expect(result_of(function, 2, 4), right[-2:], causes, "causal_mask(2, 4)")
+    expect(result_of(function, 1, 3), torch.ones(1, 3, dtype=torch.bool), {}, "causal_mask(1, 3)")
+    return "Correct: four queries see 1, 2, 3 and 4 keys, and the last two of them alone 3 and 4."
 
 
 @task
@@ -48,7 +47,7 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     q, k = torch.randn(2, 5, 4, generator=generator)
     v = torch.randn(5, 3, generator=generator)
     mask = taught.causal_mask(5)
-    result = run(function, q, k, v, mask)
+    result = result_of(function, q, k, v, mask)
     if not isinstance(result, tuple) or len(result) != 2:
         raise Wrong("Not yet: return two things, the mixed values and the weights.")
     output, right = taught.attend(q, k, v, mask)
@@ -59,12 +58,12 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
         and given.sum(-1).allclose(torch.ones(5))
     ):
         raise Wrong("Not yet: the mixed values come first, then the weights.")
-    compare(weights, right, _wrong_weights(q, k, mask), "the table of weights")
+    expect(weights, right, _wrong_weights(q, k, mask), "the table of weights")
     causes = {
         "the weights mix the keys; they must mix the values": right @ k,
         "the weights are transposed: each *row* mixes the values for one query": right.T @ v,
     }
-    compare(given, output, causes, "the output")
+    expect(given, output, causes, "the output")
     q = 300 * q
     if not function(q, k, v, mask)[0].allclose(taught.attend(q, k, v, mask)[0], atol=1e-3):
         raise Wrong(
@@ -72,12 +71,12 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
             "scores before the softmax; zeroing weights divides 0 by 0, and -100 is not enough."
         )
     batch = torch.randn(3, 2, 3, 5, 4, generator=generator).unbind()  # each (B, H, T, D)
-    many = run(function, *batch, mask)[0]
-    compare(many, taught.attend(*batch, mask)[0], {}, "the output for q of shape (B, H, T, D)")
-    few = run(function, batch[0][..., -2:, :], *batch[1:], mask[-2:])[0]
-    compare(few, many[..., -2:, :], {}, "the output for the last two queries alone")
+    many = result_of(function, *batch, mask)[0]
+    expect(many, taught.attend(*batch, mask)[0], {}, "the output for q of shape (B, H, T, D)")
+    few = result_of(function, batch[0][..., -2:, :], *batch[1:], mask[-2:])[0]
+    expect(few, many[..., -2:, :], {}, "the output for the last two queries alone")
     _same_gradients(lambda *x: function(*x, mask)[0], lambda *x: taught.attend(*x, mask)[0], batch)
-    return "weights, output and gradients, also with a batch and heads in front."
+    return "Correct: weights, output and gradients, also with a batch and heads in front."
 
 
 def _wrong_weights(q: Tensor, k: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -121,7 +120,7 @@ def _same_gradients(yours: Answer, ours: Answer, inputs: Sequence[Tensor]) -> No
             raise Wrong("Not yet: right, but no gradient comes through; leave out detach, no_grad.")
         found.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
     for mine, right, name in zip(*found, "qkv", strict=False):
-        compare(mine, right, {}, f"the gradient with respect to {name}", atol=1e-4)
+        expect(mine, right, {}, f"the gradient with respect to {name}", atol=1e-4)
 
 
 @task
@@ -140,8 +139,8 @@ def split_heads(function: Callable[[Tensor, int], Tensor]) -> str:
         ),
         "positions come last; the shape is (B, H, T, D)": cut.permute(0, 2, 3, 1),
     }
-    compare(run(function, x, heads), cut.transpose(1, 2), causes, "the result for (2, 3, 20)")
-    return "(2, 3, 20) became (2, 4, 3, 5), and head 0 holds the first 5 channels."
+    expect(result_of(function, x, heads), cut.transpose(1, 2), causes, "the result for (2, 3, 20)")
+    return "Correct: (2, 3, 20) became (2, 4, 3, 5), and head 0 holds the first 5 channels."
 
 
 @task
@@ -157,14 +156,17 @@ def merge_heads(function: Callable[[Tensor], Tensor]) -> str:
         ).flatten(2),
         "this adds the heads up; lay them side by side": heads.sum(1),
     }
-    compare(run(function, heads), x.flatten(2), causes, "the result for (2, 4, 3, 5)")
-    return "(2, 4, 3, 5) became (2, 3, 20), what split_heads cut is whole again."
+    expect(result_of(function, heads), x.flatten(2), causes, "the result for (2, 4, 3, 5)")
+    return "Correct: (2, 4, 3, 5) became (2, 3, 20), what split_heads cut is whole again."
 
 
 @task
 def layer(kind: Callable[..., Any]) -> str:
     """Check the layer step by step, then against PyTorch's own in value and gradient."""
-    torch_layer, yours = nn.MultiheadAttention(12, 3, batch_first=True), run(kind, 12, 3).eval()
+    torch_layer, yours = (
+        nn.MultiheadAttention(12, 3, batch_first=True),
+        result_of(kind, 12, 3).eval(),
+    )
     with torch.no_grad():
         torch_layer.in_proj_bias.normal_()
         torch_layer.out_proj.bias.normal_()
@@ -182,31 +184,31 @@ def layer(kind: Callable[..., Any]) -> str:
         "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(5))[0],
         "the values come back unmixed": merged,
     }
-    compare(run(yours, x), right, causes, "the layer's output")
-    own = run(lambda: yours(x, lambda q, k, v: q + 2 * k + 4 * v))
+    expect(result_of(yours, x), right, causes, "the layer's output")
+    own = result_of(lambda: yours(x, lambda q, k, v: q + 2 * k + 4 * v))
     causes = {
         "mix is not used: when it is given, it takes the place of attend": right,
         "what mix returns must still be merged": q + 2 * k + 4 * v,
     }
-    compare(own, yours.merge(q + 2 * k + 4 * v), causes, "the output with a mix of our own")
+    expect(own, yours.merge(q + 2 * k + 4 * v), causes, "the output with a mix of our own")
     weights = (torch_layer.in_proj_weight, yours.qkv.weight)
     gradients = [
         torch.autograd.grad(out.square().sum(), weight, allow_unused=True)[0]
         for out, weight in zip((right, yours(x)), weights, strict=True)
     ]
-    compare(gradients[1], gradients[0], {}, "the gradient of qkv.weight", atol=1e-3)
-    careless = run(kind, 12, 3, 0.9).eval()
+    expect(gradients[1], gradients[0], {}, "the gradient of qkv.weight", atol=1e-3)
+    careless = result_of(kind, 12, 3, 0.9).eval()
     if not torch.equal(careless(x), careless(x)):
         raise Wrong(
             "Not yet: dropout acts outside training too; use self.dropout, or self.training."
         )
     if torch.equal(careless.train().merge(heads[0]), careless.eval().merge(heads[0])):
         raise Wrong("Not yet: dropout never acts; pass what merge returns through self.dropout.")
-    return "project, mix and merge, equal to nn.MultiheadAttention in value and gradient."
+    return "Correct: project, mix and merge, equal to nn.MultiheadAttention in value and gradient."
 
 
 def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    heads = run(yours.project, x)
+    heads = result_of(yours.project, x)
     if not isinstance(heads, tuple | list | Tensor) or len(heads) != 3:
         raise Wrong("Not yet: project returns three tensors, q, k and v.")
     stacked = yours.qkv(x)  # (B, T, 3C)
@@ -220,11 +222,11 @@ def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             ),
             "the 3C channels are all q, then all k, then all v; cut into three first": by_head[n],
             "q, k and v come in another order; the first C channels are q": next(
-                (p for p in (q, k, v) if p is not right and _equal(value, p)), None
+                (p for p in (q, k, v) if p is not right and close(value, p)), None
             ),
             "a view straight to heads mixes positions": stacked.chunk(3, -1)[n].reshape(2, 3, 5, 4),
         }
-        compare(value, right, causes, f"{name} from project")
+        expect(value, right, causes, f"{name} from project")
     return q, k, v
 
 
@@ -237,12 +239,8 @@ def _check_merge(yours: Any, heads: Tensor) -> Tensor:
             heads.reshape(right.shape)
         ),
     }
-    compare(run(yours.merge, heads), right, causes, "what merge returns")
+    expect(result_of(yours.merge, heads), right, causes, "what merge returns")
     return right
-
-
-def _equal(value: Any, other: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == other.shape and value.allclose(other)
 
 
 @task
@@ -250,7 +248,7 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
     """Check a causal mask that looks back over a limited number of words."""
     behind = torch.arange(6)[:, None] - torch.arange(6)
     right = (behind >= 0) & (behind < 3)
-    mask = run(function, 6, 3)
+    mask = result_of(function, 6, 3)
     if isinstance(mask, Tensor) and mask.dtype != torch.bool:
         raise Wrong(f"Not yet: the mask has dtype {mask.dtype}; return booleans, True = may look.")
     causes = {
@@ -264,9 +262,9 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
         "that is the causal mask; words further back than the window are allowed": behind >= 0,
         "only words *further back* than the window are allowed": behind >= 3,
     }
-    compare(mask, right, causes, "window_mask(6, 3)")
-    compare(run(function, 4, 9), taught.causal_mask(4), {}, "a window wider than the sentence")
-    return "each query sees itself and the two before it, at the start fewer."
+    expect(mask, right, causes, "window_mask(6, 3)")
+    expect(result_of(function, 4, 9), taught.causal_mask(4), {}, "a window wider than the sentence")
+    return "Correct: each query sees itself and the two before it, at the start fewer."
 
 
 @task
@@ -286,9 +284,9 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
             taught.attend(q, k[:8], v[:8])[0]
         ),
     }
-    answer, right = run(function, q, k, v, 4), taught.attend(q, k, v)[0]
+    answer, right = result_of(function, q, k, v, 4), taught.attend(q, k, v)[0]
     try:
-        compare(answer, right, causes, "the result for q of shape (10, 4)")
+        expect(answer, right, causes, "the result for q of shape (10, 4)")
     except Wrong as wrong:
         hint = "multiply both sums by e^(old maximum - new maximum) when a larger score comes."
         raise Wrong(
@@ -300,7 +298,7 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
             "Not yet: right for small scores, but exp overflows for large ones: subtract the "
             "largest score seen so far before exp."
         )
-    if not all(_equal(function(q, k, v, n), taught.attend(q, k, v)[0]) for n in (1, 3, 10, 99)):
+    if not all(close(function(q, k, v, n), taught.attend(q, k, v)[0]) for n in (1, 3, 10, 99)):
         raise Wrong("Not yet: right for pieces of 4 keys, but not for pieces of 1, 3, 10 or 99.")
     q = torch.randn(7, 5, generator=generator)
     k, v = torch.randn(2, 11, 5, generator=generator)  # 11 keys, 3 at a time
@@ -311,7 +309,7 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
             f"Not yet: the numbers are right, but {seen.most} keys were compared at a time, where "
             "n = 3 allows 3. `k.split(n)` gives pieces of n keys (`k.chunk(n)` gives n pieces)."
         )
-    return "equal to attend for pieces of any size, with at most n keys at a time."
+    return "Correct: equal to attend for pieces of any size, with at most n keys at a time."
 
 
 class _KeysAtATime(TorchFunctionMode):
