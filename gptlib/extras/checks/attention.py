@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gptlib import attention as taught
-from gptlib.extras.checks.answers import Answer, Wrong, close, expect, result_of, task, what
+from gptlib.extras.checks.answers import Answer, Wrong, close, expect, result_of, task
 
 
 @task
@@ -70,12 +70,21 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
             "Not yet: right for small scores, wrong for large ones. Put -inf into the forbidden "
             "scores before the softmax; zeroing weights divides 0 by 0, and -100 is not enough."
         )
-    batch = torch.randn(3, 2, 3, 5, 4, generator=generator).unbind()  # each (B, H, T, D)
-    many = result_of(function, *batch, mask)[0]
-    expect(many, taught.attend(*batch, mask)[0], {}, "the output for q of shape (B, H, T, D)")
-    few = result_of(function, batch[0][..., -2:, :], *batch[1:], mask[-2:])[0]
+    q, k, v = torch.randn(3, 2, 3, 5, 4, generator=generator)  # (B, H, T, D) each
+    many = result_of(function, q, k, v, mask)[0]
+    expect(many, taught.attend(q, k, v, mask)[0], {}, "the output for q of shape (B, H, T, D)")
+    few = result_of(function, q[..., -2:, :], k, v, mask[-2:])[0]
     expect(few, many[..., -2:, :], {}, "the output for the last two queries alone")
-    _same_gradients(lambda *x: function(*x, mask)[0], lambda *x: taught.attend(*x, mask)[0], batch)
+    ways: list[Answer] = [function, taught.attend]
+    found = []
+    for way in ways:
+        leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+        loss = way(*leaves, mask)[0].square().sum()
+        if not loss.requires_grad:
+            raise Wrong("Not yet: right, but no gradient comes through; leave out detach, no_grad.")
+        found.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
+    for mine, theirs, name in zip(*found, "qkv", strict=True):
+        expect(mine, theirs, {}, f"the gradient with respect to {name}", atol=1e-4)
     return "Correct: weights, output and gradients, also with a batch and heads in front."
 
 
@@ -108,19 +117,6 @@ def _wrong_weights(q: Tensor, k: Tensor, mask: Tensor) -> dict[str, Tensor]:
             scores.T.masked_fill(forbidden, -math.inf).softmax(-1)
         ),
     }
-
-
-def _same_gradients(yours: Answer, ours: Answer, inputs: Sequence[Tensor]) -> None:
-    """Compare the gradients of a sum of squares with respect to the inputs."""
-    found = []
-    for function in (yours, ours):
-        leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-        loss = function(*leaves).square().sum()
-        if not loss.requires_grad:
-            raise Wrong("Not yet: right, but no gradient comes through; leave out detach, no_grad.")
-        found.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
-    for mine, right, name in zip(*found, "qkv", strict=False):
-        expect(mine, right, {}, f"the gradient with respect to {name}", atol=1e-4)
 
 
 @task
@@ -214,18 +210,17 @@ def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     stacked = yours.qkv(x)  # (B, T, 3C)
     q, k, v = parts = [part.unflatten(-1, (3, 4)).transpose(1, 2) for part in stacked.chunk(3, -1)]
     by_head = stacked.unflatten(-1, (3, 3, 4)).permute(3, 0, 2, 1, 4)
-    for name, value, right, n in zip("qkv", heads, parts, range(3), strict=True):
+    for n, (name, value, right) in enumerate(zip("qkv", heads, parts, strict=True)):
         causes = {
             "project does not cut q, k and v into heads": stacked.chunk(3, -1)[n],
             "q, k and v have the shape (B, T, H, D); swap positions and heads": right.transpose(
                 1, 2
             ),
             "the 3C channels are all q, then all k, then all v; cut into three first": by_head[n],
-            "q, k and v come in another order; the first C channels are q": next(
-                (p for p in (q, k, v) if p is not right and close(value, p)), None
-            ),
             "a view straight to heads mixes positions": stacked.chunk(3, -1)[n].reshape(2, 3, 5, 4),
         }
+        for other, part in zip("qkv", parts, strict=True):
+            causes[f"your {name} is {other}; first come the C channels of q, then k, then v"] = part
         expect(value, right, causes, f"{name} from project")
     return q, k, v
 

@@ -29,7 +29,7 @@ def word_table(x: Tensor, words: list[str], channels: list[str]) -> Picture:
 def scores_and_weights(scores: Tensor, weights: Tensor, words: list[str]) -> Picture:
     """Draw scores and the weights that the softmax makes of them, (T, S) each."""
     figure, (left, right) = canvas(9, 3.6, 1, 2)
-    heatmap(left, scores, rows=words, columns=words, values=".0f")
+    heatmap(left, scores, rows=words, columns=words, values=".0f", cmap="Blues")
     heatmap(right, weights, rows=words, columns=words, values=".2f", limits=(0, 1), cmap="Blues")
     for ax, title in ((left, "scores"), (right, "weights")):
         ax.set_title(title, pad=12)
@@ -95,11 +95,11 @@ def looks_back(tokens: Sequence[str], weights: Tensor, query: int) -> Picture:
     """Shade a text by what one token takes from each: weights (T,) of the token `query`."""
     figure, ax = canvas(9, 1.9)
     blues = colormaps["Blues"]
-    x, y, size = 0.0, 0.0, 0.125
+    x, y, size = 0.0, 0.0, 0.108
     for t, (token, weight) in enumerate(zip(tokens, weights.tolist(), strict=True)):
         text = token.strip(" ·")
         x += 0.09 * (text != token)
-        if x > 7.6:
+        if x > 7.4 and text != token:  # a line ends between two words
             x, y = 0.0, y + 0.75
         width = size * len(text)
         ax.text(
@@ -159,8 +159,8 @@ def heads_reshape(x: Tensor, n_head: int) -> Picture:
     for heads, left in ((cut, 5.3), (wrong, 9.3)):
         for h, head in enumerate(heads):
             table(head, left, 1.4 + h * (side * length + 0.65), f"head {h}: (T, D)")
-    ax.text(5.3, 0.35, "cut into (T, H, D), swap: (H, T, D)", va="center", ha="left")
-    ax.text(9.9, 0.35, "x.view(H, T, D): wrong", va="center", color=COLORS[1])
+    ax.text(5.3, 0.35, "unflatten, transpose", va="center", ha="left")
+    ax.text(9.3, 0.35, "x.view(H, T, D): wrong", va="center", color=COLORS[1])
     ax.annotate("", (5.0, 2.3), (4.1, 2.3), arrowprops={"arrowstyle": "-|>", "color": "0.4"})
     plain(ax, 12.6, 1.0 + n_head * (side * length + 0.65))
     alt = (
@@ -182,12 +182,12 @@ def heads_compared(losses: Mapping[int, Sequence[float]], wrong: Mapping[int, Te
     """
     figure, (left, right) = canvas(9, 3.4, 1, 2)
     ends = []
-    for color, n_head in zip(COLORS, losses, strict=False):
+    for color, width, n_head in zip(COLORS, (2, 5, 1.5), losses, strict=False):
         smooth = torch.tensor(losses[n_head]).unfold(0, 15, 5).mean(-1)
         name = f"{n_head} head{'s' * (n_head > 1)}"
-        left.semilogy(torch.arange(len(smooth)) * 5 + 7, smooth, color=color, label=name)
+        left.semilogy(torch.arange(len(smooth)) * 5 + 7, smooth, color=color, lw=width, label=name)
         distances = range(1, len(wrong[n_head]) + 1)
-        right.plot(distances, 100 * wrong[n_head], "o-", color=color, label=name)
+        right.plot(distances, 100 * wrong[n_head], "o-", color=color, lw=width, label=name)
         far = 100 * wrong[n_head][-1]
         ends.append(f"{name}: loss {smooth[-1]:.2f}, wrong far apart {far:.0f} %")
     left.set(xlabel="step", ylabel="loss, nats per answer", ylim=(1e-5, 2))
