@@ -9,7 +9,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gptlib import attention as taught
-from gptlib.extras.checks.answers import Answer, Wrong, close, expect, result_of, task
+from gptlib.extras.checks.answers import (
+    Answer,
+    NothingToJudge,
+    Wrong,
+    close,
+    expect,
+    result_of,
+    says,
+    task,
+)
 
 
 @task
@@ -143,7 +152,7 @@ def split_heads(function: Callable[[Tensor, int], Tensor]) -> str:
 def merge_heads(function: Callable[[Tensor], Tensor]) -> str:
     """Check that a function lays heads side by side again."""
     x = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)  # (B, T, H, D)
-    heads = x.transpose(1, 2)  # (B, H, T, D)
+    heads = x.transpose(1, 2).contiguous()  # (B, H, T, D)
     causes = {
         "a reshape alone mixes positions; swap positions and heads first": heads.reshape(2, 3, 20),
         "the shape is (B, T, H, D); now join the last two dimensions": x,
@@ -180,8 +189,8 @@ def layer(kind: Callable[..., Any]) -> str:
         "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(5))[0],
         "the values come back unmixed": merged,
     }
-    expect(result_of(yours, x), right, causes, "the layer's output")
-    own = result_of(lambda: yours(x, lambda q, k, v: q + 2 * k + 4 * v))
+    expect(_part(yours, "forward", x), right, causes, "the layer's output")
+    own = _part(yours, "forward", x, lambda q, k, v: q + 2 * k + 4 * v)
     causes = {
         "mix is not used: when it is given, it takes the place of attend": right,
         "what mix returns must still be merged": q + 2 * k + 4 * v,
@@ -203,8 +212,16 @@ def layer(kind: Callable[..., Any]) -> str:
     return "Correct: project, mix and merge, equal to nn.MultiheadAttention in value and gradient."
 
 
+def _part(layer: Any, name: str, *arguments: Any) -> Any:
+    """Call one of a layer's methods; where it fails, name it."""
+    try:
+        return result_of(getattr(layer, name), *arguments)
+    except NothingToJudge as reason:
+        raise Wrong(f"{name}: {reason}") from reason
+
+
 def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    heads = result_of(yours.project, x)
+    heads = _part(yours, "project", x)
     if not isinstance(heads, tuple | list | Tensor) or len(heads) != 3:
         raise Wrong("Not yet: project returns three tensors, q, k and v.")
     stacked = yours.qkv(x)  # (B, T, 3C)
@@ -234,11 +251,11 @@ def _check_merge(yours: Any, heads: Tensor) -> Tensor:
             heads.reshape(right.shape)
         ),
     }
-    expect(result_of(yours.merge, heads), right, causes, "what merge returns")
+    expect(_part(yours, "merge", heads), right, causes, "what merge returns")
     return right
 
 
-@task
+@says
 def window_mask(function: Callable[[int, int], Tensor]) -> str:
     """Check a causal mask that looks back over a limited number of words."""
     behind = torch.arange(6)[:, None] - torch.arange(6)
@@ -262,7 +279,7 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
     return "Correct: each query sees itself and the two before it, at the start fewer."
 
 
-@task
+@says
 def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> str:
     """Check attention that reads keys and values piece by piece."""
     generator = torch.Generator().manual_seed(0)

@@ -34,8 +34,8 @@ class Picture:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         buffer = io.BytesIO()
-        # Twice the dots that are shown, so that the labels stay sharp on a dense screen.
-        self.figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+        # More dots than are shown, so that the labels stay sharp on a dense screen.
+        self.figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
         data = base64.b64encode(buffer.getvalue()).decode()
         width = round(80 * self.figure.get_figwidth())
         image = f'<img alt="{html.escape(self.alt)}" width="{width}"'
