@@ -53,14 +53,10 @@ __all__ = [
     "war_and_peace",
 ]
 
-CONNECT_SECONDS = 5.0
-"""How long to wait for a connection to one host, in seconds."""
-
-READ_SECONDS = 20.0
-"""How long a host may stay silent in the middle of a file, in seconds."""
-
+CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
+"""How long to wait for a connection, and for the next bytes in the middle of a file."""
 REST_SECONDS = 60.0
-"""How long a host that could not be reached is left alone, in seconds."""
+"""How long a host that could not be reached is left alone."""
 
 _COURSE = Path(__file__).resolve().parents[2]
 _unreachable: dict[str, float] = {}  # host -> when it could not be reached, monotonic seconds
@@ -166,12 +162,8 @@ def course_text(name: str) -> str:
     Args:
         name: A key of `DATA_SETS` whose record has a function `clean`.
 
-    Returns:
-        The text, lines ended by a single newline character.
-
     Raises:
         ValueError: If a file with other contents stands in its place.
-        FileNotFoundError: If not even a stand-in is there.
     """
     record = DATA_SETS[name]
     path, real = _find_or_stand_in(record)
@@ -184,9 +176,6 @@ def sms_spam() -> list[tuple[str, str]]:
 
     Returns:
         Pairs (label, message), 5,574 of them in the collection; the label is "ham" or "spam".
-
-    Raises:
-        ValueError: If a file with other contents stands in its place.
     """
     path, _ = _find_or_stand_in(DATA_SETS["sms-spam"])
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -218,9 +207,6 @@ def instructions() -> list[dict[str, str]]:
 
 def fetch(name: str) -> Path:
     """Get the real file of a data set, from this machine or from the internet.
-
-    Returns:
-        Path of a file with the recorded sha256.
 
     Raises:
         ValueError: If the name is unknown, or a file with other contents stands in its place.
