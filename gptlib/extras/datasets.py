@@ -26,8 +26,8 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,8 +238,8 @@ def state(name: str) -> str:
     """Look where a data set is on this machine, without the network.
 
     Returns:
-        "ready" (in the data folder), "mirror" (in the mirror folder), "wrong" (a file with
-        other contents stands in its place) or "absent".
+        "ready", "mirror" (in the mirror's folder), "wrong" (another file stands in its place) or
+        "absent".
     """
     record = _record(name)
     place = data_folder() / record.file
@@ -253,14 +253,8 @@ def state(name: str) -> str:
 
 
 def data_folder() -> Path:
-    """Name the folder in which downloads are kept.
-
-    Returns:
-        `GPTLIB_DATA` if it is set, `data/` in a checkout of the course, else the folder
-        for `gptlib` among your user's caches. It may not exist yet.
-    """
-    chosen = os.environ.get("GPTLIB_DATA", "")
-    if chosen:
+    """Name the folder in which downloads are kept, which may not exist yet."""
+    if chosen := os.environ.get("GPTLIB_DATA"):
         return Path(chosen).expanduser().absolute()
     if (_COURSE / "pyproject.toml").is_file() and (_COURSE / "data").is_dir():
         return _COURSE / "data"
@@ -275,12 +269,10 @@ def _record(name: str) -> DataSet:
 
 def _matches(path: Path, record: DataSet) -> bool:
     """Whether the file is there with the recorded size and hash."""
-    try:
-        if path.stat().st_size != record.size:
-            return False
-        return hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
-    except OSError:
-        return False
+    with suppress(OSError):
+        if path.stat().st_size == record.size:
+            return hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
+    return False
 
 
 def _find(record: DataSet) -> tuple[Path | None, list[str]]:
@@ -361,28 +353,12 @@ def _from_address(record: DataSet, address: str, place: Path) -> str:
 
 def _retrieve(record: DataSet, source: str, place: Path) -> None:
     """Let pooch write to a temporary file, check its hash and move it to its place."""
-    with _quiet_pooch():
-        pooch.retrieve(
-            source,
-            known_hash=f"sha256:{record.sha256}",
-            fname=place.name,
-            path=place.parent,
-            downloader=_download,
-        )
+    pooch.get_logger().setLevel(logging.CRITICAL)  # its log names folders of this machine
+    pooch.retrieve(
+        source, f"sha256:{record.sha256}", place.name, place.parent, downloader=_download
+    )
     with suppress(OSError):
         place.chmod(0o644)  # a temporary file is readable for its owner only; this data is public
-
-
-@contextmanager
-def _quiet_pooch() -> Iterator[None]:
-    """Keep pooch's log, which names folders of this machine, out of notebooks."""
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _download(source: str, output: str, _: Any) -> None:
