@@ -182,7 +182,11 @@ class Sampling:
     """
 
     repetition_penalty: float = knob(
-        1.0, penalize_repetition, "above 0; 1 is none", lambda x: 0 < x < math.inf, "texts"
+        1.0,
+        penalize_repetition,
+        "above 0 and finite; 1 is none",
+        lambda x: 0 < x < math.inf,
+        "texts",
     )
     """Above 1 makes tokens of the prompt and the text less likely, below 1 more; above 0."""
     frequency_penalty: float = knob(
@@ -194,7 +198,7 @@ class Sampling:
     )
     """Subtracted from a logit once if the token was written at all; any number."""
     temperature: float = knob(
-        1.0, apply_temperature, "at least 0; 0 is greedy", lambda x: 0 <= x < math.inf
+        1.0, apply_temperature, "at least 0 and finite; 0 is greedy", lambda x: 0 <= x < math.inf
     )
     """Divides the logits, 0 or more: below 1 the likely gets likelier; 0 takes the best token."""
     top_k: int | None = knob(
@@ -348,7 +352,7 @@ def read_new(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
     needs_mask = cache.is_padded or (n_new > 1 and cache.length > 0)
     mask = allowed_keys(cache, n_new) if needs_mask else None
     mixes = [partial(cache.mix, layer, mask) for layer in range(len(model.blocks))]
-    x = model.stream(model.embed(tokens, positions), mixes)  # (B, T, C)
+    x = model.stream(tokens, mixes, positions)  # (B, T, C)
     cache.length += n_new  # only now: all layers wrote behind the same length
     return x
 

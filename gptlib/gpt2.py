@@ -205,16 +205,23 @@ class GPT(nn.Module):
         """Score every token: logits (B, T, V) of the stream (B, T, C) after the last block."""
         return self.head(self.ln_f(x))  # (B, T, V)
 
-    def stream(self, x: Tensor, mixes: Sequence[Mix | None] | None = None) -> Tensor:
-        """Pass embedded tokens (B, T, C) through all blocks, before `unembed`.
+    def stream(
+        self,
+        tokens: Tensor,
+        mixes: Sequence[Mix | None] | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Pass tokens (B, T) through embedding and blocks: the stream (B, T, C) before `unembed`.
 
         Args:
-            x: Vectors, shape (B, T, C).
+            tokens: Token ids, shape (B, T).
             mixes: How each block's attention looks back, one for each block; causally if None.
+            positions: As in `InputEmbedding.forward`.
         """
         mixes = [None] * len(self.blocks) if mixes is None else mixes
         if len(mixes) != len(self.blocks):
             raise ValueError(f"{len(mixes)} mixes for {len(self.blocks)} blocks; pass one for each")
+        x = self.embed(tokens, positions)  # (B, T, C)
         for block, mix in zip(self.blocks, mixes, strict=True):
             x = block(x, mix)
         return x
@@ -228,7 +235,7 @@ class GPT(nn.Module):
         Returns:
             Logits, shape (B, T, V); row t is about the token at position t + 1.
         """
-        return self.unembed(self.stream(self.embed(tokens)))
+        return self.unembed(self.stream(tokens))
 
 
 def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
@@ -244,7 +251,7 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
         maps.append(weights)  # (B, H, T, S)
         return heads
 
-    model.stream(model.embed(tokens), [attend_and_keep] * len(model.blocks))
+    model.stream(tokens, [attend_and_keep] * len(model.blocks))
     return torch.stack(maps)  # (L, B, H, T, S)
 
 

@@ -43,7 +43,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint as recompute
 
-from gptlib.attention import Mix
 from gptlib.gpt2 import GPT, Block, GPTConfig, flops_per_token, memory_bytes
 from gptlib.training import (
     Loss,
@@ -120,10 +119,10 @@ class CheckpointedBlock(Block):
         for name, layer in block.named_children():
             self.add_module(name, layer)
 
-    def forward(self, x: Tensor, mix: Mix | None = None) -> Tensor:
-        """Pass the stream x, shape (B, T, C), through the block."""
+    def forward(self, *inputs: Any) -> Tensor:
+        """Pass what a block takes through it, and keep that alone."""
         # The reentrant kind needs an input that has a gradient.
-        return cast(Tensor, recompute(super().forward, x, mix, use_reentrant=False))  # (B, T, C)
+        return cast(Tensor, recompute(super().forward, *inputs, use_reentrant=False))  # (B, T, C)
 
 
 def checkpoint_activations(model: GPT) -> None:
@@ -198,7 +197,7 @@ def chunked_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
         >>> abs(chunked_loss(GPT(sizes), tokens[:, :-1], tokens[:, 1:]) - math.log(10)) < 0.1
         tensor(True)
     """
-    x = model.ln_f(model.stream(model.embed(inputs))).flatten(0, 1)  # (B·T, C)
+    x = model.ln_f(model.stream(inputs)).flatten(0, 1)  # (B·T, C)
     loss: Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         x, model.head.weight, targets.flatten()
     )

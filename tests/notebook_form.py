@@ -165,7 +165,7 @@ def task_complaints(book: Notebook) -> Iterator[str]:
         checks = re.findall(r"(?m)^checks\.\w+\(.*\)$", source)
         if not checks or not source.endswith(checks[-1]):
             yield f"a task doesn't end by its check: {start}"
-        if output_text(cell).count("Not done yet") != len(checks):
+        if output_text(cell).count("Not written yet") != len(checks):
             yield f"an unfinished stub isn't told so by each of its checks: {start}"
         if not any("★" in t for t in around[:1]) or not any("<summary>" in t for t in around):
             yield f"a task without its ★ before it, or without a folded hint: {start}"

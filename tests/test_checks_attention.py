@@ -28,7 +28,7 @@ def tril(n: int, m: int | None = None, diagonal: int = 0) -> Tensor:
 
 
 MASKS: dict[str, Function] = {
-    "Not done yet": lambda n, m=None: None,
+    "Not written yet": lambda n, m=None: None,
     "Correct": lambda n, m=None: (
         torch.arange((m or n) - n, m or n)[:, None] >= torch.arange(m or n)
     ),
@@ -43,7 +43,7 @@ MASKS: dict[str, Function] = {
     "*last* two positions": lambda n, m=None: tril(n, m),
     "n_queries rows and n_keys columns": lambda n, m=None: tril(m or n),
     "must not see the last key": lambda n, m=None: tril(n, m, (m or n) - 1) if m else tril(n),
-    "raised TypeError": lambda n: tril(n),
+    "<lambda> raised TypeError": lambda n: tril(n),
 }
 
 
@@ -72,7 +72,7 @@ def keep(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 ATTEND: dict[str, Function] = {
-    "Not done yet": lambda q, k, v, m: None,
+    "Not written yet": lambda q, k, v, m: None,
     "Correct": variant(),
     "return two things": lambda q, k, v, m: attend(q, k, v, m)[0],
     "the mixed values come first": lambda q, k, v, m: attend(q, k, v, m)[::-1],
@@ -100,7 +100,7 @@ ATTEND: dict[str, Function] = {
     "(B, H, T, D)": variant(
         weigh=lambda s, m: s.softmax(1 if s.dim() == 2 else 2),
     ),
-    "your code raised": variant(score=lambda q, k: q @ k.t()),
+    "raised RuntimeError": variant(score=lambda q, k: q @ k.t()),
     "no gradient": lambda q, k, v, m: attend(q.detach(), k.detach(), v.detach(), m),
     "gradient with respect to k": lambda q, k, v, m: attend(q, k.detach(), v, m),
 }
@@ -127,7 +127,7 @@ def test_what_is_right_in_another_style_is_right(capsys: pytest.CaptureFixture[s
 
 
 SPLIT: dict[str, Function] = {
-    "Not done yet": lambda x, h: None,
+    "Not written yet": lambda x, h: None,
     "Correct": lambda x, h: torch.stack(x.chunk(h, -1), 1),
     "(B, T, H, D)": lambda x, h: x.unflatten(-1, (h, -1)),
     "must have shape (2, 4, 3, 5)": lambda x, h: x,
@@ -144,7 +144,7 @@ def test_split_heads(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 MERGE: dict[str, Function] = {
-    "Not done yet": lambda h: None,
+    "Not written yet": lambda h: None,
     "Correct": lambda h: torch.cat(h.unbind(1), -1),
     "a reshape alone mixes": lambda h: h.reshape(2, 3, 20),
     "join the last two": lambda h: h.transpose(1, 2),
@@ -205,9 +205,9 @@ def mix_unmerged(self: Plain, x: Tensor, mix: Mix | None = None) -> Tensor:
 
 
 LAYERS: dict[str, type[nn.Module]] = {
-    "project: Not done yet": layer(project=lambda self, x: None),
-    "merge: Not done yet": layer(merge=lambda self, heads: None),
-    "forward: Not done yet": layer(forward=lambda self, x, mix=None: None),
+    "Not written yet: project": layer(project=lambda self, x: None),
+    "Not written yet: merge": layer(merge=lambda self, heads: None),
+    "Not written yet: forward": layer(forward=lambda self, x, mix=None: None),
     "Correct": Plain,
     "three tensors": layer(project=lambda self, x: self.qkv(x)),
     "does not cut q, k and v into heads": layer(project=lambda self, x: self.qkv(x).chunk(3, -1)),
@@ -218,7 +218,7 @@ LAYERS: dict[str, type[nn.Module]] = {
     "a view straight to heads": layer(split=lambda self, x: x.reshape(2, 3, 5, 4)),
     "proj is missing": layer(merge=lambda self, h: h.transpose(1, 2).flatten(2)),
     "merge mixes positions": layer(merge=lambda self, h: self.proj(h.reshape(2, 5, 12))),
-    "merge: Not yet: your code raised": layer(merge=lambda self, h: self.proj(h)),
+    "merge raised": layer(merge=lambda self, h: self.proj(h)),
     "the causal mask is missing": layer(forward=unmasked),
     "the heads are not merged": layer(forward=unmerged),
     "come back unmixed": layer(forward=lambda self, x, mix=None: self.merge(self.project(x)[2])),
@@ -315,7 +315,7 @@ def behind(n: int) -> Tensor:
 
 
 WINDOW: dict[str, Function] = {
-    "Not done yet": lambda n, w: None,
+    "Not written yet": lambda n, w: None,
     "Correct": lambda n, w: (behind(n) >= 0) & (behind(n) < w),
     "shape (6, 6), not (1, 1)": lambda n, w: torch.ones(1, 1, dtype=torch.bool),
     "must be a tensor; you return int": lambda n, w: n,
@@ -369,7 +369,7 @@ def only_by_four(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
 
 
 PIECES: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor | None]] = {
-    "Not done yet": lambda q, k, v, n: None,
+    "Not written yet": lambda q, k, v, n: None,
     "Correct": in_pieces,
     "by D, not by √D": lambda q, k, v, n: attend(q / 2, k, v)[0],
     "not divided": lambda q, k, v, n: attend(q * 2, k, v)[0],

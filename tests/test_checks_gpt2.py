@@ -32,7 +32,7 @@ def said(capsys: pytest.CaptureFixture[str], check: Callable[..., None], answer:
 def test_an_unfinished_exercise_is_not_a_wrong_one(
     check: Callable[..., None], stub: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said(capsys, check, stub).startswith("Not done yet: ")
+    assert said(capsys, check, stub).startswith("Not written yet: ")
 
 
 @pytest.mark.parametrize("check", CHECKS)

@@ -274,7 +274,7 @@ def test_each_fault_of_rhythm_is_found(expected: str) -> None:
 
 
 def book_with_a_task() -> Notebook:
-    unfinished = new_output("stream", text="Not done yet: the function returns nothing so far.\n")
+    unfinished = new_output("stream", text="Not written yet: f returns nothing.\n")
     fold = {"jupyter": {"outputs_hidden": True}}
     stub = "def f(x):\n    ...\n\n\nchecks.f(f)"
     return new_notebook(

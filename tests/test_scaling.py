@@ -303,7 +303,7 @@ def test_a_batch_that_two_processes_cannot_share_is_refused(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"config": replace(PLAN, seed=7)}, ValueError, "made with seed 0, this run has 7"),
+        ({"config": replace(PLAN, seed=7)}, ValueError, "seed is 0 in the checkpoint and 7"),
         ({"checkpoint": "none.pt"}, FileNotFoundError, "none.pt"),
         ({"checkpoint": None}, ValueError, "pass checkpoint=PATH"),
         ({"checkpoint": "."}, ValueError, "checkpoint is a folder"),

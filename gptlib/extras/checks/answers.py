@@ -1,7 +1,7 @@
 """What the checks of all chapters do with an answer: call it, read it, name a mistake.
 
 A check is a function that returns what it has to say; `says` prints it. Where there is nothing to
-judge, `result_of` and its kin end the check.
+judge, `run` and its kin end the check by raising `Wrong`.
 """
 
 import math
@@ -21,8 +21,8 @@ Answer = Callable[..., Any]
 P = ParamSpec("P")
 
 
-class NothingToJudge(Exception):
-    """An answer is unfinished, fails, or returns another kind of thing; the text says so."""
+class Wrong(Exception):
+    """Why an answer is not right yet, in a sentence for its writer."""
 
 
 def says(judge: Callable[P, str]) -> Callable[P, None]:
@@ -32,14 +32,10 @@ def says(judge: Callable[P, str]) -> Callable[P, None]:
     def check(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             print(judge(*args, **kwargs))
-        except NothingToJudge as reason:
-            print(reason)
+        except Wrong as wrong:
+            print(wrong)
 
     return check
-
-
-class Wrong(NothingToJudge):
-    """An answer is wrong; the text says by which cause."""
 
 
 def task(judge: Callable[..., str]) -> Callable[..., None]:
@@ -56,43 +52,44 @@ def task(judge: Callable[..., str]) -> Callable[..., None]:
     return check
 
 
-def result_of(answer: Answer, *arguments: Any) -> Any:
-    """Call an answer; if it gives no result, the check ends and says why."""
+def run(answer: Answer, *arguments: Any) -> Any:
+    """Return what an answer returns; an unfinished or failing one is `Wrong`."""
+    name = getattr(answer, "__name__", "your function")
     try:
         result = answer(*arguments)
-    except NotImplementedError as error:
-        raise NothingToJudge("Not done yet: replace the `...` with your code.") from error
+    except NotImplementedError:
+        result = None
     except Exception as error:
-        reason = f"Not yet: your code raised {type(error).__name__}: {error}"
+        reason = f"Not yet: {name} raised {type(error).__name__}: {error}"
         if "view size is not compatible" in str(error):
             reason += "\nAfter a transpose use reshape or flatten: they copy, view never does."
-        raise NothingToJudge(reason) from error
+        raise Wrong(reason) from error
     if result is None or result is Ellipsis or result is NotImplemented:
-        raise NothingToJudge("Not done yet: the function returns nothing so far.")
+        raise Wrong(f"Not written yet: {name} returns nothing.")
     return result
 
 
 def number_of(answer: Answer, *arguments: Any, wanted: str) -> float:
     """Call an answer that gives one number; `wanted` tells the reader which."""
-    result = result_of(answer, *arguments)
+    result = run(answer, *arguments)
     value = number(result)
     if value is None:
-        raise NothingToJudge(f"Not yet: {what(result)}; return one number, {wanted}.")
+        raise Wrong(f"Not yet: {what(result)}; return one number, {wanted}.")
     return value
 
 
 def tensor_of(answer: Answer, *arguments: Any, shape: tuple[int, ...]) -> Tensor:
     """Call an answer that gives a tensor of this shape."""
-    result = result_of(answer, *arguments)
+    result = run(answer, *arguments)
     if not isinstance(result, Tensor) or result.shape != shape:
-        raise NothingToJudge(f"Not yet: {what(result)}; return a tensor of shape {shape}.")
+        raise Wrong(f"Not yet: {what(result)}; return a tensor of shape {shape}.")
     return result
 
 
 def attempt(answer: Answer, *arguments: Any) -> Any:
     """Call an answer; None if it gives no result."""
-    with suppress(NothingToJudge):
-        return result_of(answer, *arguments)
+    with suppress(Wrong):
+        return run(answer, *arguments)
     return None
 
 

@@ -9,23 +9,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gptlib import attention as taught
-from gptlib.extras.checks.answers import (
-    Answer,
-    NothingToJudge,
-    Wrong,
-    close,
-    expect,
-    result_of,
-    says,
-    task,
-)
+from gptlib.extras.checks.answers import Answer, Wrong, close, expect, run, says, task
 
 
 @task
 def causal_mask(function: Callable[..., Tensor]) -> str:
     """Check the mask: True at a query's own position and before."""
     right = taught.causal_mask(4)
-    mask = result_of(function, 4)
+    mask = run(function, 4)
     if isinstance(mask, Tensor) and mask.dtype != torch.bool:
         kind = "a mask to add to the scores" if mask.isinf().any() else f"of dtype {mask.dtype}"
         raise Wrong(f"Not yet: your mask is {kind}; return booleans, True = may look.")
@@ -44,8 +35,8 @@ def causal_mask(function: Callable[..., Tensor]) -> str:
             2, 4, dtype=torch.bool
         ),
     }
-    expect(result_of(function, 2, 4), right[-2:], causes, "causal_mask(2, 4)")
-    expect(result_of(function, 1, 3), torch.ones(1, 3, dtype=torch.bool), {}, "causal_mask(1, 3)")
+    expect(run(function, 2, 4), right[-2:], causes, "causal_mask(2, 4)")
+    expect(run(function, 1, 3), torch.ones(1, 3, dtype=torch.bool), {}, "causal_mask(1, 3)")
     return "Correct: four queries see 1, 2, 3 and 4 keys, and the last two of them alone 3 and 4."
 
 
@@ -56,7 +47,7 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     q, k = torch.randn(2, 5, 4, generator=generator)
     v = torch.randn(5, 3, generator=generator)
     mask = taught.causal_mask(5)
-    result = result_of(function, q, k, v, mask)
+    result = run(function, q, k, v, mask)
     if not isinstance(result, tuple) or len(result) != 2:
         raise Wrong("Not yet: return two things, the mixed values and the weights.")
     output, right = taught.attend(q, k, v, mask)
@@ -80,9 +71,9 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
             "scores before the softmax; zeroing weights divides 0 by 0, and -100 is not enough."
         )
     q, k, v = torch.randn(3, 2, 3, 5, 4, generator=generator)  # (B, H, T, D) each
-    many = result_of(function, q, k, v, mask)[0]
+    many = run(function, q, k, v, mask)[0]
     expect(many, taught.attend(q, k, v, mask)[0], {}, "the output for q of shape (B, H, T, D)")
-    few = result_of(function, q[..., -2:, :], k, v, mask[-2:])[0]
+    few = run(function, q[..., -2:, :], k, v, mask[-2:])[0]
     expect(few, many[..., -2:, :], {}, "the output for the last two queries alone")
     ways: list[Answer] = [function, taught.attend]
     found = []
@@ -144,7 +135,7 @@ def split_heads(function: Callable[[Tensor, int], Tensor]) -> str:
         ),
         "positions come last; the shape is (B, H, T, D)": cut.permute(0, 2, 3, 1),
     }
-    expect(result_of(function, x, heads), cut.transpose(1, 2), causes, "the result for (2, 3, 20)")
+    expect(run(function, x, heads), cut.transpose(1, 2), causes, "the result for (2, 3, 20)")
     return "Correct: (2, 3, 20) became (2, 4, 3, 5), and head 0 holds the first 5 channels."
 
 
@@ -161,7 +152,7 @@ def merge_heads(function: Callable[[Tensor], Tensor]) -> str:
         ).flatten(2),
         "this adds the heads up; lay them side by side": heads.sum(1),
     }
-    expect(result_of(function, heads), x.flatten(2), causes, "the result for (2, 4, 3, 5)")
+    expect(run(function, heads), x.flatten(2), causes, "the result for (2, 4, 3, 5)")
     return "Correct: (2, 4, 3, 5) became (2, 3, 20), what split_heads cut is whole again."
 
 
@@ -170,7 +161,7 @@ def layer(kind: Callable[..., Any]) -> str:
     """Check the layer step by step, then against PyTorch's own in value and gradient."""
     torch_layer, yours = (
         nn.MultiheadAttention(12, 3, batch_first=True),
-        result_of(kind, 12, 3).eval(),
+        run(kind, 12, 3).eval(),
     )
     with torch.no_grad():
         torch_layer.in_proj_bias.normal_()
@@ -189,8 +180,8 @@ def layer(kind: Callable[..., Any]) -> str:
         "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(5))[0],
         "the values come back unmixed": merged,
     }
-    expect(_part(yours, "forward", x), right, causes, "the layer's output")
-    own = _part(yours, "forward", x, lambda q, k, v: q + 2 * k + 4 * v)
+    expect(run(yours.forward, x), right, causes, "the layer's output")
+    own = run(yours.forward, x, lambda q, k, v: q + 2 * k + 4 * v)
     causes = {
         "mix is not used: when it is given, it takes the place of attend": right,
         "what mix returns must still be merged": q + 2 * k + 4 * v,
@@ -202,7 +193,7 @@ def layer(kind: Callable[..., Any]) -> str:
         for out, weight in zip((right, yours(x)), weights, strict=True)
     ]
     expect(gradients[1], gradients[0], {}, "the gradient of qkv.weight", atol=1e-3)
-    careless = result_of(kind, 12, 3, 0.9).eval()
+    careless = run(kind, 12, 3, 0.9).eval()
     if not torch.equal(careless(x), careless(x)):
         raise Wrong(
             "Not yet: dropout acts outside training too; use self.dropout, or self.training."
@@ -212,16 +203,8 @@ def layer(kind: Callable[..., Any]) -> str:
     return "Correct: project, mix and merge, equal to nn.MultiheadAttention in value and gradient."
 
 
-def _part(layer: Any, name: str, *arguments: Any) -> Any:
-    """Call one of a layer's methods; where it fails, name it."""
-    try:
-        return result_of(getattr(layer, name), *arguments)
-    except NothingToJudge as reason:
-        raise Wrong(f"{name}: {reason}") from reason
-
-
 def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    heads = _part(yours, "project", x)
+    heads = run(yours.project, x)
     if not isinstance(heads, tuple | list | Tensor) or len(heads) != 3:
         raise Wrong("Not yet: project returns three tensors, q, k and v.")
     stacked = yours.qkv(x)  # (B, T, 3C)
@@ -251,7 +234,7 @@ def _check_merge(yours: Any, heads: Tensor) -> Tensor:
             heads.reshape(right.shape)
         ),
     }
-    expect(_part(yours, "merge", heads), right, causes, "what merge returns")
+    expect(run(yours.merge, heads), right, causes, "what merge returns")
     return right
 
 
@@ -260,7 +243,7 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
     """Check a causal mask that looks back over a limited number of words."""
     behind = torch.arange(6)[:, None] - torch.arange(6)
     right = (behind >= 0) & (behind < 3)
-    mask = result_of(function, 6, 3)
+    mask = run(function, 6, 3)
     if isinstance(mask, Tensor) and mask.dtype != torch.bool:
         raise Wrong(f"Not yet: the mask has dtype {mask.dtype}; return booleans, True = may look.")
     causes = {
@@ -275,7 +258,7 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
         "only words *further back* than the window are allowed": behind >= 3,
     }
     expect(mask, right, causes, "window_mask(6, 3)")
-    expect(result_of(function, 4, 9), taught.causal_mask(4), {}, "a window wider than the sentence")
+    expect(run(function, 4, 9), taught.causal_mask(4), {}, "a window wider than the sentence")
     return "Correct: each query sees itself and the two before it, at the start fewer."
 
 
@@ -296,7 +279,7 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
             taught.attend(q, k[:8], v[:8])[0]
         ),
     }
-    answer, right = result_of(function, q, k, v, 4), taught.attend(q, k, v)[0]
+    answer, right = run(function, q, k, v, 4), taught.attend(q, k, v)[0]
     try:
         expect(answer, right, causes, "the result for q of shape (10, 4)")
     except Wrong as wrong:

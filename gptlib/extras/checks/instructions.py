@@ -8,13 +8,13 @@ from torch import Tensor
 
 from gptlib.extras.checks.answers import (
     Answer,
-    NothingToJudge,
+    Wrong,
     attempt,
     close,
     named,
     number,
     number_of,
-    result_of,
+    run,
     says,
     tensor_of,
     what,
@@ -132,7 +132,7 @@ def factor(answer: Answer) -> str:
     values = torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5])
     update = left * values @ right.T  # (6, 5)
     for rank in (2, 1, 4):
-        got = result_of(answer, update.clone(), rank)
+        got = run(answer, update.clone(), rank)
         if not isinstance(got, tuple) or len(got) != 2 or not all(map(torch.is_tensor, got)):
             return f"Not yet: {what(got)}; return two tensors, up and down."
         shapes = [tuple(part.shape) for part in got]
@@ -178,9 +178,9 @@ def _name_product(
 
 
 def _integers(answer: Answer, *arguments: Any) -> list[int]:
-    got = result_of(answer, *arguments)
+    got = run(answer, *arguments)
     if isinstance(got, Tensor):
         got = got.tolist()
     if not isinstance(got, Sequence) or not all(type(one) is int for one in got):
-        raise NothingToJudge(f"Not yet: {what(got)}; return a list of token ids.")
+        raise Wrong(f"Not yet: {what(got)}; return a list of token ids.")
     return list(got)

@@ -6,16 +6,7 @@ import torch
 from torch import Tensor
 
 from gptlib.attention import causal_mask
-from gptlib.extras.checks.answers import (
-    Answer,
-    close,
-    named,
-    number,
-    result_of,
-    says,
-    tensor_of,
-    what,
-)
+from gptlib.extras.checks.answers import Answer, close, named, number, run, says, tensor_of, what
 
 
 @says
@@ -72,9 +63,7 @@ def combine_gradients(answer: Answer) -> str:
             ),
         }
         if not close(got, right):
-            return (
-                named(got, mistakes) or "Not yet: weigh each gradient by its share of the tokens."
-            )
+            return named(got, mistakes) or "Not yet: weigh by the share of the tokens."
     return "Correct: every token weighs the same, wherever it was."
 
 
@@ -82,7 +71,7 @@ def combine_gradients(answer: Answer) -> str:
 def rows_of(answer: Answer) -> str:
     """Check `rows_of(rank, n, n_head, head_size)`, exercise 3."""
     for rank, n, n_head, size in ((0, 2, 4, 2), (1, 2, 4, 2), (2, 3, 6, 1), (0, 1, 2, 3)):
-        got = result_of(answer, rank, n, n_head, size)
+        got = run(answer, rank, n, n_head, size)
         if isinstance(got, Tensor):
             got = got.tolist()
         if not isinstance(got, list | tuple | range):
@@ -121,7 +110,7 @@ def _rows_mistake(got: list[Any], right: list[int], case: tuple[int, int, int, i
 def rental(answer: Answer) -> str:
     """Check `rental(n_tokens, tokens_per_second, n_devices, efficiency)`, exercise 4."""
     for tokens, speed, n, share in ((3.6e9, 1000.0, 10, 1.0), (2.5e9, 1e5, 8, 0.8)):
-        got = result_of(answer, tokens, speed, n, share)
+        got = run(answer, tokens, speed, n, share)
         if not isinstance(got, tuple | list) or len(got) != 2:
             return f"Not yet: {what(got)}; return a pair of hours and device-hours."
         hours = tokens / (n * share * speed) / 3600
@@ -153,6 +142,4 @@ def _rental_mistake(got: list[float], hours: float, n: int, share: float) -> str
         ),
         "You use the speed of one device for the hours.": [hours * n, paid * n],
     }
-    return named(got, mistakes) or (
-        f"Not yet: expected {hours:.3g} hours and {paid:.3g} device-hours."
-    )
+    return named(got, mistakes) or f"Not yet: it is {hours:.3g} hours and {paid:.3g} device-hours."

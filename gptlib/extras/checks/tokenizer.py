@@ -4,17 +4,10 @@ from typing import Any
 
 import regex
 
-from gptlib.extras.checks.answers import (
-    Answer,
-    NothingToJudge,
-    attempt,
-    named,
-    number_of,
-    result_of,
-    says,
-)
+from gptlib.extras.checks.answers import Answer, Wrong, attempt, named, number_of, run, says
 from gptlib.tokenizer import BPETokenizer
 
+ALONE = "You decoded each token by itself; a character can lie in two. Join the bytes first."
 SPACES = "You put spaces between the tokens; they carry their own. Join with b''.join."
 
 
@@ -30,18 +23,15 @@ def most_frequent_pair(answer: Answer) -> str:
         (b"n", b" "): 1,
         (b"a", b"a", b"a", b"a"): 2,
     }
-    got = result_of(answer, dict(words))
+    got = run(answer, dict(words))
     if got == (b"i", b"t"):
         more = {(b"p", b"q"): 3, (b"q", b"r"): 4, (b"q",): 100}
-        got = result_of(answer, dict(more))
+        got = run(answer, dict(more))
         if got == (b"q", b"r"):
             return _most_frequent_pair_within_a_word(answer)
         return f"Not yet: in {more} the pair (b'q', b'r') occurs 4 times; you say {got!r}."
     if got in ((b"u", b"n"), (b"a", b"a")):
-        return (
-            "You counted each different word once; a pair in a word that occurs 9 times counts "
-            "9 times."
-        )
+        return "You counted each different word once; one that occurs 9 times counts 9 times."
     if got == 10:
         return "You returned how often the pair occurs; return the pair itself."
     if got == b"it":
@@ -51,10 +41,7 @@ def most_frequent_pair(answer: Answer) -> str:
     if got == [b"i", b"t"]:
         return "You returned a list; return a tuple, (left, right)."
     if isinstance(got, list) and got and got[0] == ((b"i", b"t"), 10):
-        return (
-            "You returned the list that most_common gives, of pairs with their counts; return "
-            "the pair alone, its [0][0]."
-        )
+        return "You returned the list that most_common gives; return the pair alone, its [0][0]."
     if isinstance(got, tuple) and got and got[0] == (b"i", b"t"):
         return "You returned the pair with its count, as most_common does; return the pair alone."
     if got in list(words) or (isinstance(got, tuple) and len(got) != 2):
@@ -65,14 +52,11 @@ def most_frequent_pair(answer: Answer) -> str:
 def _most_frequent_pair_within_a_word(answer: Answer) -> str:
     """Check that a pair that occurs several times in one word counts each time."""
     words = {(b"a", b"a", b"a", b"a"): 2, (b"p", b"q"): 5}
-    got = result_of(answer, dict(words))
+    got = run(answer, dict(words))
     if got == (b"a", b"a"):
         return "Correct: the pair is counted once for each time its word occurs."
     if got == (b"p", b"q"):
-        return (
-            "Nearly: you counted a pair once for each word; in b'aaaa' with four tokens the pair "
-            "(b'a', b'a') occurs 3 times, and the word occurs 2 times: 6."
-        )
+        return "Nearly: you counted a pair once for each word; in b'aaaa' there are 3 (b'a', b'a')."
     return f"Not yet: in {words} the pair (b'a', b'a') occurs 6 times; you say {got!r}."
 
 
@@ -83,18 +67,15 @@ def decode_tokens(answer: Answer) -> str:
     for text in ("the café 🙂 é", "naïve", "Ж" * 3, ""):
         tokens = tokenizer.encode(text)
         try:
-            got = result_of(answer, tokens, tokenizer.tokens)
-        except NothingToJudge as error:
+            got = run(answer, tokens, tokenizer.tokens)
+        except Wrong as error:
             return _wrong_join(str(error))
         if isinstance(got, bytes):
             return "You returned bytes; turn them into text with bytes.decode."
         if got != text:
             return _wrong_text(text, got, [tokenizer.tokens[token] for token in tokens])
     if attempt(answer, tokenizer.encode("é")[:1], tokenizer.tokens) != "\ufffd":
-        return (
-            "Nearly: a model can stop in the middle of a character. Such bytes are to become "
-            "U+FFFD, with errors='replace', not an error and not nothing."
-        )
+        return "Nearly: half a character must become U+FFFD; decode with errors='replace'."
     return "Correct: whole texts come back, and half a character becomes U+FFFD."
 
 
@@ -104,10 +85,7 @@ def _wrong_join(problem: str) -> str:
     if "UnicodeDecodeError" in problem and "invalid continuation byte" in problem:
         return SPACES
     if "UnicodeDecodeError" in problem:
-        return (
-            "You decoded each token by itself, and a token can end in the middle of a character. "
-            "Join the bytes of all tokens first, decode once."
-        )
+        return ALONE
     return problem
 
 
@@ -115,10 +93,7 @@ def _wrong_text(text: str, got: Any, parts: list[bytes]) -> str:
     if got == "".join(part.decode("utf-8", "replace") for part in parts) or got == "".join(
         part.decode("utf-8", "ignore") for part in parts
     ):
-        return (
-            "You decoded each token by itself, so characters that lie in two tokens are lost. "
-            "Join the bytes of all tokens first, decode once."
-        )
+        return ALONE
     if got == b"".join(parts).decode("latin-1"):
         return "You decoded with latin-1; the bytes are UTF-8."
     if isinstance(got, str) and got.startswith("b'"):
@@ -172,7 +147,7 @@ def bytes_per_token(answer: Answer) -> str:
 @says
 def number_pattern(answer: Answer) -> str:
     """Check `number_pattern()`, exercise 4."""
-    pattern = result_of(answer)
+    pattern = run(answer)
     try:
         regex.compile(pattern)
     except (regex.error, TypeError) as error:
