@@ -180,6 +180,9 @@ class Plain(CausalSelfAttention):
 
 def layer(**methods: Any) -> type[nn.Module]:
     """A layer with some of its methods exchanged for wrong ones."""
+    for name, method in methods.items():
+        if callable(method):
+            method.__name__ = name
     return type("Layer", (Plain,), methods)
 
 

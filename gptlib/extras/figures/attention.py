@@ -138,7 +138,7 @@ def heads_reshape(x: Tensor, n_head: int) -> Picture:
         x: The numbers from 0 on, shape (T, C).
         n_head: Heads, H.
     """
-    figure, ax = canvas(9, 3.4)
+    figure, ax = canvas(9, 4.4)
     length, channels = x.shape
     size, side = channels // n_head, 0.62
     cut = x.unflatten(-1, (n_head, size)).transpose(0, 1)  # (H, T, D)
@@ -159,7 +159,7 @@ def heads_reshape(x: Tensor, n_head: int) -> Picture:
     for heads, left in ((cut, 5.3), (wrong, 9.3)):
         for h, head in enumerate(heads):
             table(head, left, 1.4 + h * (side * length + 0.65), f"head {h}: (T, D)")
-    ax.text(5.3, 0.35, "unflatten, transpose", va="center", ha="left")
+    ax.text(5.3, 0.35, "what we need", va="center", ha="left")
     ax.text(9.3, 0.35, "x.view(H, T, D): wrong", va="center", color=COLORS[1])
     ax.annotate("", (5.0, 2.3), (4.1, 2.3), arrowprops={"arrowstyle": "-|>", "color": "0.4"})
     plain(ax, 12.6, 1.0 + n_head * (side * length + 0.65))
