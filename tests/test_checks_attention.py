@@ -207,10 +207,16 @@ def mix_unmerged(self: Plain, x: Tensor, mix: Mix | None = None) -> Tensor:
     return mix(*self.project(x)) if mix else without_mix(self, x)
 
 
+def with_three_linears(self: Plain, *sizes: Any) -> None:
+    CausalSelfAttention.__init__(self, *sizes)
+    self.key = nn.Linear(12, 12)
+
+
 LAYERS: dict[str, type[nn.Module]] = {
     "Not written yet: project": layer(project=lambda self, x: None),
     "Not written yet: merge": layer(merge=lambda self, heads: None),
     "Not written yet: forward": layer(forward=lambda self, x, mix=None: None),
+    "leave __init__ as it is": layer(__init__=with_three_linears),
     "Correct": Plain,
     "three tensors": layer(project=lambda self, x: self.qkv(x)),
     "does not cut q, k and v into heads": layer(project=lambda self, x: self.qkv(x).chunk(3, -1)),
@@ -384,7 +390,7 @@ PIECES: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor | None]] = {
     ).mean(0),
     "last piece is missing": lambda q, k, v, n: attend(q, k[:8], v[:8])[0],
     "not (4, 10)": lambda q, k, v, n: attend(q, k, v)[0].T,
-    "(old maximum - new maximum)": lambda q, k, v, n: in_pieces(q, k, v, n, rescale=False),
+    "e^(old maximum - new maximum)": lambda q, k, v, n: in_pieces(q, k, v, n, rescale=False),
     "exp overflows": lambda q, k, v, n: in_pieces(q, k, v, n, stable=False),
     "right for pieces of 4": only_by_four,
 }

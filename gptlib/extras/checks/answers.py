@@ -123,7 +123,13 @@ def named(value: Any, mistakes: Mapping[str, Any]) -> str | None:
 
 
 def expect(
-    value: Any, right: Tensor, causes: Mapping[str, Tensor], name: str, atol: float = 1e-5
+    value: Any,
+    right: Tensor,
+    causes: Mapping[str, Tensor],
+    name: str,
+    *,
+    atol: float = 1e-5,
+    otherwise: str = "Compare one row by hand.",
 ) -> None:
     """Raise `Wrong` unless a tensor is right, with the cause that leads to this very tensor."""
     if not isinstance(value, Tensor):
@@ -138,7 +144,7 @@ def expect(
         raise Wrong(f"Not yet: {name} must have shape {shapes}.")
     if value.isnan().any():
         raise Wrong(f"Not yet: {name} has nan in it. 0 · ∞ is nan, and so is a row all of -∞.")
-    raise Wrong(f"Not yet: {name} has the right shape but other numbers. Compare one row by hand.")
+    raise Wrong(f"Not yet: {name} has the right shape but other numbers. {otherwise}")
 
 
 def _same(value: Tensor, other: Tensor, atol: float) -> bool:
