@@ -92,7 +92,7 @@ def figure_complaints(book: Notebook) -> Iterator[str]:
     for number, cell in enumerate(code_cells(book), start=1):
         for output in cell["outputs"]:
             data = output.get("data", {})
-            alts = [output["metadata"].get("image/png", {}).get("alt", "")]
+            alts = [output.get("metadata", {}).get("image/png", {}).get("alt", "")]
             if "<img" in data.get("text/html", ""):
                 alts = re.findall(r'<img(?: alt="([^"]*)")?', data["text/html"])
             elif "image/png" not in data:
