@@ -178,9 +178,7 @@ def test_a_model_goes_on_with_a_text_with_its_tokenizer_and_its_sizes(
     assert tokenizer.merges == load_model(model)[1].merges
     moved = (tuned.blocks[0].attn.qkv.weight - begun.blocks[0].attn.qkv.weight).abs()
     assert 0 < moved.max() < 0.1
-    table = tuned.token_embedding.weight
-    assert torch.equal(table, begun.token_embedding.weight) == bool(lora)
-    assert tuned.head.weight is table
+    assert torch.equal(tuned.head.weight, begun.head.weight) == bool(lora)
 
 
 def test_what_a_model_brings_along_can_t_be_chosen(
@@ -227,7 +225,7 @@ def test_tune_learns_answers_and_goes_on_to_the_bit(
     words = ("tune", records, "--model", model, *PLAN, *lora, "--training.save-every", 2)
     assert call(*words, "--folder", whole) == 0
     err = capsys.readouterr().err
-    assert "note: 1 records are left out; the prompt of record 19 has" in err
+    assert "note: 1 records are left out; the prompt of record 19, 1" in err
     assert "16 answers to learn from, 2 to judge by" in err
     with monkeypatch.context() as patch:
         patch.setattr("gptlib.instructions.take_step", killed_at(3))
@@ -239,6 +237,7 @@ def test_tune_learns_answers_and_goes_on_to_the_bit(
     form = load_form(folder / "model")
     assert form is not None
     assert form.name == "chat"
+    capsys.readouterr()
     said = refusal(capsys, "train", "--resume", "--folder", folder)
     assert "was begun with tune" in said
     assert call("tune", "--resume", "--folder", folder) == 0

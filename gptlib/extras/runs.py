@@ -157,7 +157,7 @@ SECTIONS: dict[str, type[Any]] = {
 def to_yaml(config: RunConfig) -> str:
     """Write a configuration as YAML that `--config` reads."""
     values = json.loads(json.dumps(asdict(config)))  # makes lists of tuples
-    values = {name: value for name, value in values.items() if value not in (None, "")}
+    values = {name: value for name, value in values.items() if value not in (None, "", START_STD)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
