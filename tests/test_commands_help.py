@@ -44,7 +44,8 @@ CALLS = [
     f"tune records.json --init tiny {LORA} {PLAN} --overwrite --folder runs/three --device cpu",
     "tune --resume --folder runs/three --training.n-steps 4 --tensorboard",
     "tune --model tiny --data.texts [records.json] --data.validation-fraction 0.2 --print-config",
-    "tune --model tiny --config fine-tune --model.dropout 0 --model.context-length 9 --print-config",
+    "tune --model tiny --config fine-tune --model.dropout 0 --model.context-length 9 "
+    "--print-config",
     "runs --sort loss",
     "runs runs --json",
     "plot runs/one runs/two --save losses.html",

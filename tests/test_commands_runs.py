@@ -48,8 +48,10 @@ def test_a_finished_run_goes_on_with_more_steps_and_another_plan(
 ) -> None:
     folder = tmp_path / "r"
     assert call("train", book, *TINY, "--folder", folder) == 0
-    more = ("--training.steps", 16, "--training.max-learning-rate", 1e-3)
-    more += ("--training.batch-size", 3, "--training.report-every", 2)
+    more = (
+        *("--training.steps", 16, "--training.max-learning-rate", 1e-3),
+        *("--training.batch-size", 3, "--training.report-every", 2),
+    )
     capsys.readouterr()
     assert call("train", "--resume", "--folder", folder, *more, "--device", "cpu") == 0
     err = capsys.readouterr().err
@@ -174,8 +176,7 @@ def test_a_model_goes_on_with_a_text_with_its_tokenizer_and_its_sizes(
     assert call("train", "--resume", "--folder", folder, "--device", "cpu") == 0
     assert losses(folder) == losses(whole)
     tuned, tokenizer = load_gpt2(folder / "model")
-    assert isinstance(tokenizer, BPETokenizer)
-    assert tokenizer.merges == load_model(model)[1].merges
+    assert tokenizer.encode_ordinary("prince") == load_model(model)[1].encode_ordinary("prince")
     moved = (tuned.blocks[0].attn.qkv.weight - begun.blocks[0].attn.qkv.weight).abs()
     assert 0 < moved.max() < 0.1
     assert torch.equal(tuned.head.weight, begun.head.weight) == bool(lora)
