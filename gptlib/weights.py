@@ -298,7 +298,6 @@ def load_gpt2(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[G
 
 def write_tokenizer(folder: Path, tokenizer: BPETokenizer) -> None:
     """Write vocab.json and merges.txt, and what transformers wants to know beside them."""
-    tokenizer.save(folder)
     plain = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
     special = {
         str(token): {"content": name, "special": True, **plain}
@@ -309,6 +308,7 @@ def write_tokenizer(folder: Path, tokenizer: BPETokenizer) -> None:
     values = {"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": special, **roles}
     text = json.dumps(values | {"add_prefix_space": False}, indent=2)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    tokenizer.save(folder)  # the last, since another library's brings a configuration of its own
 
 
 def describe_model(config: GPTConfig, dtype: torch.dtype, end: int | None) -> dict[str, Any]:

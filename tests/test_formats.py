@@ -28,6 +28,7 @@ from tf_table import MAGIC, block, entry, message, sign, table, varint, write_ch
 from tiny_gpt2 import (
     CONFIG,
     GOLDEN,
+    TEXT,
     TOKENIZER,
     assert_same_logits,
     assert_same_weights,
@@ -110,25 +111,22 @@ def test_the_tokenizer_that_transformers_saves_is_read(folder: Path) -> None:
     tokenizer = load_model(folder)[1]
     assert isinstance(tokenizer, BPETokenizer)
     assert tokenizer.tokens == TOKENIZER.tokens
-    assert tokenizer.merges == TOKENIZER.merges
+    assert tokenizer.encode(TEXT) == TOKENIZER.encode(TEXT)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    "changes",
     [
-        ({"model": 3}, "not the file of a tokenizer"),
-        ({"added_tokens": [1]}, "not the file of a tokenizer"),
-        ({"normalizer": {"type": "NFC"}}, "cuts texts in another way"),
-        ({"pre_tokenizer": {"type": "Metaspace", "add_prefix_space": False}}, "another way"),
+        {"model": 3},
+        {"added_tokens": [1]},
+        {"pre_tokenizer": {"type": "Metaspace", "add_prefix_space": False}},
     ],
 )
-def test_another_kind_of_tokenizer_is_refused(
-    changes: dict[str, Any], said: str, folder: Path
-) -> None:
+def test_what_is_no_tokenizer_is_refused(changes: dict[str, Any], folder: Path) -> None:
     GPT2TokenizerFast.from_pretrained(folder).save_pretrained(folder)
     (folder / "vocab.json").unlink()
     rewrite_json(folder / "tokenizer.json", **changes)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match="not the file of a tokenizer that the tokenizers library"):
         load_model(folder)
 
 
