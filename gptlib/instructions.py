@@ -19,6 +19,8 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -29,7 +31,15 @@ from gptlib.attention import causal_mask
 from gptlib.generation import Sampling, generate_batch
 from gptlib.gpt2 import GPT, check_fields
 from gptlib.tokenizer import Tokenizer, end_of_text
-from gptlib.training import Report, TrainingConfig, TrainingState, run_steps, take_step
+from gptlib.training import (
+    Report,
+    TrainingConfig,
+    TrainingState,
+    load_checkpoint,
+    restore,
+    run_steps,
+    take_step,
+)
 
 Record = Mapping[str, str]
 """What is asked and answered: "instruction", "output", and perhaps "input" and "task"."""
@@ -97,9 +107,8 @@ def check_record(
         text = record.get(field, "")
         if not isinstance(text, str) or (field in needed and not text.strip()):
             found = repr(text) if field in record else "nothing"
-            raise ValueError(
-                f"record {number} has {found} as its {field!r}; write text, or leave the record out"
-            )
+            odd = f"record {number} has {found} as its {field!r}"
+            raise ValueError(f"{odd}; write text, or leave the record out")
 
 
 class Example(NamedTuple):
@@ -146,10 +155,8 @@ def encode_records(
         response = [*tokenizer.encode_ordinary(record["output"].strip()), min(ends)]
         room = context_length + 1 - len(prompt)  # the last token is never read
         if room < 1:
-            raise ValueError(
-                f"the prompt of record {number} has {len(prompt)} tokens and leaves the context of "
-                f"{context_length} no room for an answer; shorten its input, or leave it out"
-            )
+            full = f"the prompt of record {number}, {len(prompt)} tokens, fills {context_length=}"
+            raise ValueError(f"{full}; shorten its input, or leave it out")
         examples.append(Example(prompt, response[:room], max(0, len(response) - room)))
     return examples
 
@@ -216,16 +223,15 @@ def pack(examples: Sequence[Example], length: int) -> list[list[Example]]:
         >>> [[example.size for example in row] for row in rows]
         [[5, 3], [6, 2]]
     """
+    # Rows full of text leave little padding to compute.
     rows: list[list[Example]] = []
     room: list[int] = []  # positions that are left in each row
     if not examples:
         raise ValueError("there are 0 examples; pass at least 1")
     for example in examples:
         if example.size > length:
-            raise ValueError(
-                f"an example takes {example.size} positions, more than the {length} of a row; "
-                "encode the records with that context_length"
-            )
+            long = f"an example takes {example.size} positions of a row's {length}"
+            raise ValueError(f"{long}; encode the records with that context_length")
         place = next((i for i, free in enumerate(room) if free >= example.size), len(rows))
         if place == len(rows):
             rows.append([])
@@ -256,13 +262,13 @@ def read_rows(model: GPT, inputs: Tensor, positions: Tensor, records: Tensor) ->
     Returns:
         The stream after the last block, shape (B, T, C), before `model.unembed`.
     """
-    x = model.embed(inputs, positions)  # (B, T, C)
     if records.max() <= 1:  # one record a row: the causal rule is enough
-        return model.stream(x)
-    # Packed rows need another rule. It is attention's own product with a mask of ours.
+        return model.stream(inputs, positions=positions)
+    # Packed rows need another rule, or records would look at each other: a mask of ours.
     attend = partial(F.scaled_dot_product_attention, attn_mask=record_mask(records))
     dropouts = [block.attn.dropout.p if model.training else 0.0 for block in model.blocks]
-    return model.stream(x, [partial(attend, dropout_p=dropout) for dropout in dropouts])
+    mixes = [partial(attend, dropout_p=dropout) for dropout in dropouts]
+    return model.stream(inputs, mixes, positions)
 
 
 def response_loss(
@@ -400,6 +406,8 @@ def tune(
     *,
     packed: bool = True,
     learn_prompt: bool = False,
+    checkpoint: Path | None = None,
+    resume: bool = False,
 ) -> Generator[Report, None, None]:
     """Fine-tune a model on answers, and hand over a report from time to time.
 
@@ -413,6 +421,8 @@ def tune(
         config: The plan; `batch_size` counts rows.
         packed: Whether a row holds as many records as it has room for, or one.
         learn_prompt: Whether the questions are learnt like the answers.
+        checkpoint: Where to save, every `save_every` steps and at the end. None saves nothing.
+        resume: Whether to go on from the checkpoint that is there, as `train` does.
 
     Returns:
         A generator of reports; losses are in nats per token of the answers, tokens per second
@@ -432,7 +442,11 @@ def tune(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("all parameters are frozen; call add_lora, or unfreeze what should learn")
     state = TrainingState.start(model, config)
-    rows = draw_rows(examples, config.batch_size, length if packed else None, state.generator)
+    if checkpoint is not None and resume:
+        restore(state, load_checkpoint(checkpoint))
+    # A round's order is drawn at its beginning, so what was learnt is drawn again and left out.
+    order, width = state.generator.manual_seed(config.seed), length if packed else None
+    rows = islice(draw_rows(examples, config.batch_size, width, order), state.step, None)
 
     def draw(state: TrainingState) -> list[Batch]:
         batch = make_batch(next(rows), learn_prompt)
@@ -441,7 +455,7 @@ def tune(
 
     step = partial(take_step, draw=draw, loss=response_loss)
     score = None if validation is None else partial(evaluate_responses, model, validation)
-    return run_steps(state, step, score)
+    return run_steps(state, step, score, checkpoint)
 
 
 PROJECTIONS = ("attn.qkv", "attn.proj", "mlp.expand", "mlp.proj")
@@ -469,7 +483,7 @@ class LoRAConfig:
         all_fit = 0 < len(chosen) == len(self.projections)
         rules = {
             "rank": ("a whole number of at least 1", isinstance(self.rank, int) and self.rank >= 1),
-            "alpha": ("above 0", 0 < self.alpha < math.inf),
+            "alpha": ("above 0 and finite", 0 < self.alpha < math.inf),
             "projections": (f"one or more of {some}, each once", all_fit),
         }
         check_fields(self, rules)
@@ -513,6 +527,7 @@ class LoRALinear(nn.Module):
         check_fields(config, {"rank": (rule, config.rank <= side)})
         self.linear, self.config = linear.requires_grad_(False), config
         down = torch.empty(config.rank, n_in)  # drawn on the CPU: the same on every device
+        # nn.Linear's own range: what comes out is about as large as what goes in.
         nn.init.uniform_(down, -(n_in**-0.5), n_in**-0.5, generator=generator)
         self.down = nn.Parameter(down.to(linear.weight))
         # One of the two starts at zero, and only one: with both, neither would get a gradient.
@@ -520,6 +535,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, shape (..., in), to (..., out)."""
+        # Two thin products: the (out, in) matrix up · down is never made.
         added = F.linear(F.linear(x, self.down), self.up)  # (..., rank), then (..., out)
         return self.linear(x) + self.config.scale * added
 

@@ -120,9 +120,9 @@ def speculate(
 
 CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "cache_bytes": [
-        (lambda *a: ..., "Not done yet"),
+        (lambda *a: ..., "Not written yet"),
         (lambda *a: "many", "Not yet: you return str"),
-        (lambda c, *a: c.no_such_thing, "Not yet: your code raised AttributeError"),
+        (lambda c, *a: c.no_such_thing, "raised AttributeError"),
         (cache(both=0.5), "the cache holds both"),
         (cache(scale=0.25), "each takes bytes_per_value bytes"),
         (cache(layers=False), "You counted one block"),
@@ -136,13 +136,13 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (cache(), r"Correct: GPT-2's 1,024 tokens in 2-byte numbers take 36 MiB, and 3 MiB"),
     ],
     "block_repeats": [
-        (lambda *a: None, "Not done yet"),
+        (lambda *a: None, "Not written yet"),
         (lambda logits, *a: logits[:3], r"Not yet: you return a tensor of shape \(3,\)"),
         (in_place, "changed the logits that were passed in"),
         (raises_late, "With n = 2.*KeyError"),
         (shifts, "the other logits must stay"),
-        (repeats(right_tail, value=0.0), "to 0 and not to -inf"),
-        (repeats(right_tail, value=-1e9), r"to -1e\+09 and not to -inf"),
+        (repeats(right_tail, value=0.0), "changed to 0; only -inf"),
+        (repeats(right_tail, value=-1e9), r"changed to -1e\+09; only -inf"),
         (stops_early, "may overlap the end"),
         (stops_at_once, "stopped at the first place"),
         (repeats(lambda t, n: t[-(n - 1) :] if len(t) >= n - 1 else [-1]), "Right until n = 1"),
@@ -150,14 +150,14 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
             lambda x, t, n: x.index_fill(0, torch.LongTensor(t), -INF),
             "every token seen",
         ),
-        (repeats(lambda t, n: t[-n:] if len(t) >= n else [-1]), "compare the last n - 1 = 2"),
+        (repeats(lambda t, n: t[-n:] if len(t) >= n else [-1]), "compare 2"),
         (repeats(lambda t, n: t[max(0, len(t) - n + 1) :], every=False), "Correct"),
         (lambda x, t, n: x.index_fill(0, torch.tensor([0]), -INF), r"\[3, 5\] must be cut; you"),
         (lambda x, t, n: x.clone(), r"must be cut; you cut nothing"),
         (repeats(right_tail), "Correct"),
     ],
     "keep_typical": [
-        (lambda *a: NotImplemented, "Not done yet"),
+        (lambda *a: NotImplemented, "Not written yet"),
         (lambda *a: 0.5, "Not yet: you return float"),
         (lambda x, p: x.softmax(-1), "must not change"),
         (typical_in_place, "changed the logits that were passed in"),
@@ -172,7 +172,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (typical(), "Correct"),
     ],
     "accept_or_replace": [
-        (lambda *a: None, "Not done yet"),
+        (lambda *a: None, "Not written yet"),
         (lambda *a: [1], "Not yet: you return list"),
         (lambda *a: 9, "Not yet: you return 9"),
         (lambda token, *a: token, "You accept every draft"),
@@ -209,4 +209,4 @@ def test_a_stub_that_raises_is_not_done(capsys: pytest.CaptureFixture[str]) -> N
         raise NotImplementedError
 
     checks.cache_bytes(stub)
-    assert "Not done yet" in capsys.readouterr().out
+    assert "Not written yet" in capsys.readouterr().out

@@ -54,7 +54,7 @@ ANSWERS: dict[Check, Callable[..., Any]] = {
 def test_unfinished_and_correct_answers(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
     for stub in (unfinished, not_implemented):
         check(stub)
-        assert capsys.readouterr().out.startswith("Not done yet: ")
+        assert capsys.readouterr().out.startswith("Not written yet: ")
     check(ANSWERS[check])
     assert capsys.readouterr().out.startswith("Correct: ")
     things: list[Any] = ["text", 3.5, [], torch.zeros(1)]
@@ -62,7 +62,7 @@ def test_unfinished_and_correct_answers(check: Check, capsys: pytest.CaptureFixt
         check(lambda *_, result=nonsense: result)
         assert capsys.readouterr().out.startswith(("Not yet: ", "Those", "That"))
     check(lambda *_: 1 / 0)
-    assert "your code raised ZeroDivisionError" in capsys.readouterr().out
+    assert "raised ZeroDivisionError" in capsys.readouterr().out
 
 
 MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
@@ -87,8 +87,8 @@ MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
         lambda g, n: combine(g, n) * sum(n) / len(n),
         "number of processes",
     ),
-    (checks.combine_gradients, lambda g, n: g[0], "weigh each gradient"),
-    (checks.combine_gradients, lambda g, n: g[0].double(), "weigh each gradient"),
+    (checks.combine_gradients, lambda g, n: g[0], "weigh by the share of the tokens"),
+    (checks.combine_gradients, lambda g, n: g[0].double(), "weigh by the share of the tokens"),
     (
         checks.rows_of,
         lambda r, n, h, d: list(range(r * 3 * h * d // n, (r + 1) * 3 * h * d // n)),
@@ -116,7 +116,7 @@ MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
     (checks.rental, lambda *a: (rental(*a)[0], rental(*a)[0]), "multiply by n"),
     (checks.rental, lambda *a: tuple(60 * x for x in rental(*a)), "Those are minutes"),
     (checks.rental, lambda *a: (None, "a"), "two numbers"),
-    (checks.rental, lambda *a: (1.0, 2.0), "expected"),
+    (checks.rental, lambda *a: (1.0, 2.0), "Not yet: it is"),
 ]
 
 

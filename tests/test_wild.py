@@ -6,6 +6,7 @@ named for what it is, with a way on that is followed. `python tests/test_wild.py
 
 # ruff: noqa: E501  (a case is a line)
 
+import contextlib
 import csv
 import gzip
 import io
@@ -14,6 +15,7 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
@@ -54,8 +56,9 @@ from gptlib.extras.fast import fast
 from gptlib.extras.fast.onednn import OneDNNLinear, swap_linears
 from gptlib.extras.formats.records import read_messages, read_questions
 from gptlib.extras.models import load_model
+from gptlib.extras.texts import cut_long_words, find_texts, named_tokenizer, read_documents
 from gptlib.generation import Sampling, generate
-from gptlib.tokenizer import BPETokenizer, end_of_text, gpt2_encoding, vocabulary_size
+from gptlib.tokenizer import BPETokenizer, end_of_text, gpt2_encoding, train_bpe, vocabulary_size
 from gptlib.training import TrainingConfig, TrainingState, save_checkpoint
 from gptlib.weights import gpt2_view, save_gpt2
 
@@ -903,6 +906,90 @@ case("instructions", "JSON without an end", lambda f: unclear(f, "[" * 100_000),
 # fmt: on
 
 
+# Texts
+
+
+def documents(
+    place: Path, content: bytes, expected: list[str] | None = None, **options: Any
+) -> Callable[[], Any]:
+    """A file is read as documents."""
+    file = stored(place, content)
+    if expected is not None:
+        assert list(read_documents(find_texts([file], **options))) == expected
+    return lambda: list(read_documents(find_texts([file], **options)))
+
+
+def text(place: Path, content: bytes | str, expected: list[str], **options: Any) -> None:
+    documents(place, content.encode() if isinstance(content, str) else content, expected, **options)
+
+
+def text_in(place: Path, encoding: str) -> None:
+    """Refused by default, and the option that the message names reads all of it."""
+    prose = "“Well, Prince,” – naïve café.\n" * 3 if encoding != "latin-1" else "naïve café.\n" * 3
+    read = documents(place, prose.encode(encoding))
+    with pytest.raises(ValueError, match="add --encoding") as caught:
+        read()
+    option = str(caught.value).rpartition("--encoding ")[2].partition(",")[0]
+    documents(place, prose.encode(encoding), [prose], encoding=option)
+
+
+def noted(place: Path) -> None:
+    """Marks inside of lines are counted, and the option reads them."""
+    content = b"one<|endoftext|>two\n<|endoftext|>\n<|startoftext|>three<|endoftext|>\n"
+    error = io.StringIO()
+    with contextlib.redirect_stderr(error):
+        text(place, content, ["one<|endoftext|>two\n", "<|startoftext|>three<|endoftext|>\n"])
+    assert "inside of lines, 3 times; they are plain text: add --read-special" in error.getvalue()
+    text(place, content, ["one", "two\n", "three"], read_special=True)
+
+
+def long_word(place: Path) -> None:
+    """300,000 letters in one word are cut at once, as the slow way would cut them."""
+    dice = np.random.default_rng(0)
+    slow = TOKENIZER
+    TOKENIZER.save(place)
+    quick = named_tokenizer(str(place))
+    short = "".join(dice.choice(list("the prince"), 700))
+    assert quick.encode_ordinary(short) == slow.encode_ordinary(short)
+    for letters in ("a b", " ", "'", "1", "é", "日本"):
+        assert quick.encode_ordinary(letters * 600) == slow.encode_ordinary(letters * 600)
+    start = time.process_time()
+    assert quick.decode(quick.encode_ordinary("prince" * 50_000)) == "prince" * 50_000
+    assert time.process_time() - start < 5
+
+
+def dna(place: Path) -> None:
+    """A tokenizer of one line of DNA is trained within seconds."""
+    letters = "".join(np.random.default_rng(0).choice(list("ACGT"), 300_000))
+    pieces = list(cut_long_words([letters]))
+    assert "".join(pieces) == letters
+    start = time.process_time()
+    assert len(train_bpe(pieces, 400)) == 143
+    assert time.process_time() - start < 15
+
+
+# fmt: off
+case("text", "UTF-8 with a mark", lambda f: text(f, b"\xef\xbb\xbfHi\n", ["Hi\n"]))
+case("text", "CR and LF", lambda f: text(f, "one\r\ntwo\r\n", ["one\ntwo\n"]))
+case("text", "marks on lines of their own", lambda f: text(f, "one\n<|endoftext|>\ntwo", ["one\n", "two"]))
+case("text", "marks inside of lines", noted)
+case("text", "an emoji in two halves", lambda f: text(f, b"ok \xed\xa0\xbd\xed\xb9\x82\n", ["ok 🙂\n"]))
+for encoding in ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be"):
+    case("text", f"in {encoding}", partial(text_in, encoding=encoding))
+case("text", "half a character", lambda f: documents(f, "é".encode()[:1]), r"is no UTF-8 text: byte 0 is 0xc3; it looks like Latin-1: add --encoding latin-1, save it as UTF-8")
+case("text", "gzip", lambda f: documents(f, gzip.compress(b"Once upon")), r"is compressed with gzip; unpack it with gunzip")
+case("text", "docx", lambda f: documents(f, b"PK\x03\x04" + b"." * 99 + b"word/document.xml"), r"is a Word document \(docx\); save it as plain text")
+case("text", "an e-book", lambda f: documents(f, b"PK\x03\x04mimetypeapplication/epub+zip"), r"is an e-book \(EPUB\)")
+case("text", "a ZIP", lambda f: documents(f, b"PK\x03\x04book.txt"), r"is a ZIP; unpack it")
+case("text", "PDF", lambda f: documents(f, b"%PDF-1.7\n"), r"is a PDF; save its text with pdftotext")
+case("text", "HTML", lambda f: documents(f, b"\n<!DOCTYPE html>\n<html>"), r"is a web page \(HTML\); save its text from a browser")
+case("text", "rich text", lambda f: documents(f, b"{\\rtf1\\ansi"), r"is rich text \(RTF\)")
+case("text", "a picture", lambda f: documents(f, b"\x89PNG\r\n"), r"is a picture; name a text")
+case("text", "a word of 300,000 letters", long_word)
+case("text", "300,000 letters of DNA to train on", dna)
+# fmt: on
+
+
 # The judge of all cases
 
 
@@ -933,7 +1020,8 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:
-                result = judge(*param.values, Path(folder, "place"))
+                make, said = param.values
+                result = judge(make, said, Path(folder, "place"))
             except BaseException:
                 n_failed, result = n_failed + 1, "FAILED: " + traceback.format_exc(limit=-3)
         print(f"{number:4d}  {param.id}\n      {result}", flush=True)

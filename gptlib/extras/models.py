@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from gptlib.extras.formats.folders import (
     bare_name,
@@ -18,6 +19,7 @@ from gptlib.extras.formats.hub import RELEASES, find_release
 from gptlib.extras.formats.tokenizer_files import FILES, fit_tokenizer, read_any_tokenizer
 from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.instructions import LoRAConfig, add_lora, lora_layers, merge_lora
 from gptlib.tokenizer import Tokenizer, find_data, gpt2_encoding
 from gptlib.weights import gpt2_view, read_json, read_shapes, read_tensor
 
@@ -195,7 +197,7 @@ def _load_checkpoint(
         )
     try:
         with torch.device("meta"):  # the starting weights are never drawn
-            model = GPT(GPTConfig(**checkpoint["model_config"]))
+            model = _with_lora(GPT(GPTConfig(**checkpoint["model_config"])), run.parent)
         # torch.compile and DDP put their own names before those of the model that they wrap.
         weights = {bare_name(name): tensor for name, tensor in checkpoint["model"].items()}
         model.load_state_dict(weights, assign=True)
@@ -205,8 +207,19 @@ def _load_checkpoint(
         ) from error
     tokenizer = fit_tokenizer(tokenizer, model.config.vocab_size)
     check_vocabulary(tokenizer, model)
+    if lora_layers(model):
+        merge_lora(model)
     hide_tokens(model, tokenizer)
     return model.to(dtype).eval(), tokenizer
+
+
+def _with_lora(model: GPT, folder: Path) -> GPT:
+    """Give a model the low-rank additions that its run's configuration asks for, if any."""
+    config = folder / "config.yaml"
+    values = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if not (lora := values.get("lora")):
+        return model
+    return add_lora(model, LoRAConfig(**lora | {"projections": tuple(lora["projections"])}))
 
 
 # Adapters without their model

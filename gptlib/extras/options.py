@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 EXIT_STATUS = (
-    "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it.\n"
+    "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it, 141 if\n"
+    "nobody reads its output any more.\n"
 )
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", tuple: "[A,B]"}
@@ -58,9 +59,11 @@ class CommandParser(argparse.ArgumentParser):
         **more: Any,
     ) -> None:
         self.program = prog.partition("gptlib")[0] + "gptlib"
+        # every help says what the status means, where its examples don't
+        epilog = examples if "exit status" in examples else f"{examples}\n{EXIT_STATUS}".lstrip()
         super().__init__(
             prog=prog,
-            epilog=examples.replace("python -m gptlib", self.program),
+            epilog=epilog.replace("python -m gptlib", self.program),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **more,
@@ -136,6 +139,8 @@ class CommandParser(argparse.ArgumentParser):
                 required=field.default is MISSING,
                 type=partial(_read, kind=kind),
                 metavar=_METAVARS.get(get_origin(kind) or kind, "NAME"),
+                nargs="?" if kind is bool else None,
+                const=True if kind is bool else None,
                 help=text.replace("%", "%%"),
             )
             for name in (field.name, field.name.removeprefix("n_")):
@@ -251,6 +256,7 @@ def _read(text: str, kind: Any) -> Any:
         is_texts = ... in choices
         rule = "a list like [a, b]" if is_texts else "two numbers like [0.9, 0.95]"
         values = yaml.safe_load(text)
+        values = values.split(",") if isinstance(values, str) else values
         kinds = choices[:1] * len(values) if is_texts else choices
         return tuple(kind(value) for kind, value in zip(kinds, values, strict=True))
     except (KeyError, TypeError, ValueError, yaml.YAMLError):

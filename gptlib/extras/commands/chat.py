@@ -9,6 +9,7 @@ from contextlib import suppress
 from gptlib.extras.chat import fit_prompt, load_form, remember
 from gptlib.extras.commands.writing import Writer, show, writing_parser
 from gptlib.extras.formats.hub import RELEASES
+from gptlib.extras.interrupt import raising
 from gptlib.extras.options import CommandParser, whole
 from gptlib.generation import Sampling
 from gptlib.instructions import PromptForm, Record
@@ -138,12 +139,13 @@ def _chat(arguments: argparse.Namespace) -> int:
     at_terminal = sys.stdin.isatty()
     while True:
         try:
-            line = input("> " if at_terminal else "")
-            if line.strip() == "/clear":
-                conversation.clear()
-                print("(forgotten)", file=sys.stderr)
-            else:
-                conversation.take(line)
+            with raising():
+                line = input("> " if at_terminal else "")
+                if line.strip() == "/clear":
+                    conversation.clear()
+                    print("(forgotten)", file=sys.stderr)
+                else:
+                    conversation.take(line)
         except EOFError:
             print(end="\n" * at_terminal)
             return 0

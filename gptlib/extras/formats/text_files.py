@@ -4,7 +4,7 @@ import codecs
 import sys
 from pathlib import Path
 
-__all__ = ["check_kind", "decode", "read_whole"]
+__all__ = ["ENCODINGS", "check_kind", "decode", "guess_encoding", "join_surrogates", "read_whole"]
 
 KINDS = {
     b"\x1f\x8b": "compressed with gzip; unpack it with gunzip",

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,6 @@ class SamplingView(anywidget.AnyWidget):
     summary = traitlets.Unicode().tag(sync=True)
     problem = traitlets.Bool(False).tag(sync=True)
     state = traitlets.Unicode("ready").tag(sync=True)
-
-    def __repr__(self) -> str:
-        return "SamplingView"
 
 
 RANGES = {
@@ -106,9 +104,6 @@ class Settings(widgets.VBox):
         self.strategy.observe(self._enable, "value")
         self._enable()
 
-    def __repr__(self) -> str:
-        return "Settings"
-
     def _turnable(self) -> list[str]:
         """Name the knobs that this strategy heeds: greedy ends with the best token anyway."""
         if self.strategy.value == "beam search":
@@ -129,11 +124,7 @@ class Settings(widgets.VBox):
 
     @property
     def sampling(self) -> Sampling:
-        """What the knobs say; the library's own error if it can't be.
-
-        Raises:
-            ValueError: If a knob stands where `Sampling` does not allow it.
-        """
+        """What the knobs say; the library's own error if it can't be."""
         return self.kind(**self._values())
 
     @property
@@ -216,7 +207,6 @@ class SamplingPlayground(widgets.VBox):
         self.end_tokens = end_of_text(tokenizer)
         self.state = "ready"
         self._uniforms: tuple[int, torch.Generator, list[float]] = (0, torch.Generator(), [])
-        self._quiet = False
         self._said = self._problem = ""
         self._next_drawing = 0.0
         self._writers = [Writer(model, ids) for ids in [self._encode(prompt)] * 2]
@@ -227,7 +217,7 @@ class SamplingPlayground(widgets.VBox):
         self._make_controls(prompt, sampling, compare, seed)
         top = widgets.HBox([self.seed, self.count, self.pace, self.compare])
         top.layout.flex_flow = "row wrap"
-        both = widgets.HBox([self.first, self.second])
+        both = widgets.HBox(self._settings)
         buttons = widgets.HBox([self.step, self.run, self.stop, self.undo, self.restart])
         buttons.layout.flex_flow = "row wrap"
         super().__init__([self.prompt, top, both, buttons, self.view])
@@ -348,25 +338,16 @@ class SamplingPlayground(widgets.VBox):
     def _make_controls(
         self, prompt: str, sampling: Sampling, compare: Sampling | None, seed: int
     ) -> None:
-        looks = {"description_width": "82px"}
+        looks = {"description_width": "100px"}
         short = widgets.Layout(width="190px")
         self.prompt = widgets.Text(
-            prompt,
-            description="prompt",
-            continuous_update=False,
-            style=looks,
-            layout=widgets.Layout(width="98%"),
+            prompt, description="prompt", continuous_update=False, style=looks
         )
-        self.seed = widgets.BoundedIntText(
-            seed, 0, 2**31, description="seed", style=looks, layout=short
-        )
-        self.count = widgets.BoundedIntText(
-            40, 1, 10_000, description="tokens per Run", style={"description_width": "100px"}
-        )
-        self.pace = widgets.BoundedIntText(
-            15, 1, 1000, description="tokens per s", style=looks, layout=short
-        )
-        self.count.layout.width = "190px"
+        self.prompt.layout.width = "98%"
+        number: Any = partial(widgets.BoundedIntText, style=looks, layout=short)
+        self.seed = number(seed, 0, 2**31, description="seed")
+        self.count = number(40, 1, 10_000, description="tokens per Run")
+        self.pace = number(15, 1, 1000, description="tokens per s")
         self.compare = widgets.ToggleButton(
             compare is not None, description="Compare two settings", icon="columns"
         )
@@ -483,7 +464,7 @@ class SamplingPlayground(widgets.VBox):
             if not self._history:
                 raise ValueError("there is nothing to undo; press Step or Run to write")
             self._restore(self._history.pop())
-            self._set_quietly(self.prompt, self._prompt_used)
+            self.prompt.value = self._prompt_used
             self._said = "Undone."
 
         self._try(act)
@@ -499,7 +480,7 @@ class SamplingPlayground(widgets.VBox):
         self._try(lambda: self._change(act))
 
     def _new_prompt(self) -> None:
-        if self._quiet or self.prompt.value == self._prompt_used:
+        if self.prompt.value == self._prompt_used:
             return
         self._halt_and_wait()
 
@@ -633,13 +614,6 @@ class SamplingPlayground(widgets.VBox):
         self.state = state
         self.run.disabled = state == "writing"
         self.stop.disabled = state != "writing"
-
-    def _set_quietly(self, control: Any, value: Any) -> None:
-        self._quiet = True
-        try:
-            control.value = value
-        finally:
-            self._quiet = False
 
     def _show_soon(self) -> None:
         """Show the state, unless it was shown a moment ago."""
