@@ -357,20 +357,21 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
 @pytest.mark.parametrize(
-    ("header", "said"),
+    "header",
     [
-        ({"a": F32, "b": F32}, "invalid offset"),
-        ({"a": F32 | {"data_offsets": [8, 16]}}, "invalid offset"),
-        ({"a": F32 | {"shape": [2**62, 4]}}, "overflow"),
-        ({"a": F32 | {"dtype": "F3"}}, "unknown variant"),
-        (b"[" * 50_000, "sequence"),
-        (b"\xff{}", "utf-8"),
-        ({"a": F32, "__metadata__": 5}, "expected a map"),
+        {"a": F32, "b": F32},  # two tensors in one place
+        {"a": F32 | {"data_offsets": [8, 16]}},
+        {"a": F32 | {"shape": [2**62, 4]}},
+        {"a": F32 | {"dtype": "F3"}},
+        b"[" * 50_000,
+        b"\xff{}",
+        {"a": F32, "__metadata__": 5},
     ],
+    ids=["overlap", "beyond", "overflow", "kind", "nested", "utf-8", "metadata"],
 )
-def test_a_header_that_lies_is_refused(header: Any, said: str, folder: Path, load: Load) -> None:
+def test_a_header_that_lies_is_refused(header: Any, folder: Path, load: Load) -> None:
     write_raw(folder / "model.safetensors", header, bytes(8))
-    with pytest.raises(ValueError, match=f"model.safetensors is damaged: .*{said}.*; copy"):
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged: .*; copy"):
         load(folder)
 
 

@@ -169,9 +169,7 @@ class SamplingPlayground(widgets.VBox):
     Args:
         model: In evaluation mode.
         tokenizer: Ours or tiktoken's, with the model's vocabulary.
-        prompt: The text to start from.
         sampling: Settings of the first column.
-        seed: Of the draws.
         compare: Settings of a second column; None shows one column.
         n_tokens: Tokens to write at once, so that there is something to look at.
 
@@ -265,7 +263,6 @@ class SamplingPlayground(widgets.VBox):
         """Write a token of one's own choice, and go on from there.
 
         Args:
-            token: Its id.
             place: Where in the text, counted from 0; what stood there and after it is cut off
                 (Undo brings it back). The end by default.
             column: 0, or 1 for the second.
