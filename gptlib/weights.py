@@ -368,9 +368,10 @@ def save_gpt2(
     # safetensors stores no strided views, and four matrices of a block are transposed ones.
     tensors = {name: view.to("cpu", dtype).contiguous() for name, view in views.items()}
     for name, tensor in tensors.items():
+        if not views[name].isfinite().all():
+            raise ValueError(f"{name} holds a value that is nan or infinite; load an older copy")
         if not tensor.isfinite().all():
-            odd = f"{name} holds a value that is no number, or none in {dtype}"
-            raise ValueError(f"{odd}; save with torch.float32, or look for what went wrong")
+            raise ValueError(f"{name} holds a value too large for {dtype}; save with torch.float32")
     folder = Path(folder).expanduser()
     # Programs that look for these first would open the old model.
     for name in ("encoder.json", "tokenizer.json", "added_tokens.json", "model.ckpt.index"):

@@ -108,7 +108,7 @@ def _sort(arguments: argparse.Namespace) -> int:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         lines = sys.stdin  # line by line, so that it can be a stream
-    classifier = load_classifier(arguments.model).to(best_device(arguments.device))
+    classifier = load_classifier(arguments.model, load_model).to(best_device(arguments.device))
     for line in lines:
         message = line.strip("\r\n")
         if not message.strip():
@@ -183,7 +183,7 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
 
 def _judge(folder: Path, test: Sequence[LabeledText]) -> dict[str, Any]:
     """Judge the saved classifier by records that it never saw, class by class."""
-    classifier = load_classifier(folder)
+    classifier = load_classifier(folder, load_model)
     answers = predict(classifier, [text for _, text in test])
     right = sum(a == label for a, (label, _) in zip(answers, test, strict=True))
     labels = {}
