@@ -186,15 +186,15 @@ def double_a_name(tensors: dict[str, Tensor]) -> None:
         (double_a_name, "ln_f.bias is there twice, maybe with a prefix"),
         (
             lambda t: t.pop("ln_f.bias"),
-            r"configuration \(ln_f.bias missing instead of \(8,\)\); copy",
+            r"config.json: ln_f.bias missing instead of \(8,\); copy",
         ),
         (
             lambda t: t.update(x=torch.ones(1)),
-            r"configuration \(x \(1,\) instead of nothing\); copy",
+            r"config.json: x \(1,\) instead of nothing; copy",
         ),
         (
             lambda t: t.update({"wpe.weight": torch.ones(15, 8)}),
-            r"configuration \(wpe.weight \(15, 8\) instead of \(16, 8\)",
+            r"config.json: wpe.weight \(15, 8\) instead of \(16, 8\)",
         ),
         (
             lambda t: t.update({"h.0.attn.c_attn.weight": torch.ones(24, 8)}),
@@ -202,9 +202,9 @@ def double_a_name(tensors: dict[str, Tensor]) -> None:
         ),
         (
             lambda t: t.update({f"y{i}": torch.ones(1) for i in range(7)}),
-            r"configuration \(y0 .*, y4 \(1,\) instead of nothing and 2 more\)",
+            r"config.json: y0 .*, y4 \(1,\) instead of nothing and 2 more",
         ),
-        (lambda t: t.clear(), r"configuration \(wpe.weight missing instead of \(16, 8\)"),
+        (lambda t: t.clear(), r"config.json: wpe.weight missing instead of \(16, 8\)"),
     ],
 )
 def test_tensors_that_are_not_the_models_are_named(
