@@ -163,7 +163,7 @@ SECTIONS: dict[str, type[Any]] = {
 def to_yaml(config: RunConfig) -> str:
     """Write a configuration as YAML that `--config` reads."""
     values = json.loads(json.dumps(asdict(config)))  # makes lists of tuples
-    values = {name: value for name, value in values.items() if value not in (None, "")}
+    values = {name: value for name, value in values.items() if value not in (None, "", START_STD)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -230,6 +230,8 @@ class Run:
     """What it is judged by, of the same kind."""
     step: int = 0
     """Steps that are done."""
+    fits_gpt2: bool = True
+    """Whether GPT-2's layout has a place for the model."""
 
     def start_model(self) -> GPT:
         """Draw or load the starting weights, the same ones each time."""
@@ -355,9 +357,7 @@ def _changes(folder: Path, config: RunConfig) -> dict[str, Any]:
 
 
 def with_start(config: RunConfig) -> RunConfig:
-    """Take over the sizes and the tokenizer of the model that a run begins with, if any."""
-    if not config.init:
-        return config
+    """Take over the sizes and the tokenizer of the model that a run begins with."""
     theirs = load_model(config.init)[0].config
     length = min(theirs.context_length, config.model.context_length)
     sizes = replace(theirs, context_length=length, dropout=config.model.dropout)
@@ -369,7 +369,7 @@ def with_start(config: RunConfig) -> RunConfig:
 
 def _begin_run(folder: Path, config: RunConfig, overwrite: bool) -> Run:
     """Make the folder of a new run, with its tokenizer and tokens."""
-    config, texts = find_run_texts(with_start(config))
+    config, texts = find_run_texts(with_start(config) if config.init else config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / CONFIG).is_file():
             raise ValueError(
@@ -470,7 +470,8 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
     for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
         check_stream(part, config.model.context_length, f"the {name} split")
-    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step)
+    fits_gpt2 = config.model.bias and config.model.positions == "learned"
+    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step, fits_gpt2)
 
 
 FORMS = {form.name: form for form in (CHAT, ALPACA)}

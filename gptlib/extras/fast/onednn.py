@@ -17,15 +17,6 @@ from torch import Tensor, nn
 
 from gptlib.gpt2 import GPT
 
-__all__ = [
-    "OneDNNLinear",
-    "multiply",
-    "multiply_in_onednn",
-    "onednn_twin",
-    "share_weights",
-    "swap_linears",
-]
-
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x Wᵀ + b in oneDNN, in float32 on the CPU and without gradients.
