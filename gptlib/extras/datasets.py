@@ -39,20 +39,6 @@ import requests
 
 from gptlib.tokenizer import find_data
 
-__all__ = [
-    "DATA_SETS",
-    "DataSet",
-    "alpaca",
-    "course_text",
-    "data_folder",
-    "fetch",
-    "instructions",
-    "is_real",
-    "sms_spam",
-    "state",
-    "war_and_peace",
-]
-
 CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
 """How long to wait for a connection, and for the next bytes in the middle of a file."""
 REST_SECONDS = 60.0

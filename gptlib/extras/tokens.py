@@ -23,8 +23,6 @@ from torch import Tensor
 
 from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size, whole_file
 
-__all__ = ["TokenFile", "open_tokens", "prepare_tokens"]
-
 
 @dataclass
 class TokenFile:

@@ -108,13 +108,14 @@ def what(value: Any) -> str:
 
 
 def close(value: Any, expected: Any) -> bool:
-    """Compare two numbers, tensors, or lists of numbers, up to rounding."""
+    """Compare a value with a number, a tensor or a list of them, up to rounding."""
     if isinstance(expected, Tensor):
         same_shape = isinstance(value, Tensor) and value.shape == expected.shape
         return same_shape and torch.allclose(value.double(), expected.double(), 1e-4, 1e-5)
     if isinstance(expected, list):
         return len(value) == len(expected) and all(map(close, value, expected))
-    return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
+    found = number(value)
+    return found is not None and math.isclose(found, expected, rel_tol=1e-4, abs_tol=1e-5)
 
 
 def named(value: Any, mistakes: Mapping[str, Any]) -> str | None:

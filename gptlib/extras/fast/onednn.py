@@ -17,15 +17,6 @@ from torch import Tensor, nn
 
 from gptlib.gpt2 import GPT
 
-__all__ = [
-    "OneDNNLinear",
-    "multiply",
-    "multiply_in_onednn",
-    "onednn_twin",
-    "share_weights",
-    "swap_linears",
-]
-
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x Wᵀ + b in oneDNN, in float32 on the CPU and without gradients.
@@ -87,6 +78,8 @@ def swap_linears(model: nn.Module, kind: type[nn.Linear], least: int = 0) -> Non
                 has_bias = layer.bias is not None
                 new = kind(layer.in_features, layer.out_features, has_bias, device="meta")
                 new.weight, new.bias = layer.weight, layer.bias
+                for hook in layer._forward_hooks.values():  # as that of a padded vocabulary
+                    new.register_forward_hook(hook)
                 setattr(parent, name, new.train(layer.training))
 
 
