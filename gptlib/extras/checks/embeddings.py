@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 
 from gptlib.embeddings import TokenWindows, sinusoidal_positions
-from gptlib.extras.checks.answers import (
-    Answer,
-    close,
-    named,
-    number_of,
-    says,
-    tensor_of,
-)
+from gptlib.extras.checks.answers import Answer, close, named, number_of, says, tensor_of
 
 
 @says

@@ -6,16 +6,7 @@ import torch
 from torch import Tensor
 
 from gptlib.attention import causal_mask
-from gptlib.extras.checks.answers import (
-    Answer,
-    close,
-    named,
-    number,
-    run,
-    says,
-    tensor_of,
-    what,
-)
+from gptlib.extras.checks.answers import Answer, close, named, number, run, says, tensor_of, what
 
 
 @says

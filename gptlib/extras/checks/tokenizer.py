@@ -4,15 +4,7 @@ from typing import Any
 
 import regex
 
-from gptlib.extras.checks.answers import (
-    Answer,
-    Wrong,
-    attempt,
-    named,
-    number_of,
-    run,
-    says,
-)
+from gptlib.extras.checks.answers import Answer, Wrong, attempt, named, number_of, run, says
 from gptlib.tokenizer import BPETokenizer
 
 ALONE = "You decoded each token by itself; a character can lie in two. Join the bytes first."

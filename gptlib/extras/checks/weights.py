@@ -8,16 +8,7 @@ import torch
 from torch import Tensor
 
 from gptlib.attention import Mix
-from gptlib.extras.checks.answers import (
-    Answer,
-    Wrong,
-    close,
-    named,
-    run,
-    says,
-    tensor_of,
-    what,
-)
+from gptlib.extras.checks.answers import Answer, Wrong, close, named, run, says, tensor_of, what
 from gptlib.gpt2 import GPT, Block, GPTConfig
 from gptlib.weights import Difference
 
