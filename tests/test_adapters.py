@@ -94,7 +94,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
             path.write_bytes(content)
         else:
             save_file(tensors, path, notes | content)
-        with pytest.raises(ValueError, match=r"is damaged: it.* (that can|can't) be read"):
+        with pytest.raises(ValueError, match=r"is damaged: "):
             load_adapters(small(), path)
     for wrong in (good | {"rank": 3}, good | {"projections": ["attn.qkv"]}):
         save_file(tensors, path, notes | {"lora": json.dumps(wrong)})
