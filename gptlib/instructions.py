@@ -152,7 +152,7 @@ def encode_records(
         check_record(record, number)
         asked = form.fill(record["instruction"], record.get("input", ""))
         prompt = tokenizer.encode_ordinary(asked)  # a special token's name is plain text here
-        response = [*tokenizer.encode_ordinary(record["output"].strip()), min(ends)]
+        response = [*tokenizer.encode_ordinary(record["output"].strip("\n")), min(ends)]
         room = context_length + 1 - len(prompt)  # the last token is never read
         if room < 1:
             full = f"the prompt of record {number}, {len(prompt)} tokens, fills {context_length=}"

@@ -42,9 +42,10 @@ CALLS = [
     "train --config war-and-peace-cpu --print-config",
     f"tune records.json --model tiny --form alpaca {PLAN} {RATES} --folder runs/three --json",
     f"tune records.json --init tiny {LORA} {PLAN} --overwrite --folder runs/three --device cpu",
-    "tune --resume --folder runs/three --training.n-steps 4 --config fine-tune --tensorboard",
+    "tune --resume --folder runs/three --training.n-steps 4 --tensorboard",
     "tune --model tiny --data.texts [records.json] --data.validation-fraction 0.2 --print-config",
-    "tune --model tiny --model.dropout 0.1 --model.context-length 64 --print-config",
+    "tune --model tiny --config fine-tune --model.dropout 0 --model.context-length 9 "
+    "--print-config",
     "runs --sort loss",
     "runs runs --json",
     "plot runs/one runs/two --save losses.html",
@@ -81,7 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = find_data("stand-in-war-and-peace.txt").read_text(encoding="utf-8")[:6000]
     (place / "book.txt").write_text(text, encoding="utf-8")
     tokenizer = BPETokenizer.train(text, 290)
-    config = GPTConfig(vocab_size=290, context_length=128, n_layer=1, n_head=2, n_embd=16)
+    config = GPTConfig(vocab_size=290, context_length=256, n_layer=1, n_head=2, n_embd=16)
     save_gpt2(GPT(config, torch.Generator().manual_seed(0)), tokenizer, place / "tiny")
     records = [{"instruction": "say", "input": word, "output": word} for word in text.split()[:9]]
     (place / "records.json").write_text(json.dumps(records), encoding="utf-8")

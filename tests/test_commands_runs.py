@@ -48,8 +48,10 @@ def test_a_finished_run_goes_on_with_more_steps_and_another_plan(
 ) -> None:
     folder = tmp_path / "r"
     assert call("train", book, *TINY, "--folder", folder) == 0
-    more = ("--training.steps", 16, "--training.max-learning-rate", 1e-3)
-    more += ("--training.batch-size", 3, "--training.report-every", 2)
+    more = (
+        *("--training.steps", 16, "--training.max-learning-rate", 1e-3),
+        *("--training.batch-size", 3, "--training.report-every", 2),
+    )
     capsys.readouterr()
     assert call("train", "--resume", "--folder", folder, *more, "--device", "cpu") == 0
     err = capsys.readouterr().err
@@ -174,13 +176,10 @@ def test_a_model_goes_on_with_a_text_with_its_tokenizer_and_its_sizes(
     assert call("train", "--resume", "--folder", folder, "--device", "cpu") == 0
     assert losses(folder) == losses(whole)
     tuned, tokenizer = load_gpt2(folder / "model")
-    assert isinstance(tokenizer, BPETokenizer)
-    assert tokenizer.merges == load_model(model)[1].merges
+    assert tokenizer.encode_ordinary("prince") == load_model(model)[1].encode_ordinary("prince")
     moved = (tuned.blocks[0].attn.qkv.weight - begun.blocks[0].attn.qkv.weight).abs()
     assert 0 < moved.max() < 0.1
-    table = tuned.token_embedding.weight
-    assert torch.equal(table, begun.token_embedding.weight) == bool(lora)
-    assert tuned.head.weight is table
+    assert torch.equal(tuned.head.weight, begun.head.weight) == bool(lora)
 
 
 def test_what_a_model_brings_along_can_t_be_chosen(
@@ -227,7 +226,7 @@ def test_tune_learns_answers_and_goes_on_to_the_bit(
     words = ("tune", records, "--model", model, *PLAN, *lora, "--training.save-every", 2)
     assert call(*words, "--folder", whole) == 0
     err = capsys.readouterr().err
-    assert "note: 1 records are left out; the prompt of record 19 has" in err
+    assert "note: 1 records are left out; the prompt of record 19, 1" in err
     assert "16 answers to learn from, 2 to judge by" in err
     with monkeypatch.context() as patch:
         patch.setattr("gptlib.instructions.take_step", killed_at(3))
@@ -239,6 +238,7 @@ def test_tune_learns_answers_and_goes_on_to_the_bit(
     form = load_form(folder / "model")
     assert form is not None
     assert form.name == "chat"
+    capsys.readouterr()
     said = refusal(capsys, "train", "--resume", "--folder", folder)
     assert "was begun with tune" in said
     assert call("tune", "--resume", "--folder", folder) == 0

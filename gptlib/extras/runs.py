@@ -29,7 +29,7 @@ import yaml
 
 from gptlib.embeddings import check_stream, split_tokens
 from gptlib.extras.formats.hub import RELEASES
-from gptlib.extras.formats.records import read_instructions
+from gptlib.extras.formats.records import read_questions
 from gptlib.extras.models import load_model
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note, read_text
@@ -111,6 +111,12 @@ class DataConfig:
     theirs."""
     validation_fraction: float = 0.1
     """Share of the tokens, at the end, that is kept to judge by."""
+    encoding: str = ""
+    """What the texts were written in, such as latin-1, cp1252 or utf-16; UTF-8 if empty."""
+    read_special: bool = False
+    """Read <|endoftext|> and <|startoftext|> inside of lines as borders of documents."""
+    fields: tuple[str, ...] = ()
+    """Names of the parts of records, such as [instruction=KEY, input=KEY, output=KEY]."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,7 @@ SECTIONS: dict[str, type[Any]] = {
 def to_yaml(config: RunConfig) -> str:
     """Write a configuration as YAML that `--config` reads."""
     values = json.loads(json.dumps(asdict(config)))  # makes lists of tuples
-    values = {name: value for name, value in values.items() if value not in (None, "")}
+    values = {name: value for name, value in values.items() if value not in (None, "", START_STD)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -224,6 +230,8 @@ class Run:
     """What it is judged by, of the same kind."""
     step: int = 0
     """Steps that are done."""
+    fits_gpt2: bool = True
+    """Whether GPT-2's layout has a place for the model."""
 
     def start_model(self) -> GPT:
         """Draw or load the starting weights, the same ones each time."""
@@ -349,9 +357,7 @@ def _changes(folder: Path, config: RunConfig) -> dict[str, Any]:
 
 
 def with_start(config: RunConfig) -> RunConfig:
-    """Take over the sizes and the tokenizer of the model that a run begins with, if any."""
-    if not config.init:
-        return config
+    """Take over the sizes and the tokenizer of the model that a run begins with."""
     theirs = load_model(config.init)[0].config
     length = min(theirs.context_length, config.model.context_length)
     sizes = replace(theirs, context_length=length, dropout=config.model.dropout)
@@ -363,7 +369,7 @@ def with_start(config: RunConfig) -> RunConfig:
 
 def _begin_run(folder: Path, config: RunConfig, overwrite: bool) -> Run:
     """Make the folder of a new run, with its tokenizer and tokens."""
-    config, texts = find_run_texts(with_start(config))
+    config, texts = find_run_texts(with_start(config) if config.init else config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / CONFIG).is_file():
             raise ValueError(
@@ -423,7 +429,8 @@ def find_run_texts(config: RunConfig) -> tuple[RunConfig, list[Text]]:
     if config.form:
         places = [Path(names[0]).expanduser()]
     elif not any(map(is_prepared, names)):
-        texts = find_texts(names, config.data.pattern)
+        data = config.data
+        texts = find_texts(names, data.pattern, data.encoding or None, data.read_special)
         places = [text.place for text in texts]
     elif len(names) == 1:
         places = [Path(names[0]).expanduser()]
@@ -463,7 +470,8 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
     for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
         check_stream(part, config.model.context_length, f"the {name} split")
-    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step)
+    fits_gpt2 = config.model.bias and config.model.positions == "learned"
+    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step, fits_gpt2)
 
 
 FORMS = {form.name: form for form in (CHAT, ALPACA)}
@@ -476,7 +484,12 @@ def _read_examples(
     """Read the records into the run's folder, encode them, and keep a share to judge by."""
     copy, examples, broken = folder / RECORDS, list[Example](), list[str]()
     if not copy.exists():
-        records = read_instructions(config.data.texts[0])
+        data = config.data
+        fields = dict(name.partition("=")[::2] for name in data.fields)
+        questions = read_questions(data.texts[0], data.encoding or None, fields)
+        records = questions.records
+        for what, said in questions.understood:
+            note(f"{what}: {said}")
         with whole_file(copy) as draft:
             draft.write_text("".join(map(_json_line, records)), encoding="utf-8")
     for number, line in enumerate(read_text(str(copy)).splitlines(), start=1):

@@ -4,6 +4,7 @@ import argparse
 import html
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def draw_runs(folders: Sequence[Path], file: Path) -> None:
         groups = [learnt[i : i + every] for i in range(0, len(learnt), every)]
         losses = [sum(loss for _, loss in group) / len(group) for group in groups]
         axes.plot([group[-1][0] for group in groups], losses, color=color, lw=0.8, alpha=0.6)
-        axes.plot(*zip(*judged or learnt[-1:], strict=True), "o-", color=color, ms=3, label=name)
+        judged, short = judged or learnt[-1:], textwrap.shorten(name, 80, placeholder=" ...")
+        axes.plot(*zip(*judged, strict=True), "o-", color=color, ms=3, label=short)
     axes.set(xlabel="step", ylabel="loss (nats per token)", title="thick: on the other part")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)

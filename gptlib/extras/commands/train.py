@@ -20,13 +20,13 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from gptlib.extras.chat import save_tuned
-from gptlib.extras.commands.base import DEVICE, add_json, model_name
+from gptlib.extras.commands.base import DEVICE, model_name, new_folder
 from gptlib.extras.commands.plot import draw_runs
 from gptlib.extras.device import best_device
 from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.extras.interrupt import end_at_once, ways_on
 from gptlib.extras.models import load_model
-from gptlib.extras.options import CommandParser, number, quoted
+from gptlib.extras.options import CommandParser, quoted
 from gptlib.extras.run_logs import Log, TensorBoard, WeightsAndBiases, check_installed
 from gptlib.extras.runs import (
     CHECKPOINT,
@@ -106,12 +106,10 @@ class RunParser(CommandParser):
             known = self._read_over(asked.config or [default], words)
             # torchrun calls the same words again when a process was killed: they go on, then
             restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
-            known.goes_on = known.resume or restarts > 0
-            if known.goes_on and not known.print_config:
-                folder = _folder(known)
-                if (folder / CONFIG).is_file():
-                    known = self._read_over([str(folder / CONFIG), *asked.config], words)
-                    known.goes_on = True
+            goes_on, folder = known.resume or restarts > 0, known.folder
+            if goes_on and folder and (folder / CONFIG).is_file() and not known.print_config:
+                known = self._read_over([str(folder / CONFIG), *asked.config], words)
+            known.goes_on, known.folder = goes_on, folder
         except ValueError as error:
             self.error(str(error))
         return known
@@ -137,13 +135,18 @@ class RunParser(CommandParser):
                 f"{wrong} is for a model that begins from nothing; leave it out, or leave out "
                 f"{'--model' if known.form else '--init'}"
             )
-        parts = {part: kind(**known.given[kind]) for part, kind in SECTIONS.items()}
-        if not known.lora and not known.given[LoRAConfig]:
-            parts["lora"] = None
+        parts = {
+            part: kind(**known.given[kind])
+            for part, kind in SECTIONS.items()
+            if kind is not LoRAConfig or known.lora or known.given[kind]
+        }
         if known.text:
             parts["data"] = replace(parts["data"], texts=tuple(known.text))
         more = {"start_std": known.start_std, "init": known.init or "", "form": known.form}
         known.run = RunConfig(**parts, **more)
+        if known.folder is None and (named := [*known.text[:1], *(known.config or [])[-1:]]):
+            runs = Path(os.environ.get("GPTLIB_RUNS", "runs")).expanduser()
+            known.folder = runs / Path(named[0]).resolve().stem
         return known
 
 
@@ -165,7 +168,7 @@ def parser(prog: str) -> RunParser:
     )
     start.add_argument(
         "--start-std",
-        type=number,
+        type=float,
         default=START_STD,
         metavar="X",
         help="standard deviation of the starting weights; narrow models want more than GPT-2's "
@@ -208,12 +211,15 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
     for section, made_by in SECTIONS.items():
         title = f"{titles.get(section, section)} ({section} in YAML)"
         group = parser.add_fields(made_by, title, f"{section}.")
+    for name in ("encoding", "read-special", "fields"):  # as other commands call them
+        parser.spellings[f"--{name}"] = f"--data.{name}"
     group.add_argument(
         "--lora", action="store_true", help="train low-rank additions, and nothing else"
     )
     run = parser.add_argument_group("the run")
     run.add_argument(
         "--folder",
+        type=new_folder,
         metavar="DIR",
         help="the run's folder (default: in runs/ or GPTLIB_RUNS, named like the first text or "
         "the configuration)",
@@ -228,7 +234,7 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
         metavar="online|offline",
         help="also send curves to Weights & Biases, or keep them for wandb sync",
     )
-    add_json(run, "print the result as JSON")
+    run.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(strategy=None, checkpoint_activations=False, onednn=False)
     return run
 
@@ -236,7 +242,7 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
 def run_command(arguments: argparse.Namespace) -> int:
     """Begin or go on as the words say, take the steps, and keep the model."""
     if arguments.print_config:
-        print(to_yaml(with_start(arguments.run)), end="")
+        print(to_yaml(with_start(arguments.run) if arguments.run.init else arguments.run), end="")
         return 0
     is_parallel = "WORLD_SIZE" in os.environ
     if arguments.strategy and not is_parallel:
@@ -248,7 +254,14 @@ def run_command(arguments: argparse.Namespace) -> int:
     for package in ("tensorboard", "wandb"):
         if getattr(arguments, package):
             check_installed(package)
-    folder = _folder(arguments)
+    folder: Path | None = arguments.folder
+    if folder is None and arguments.resume:
+        raise ValueError("--resume needs to know which run goes on; add --folder DIR")
+    if folder is None:
+        raise ValueError(
+            "there is nothing to learn from; name a text, such as my-book.txt, or a "
+            "configuration, such as --config war-and-peace-cpu"
+        )
     ways_on.append(partial(_how_to_go_on, folder, arguments))
     wanted = (folder, arguments.run, arguments.goes_on, arguments.overwrite)
     try:
@@ -280,23 +293,6 @@ def run_command(arguments: argparse.Namespace) -> int:
         ) from error
 
 
-def _folder(arguments: argparse.Namespace) -> Path:
-    """Say where the run is or will be."""
-    if arguments.folder:
-        return Path(arguments.folder).expanduser()
-    if arguments.folder == "":
-        raise ValueError("--folder is empty; name the run's folder, or leave it out")
-    named = [*arguments.text[:1], *(arguments.config or [])[-1:]]
-    if not named and arguments.resume:
-        raise ValueError("--resume needs to know which run goes on; add --folder DIR")
-    if not named:
-        raise ValueError(
-            "there is nothing to learn from; name a text, such as my-book.txt, or a "
-            "configuration, such as --config war-and-peace-cpu"
-        )
-    return Path(os.environ.get("GPTLIB_RUNS", "runs")).expanduser() / Path(named[0]).resolve().stem
-
-
 def _learn(
     run: Run, changes: dict[str, Any], device: torch.device, arguments: argparse.Namespace
 ) -> int:
@@ -304,7 +300,7 @@ def _learn(
     plan, is_parallel = run.config.training, dist.is_initialized()
     is_first = not (is_parallel and dist.get_rank())
     has_model = (run.folder / MODEL / "config.json").is_file()
-    if run.step == plan.n_steps and (has_model or not _fits_gpt2(run.config)):
+    if run.step == plan.n_steps and (has_model or not run.fits_gpt2):
         print(f"{run.folder} is complete: {run.step} steps are done", file=sys.stderr)
         return 0
     if has_model and is_first:  # the checkpoint has the same weights, and soon better ones
@@ -407,11 +403,6 @@ def _signals(is_parallel: bool) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _fits_gpt2(config: RunConfig) -> bool:
-    """Whether GPT-2's layout has a place for the model."""
-    return config.model.bias and config.model.positions == "learned"
-
-
 def _say_beginning(run: Run, changes: dict[str, Any], model: GPT, device: torch.device) -> None:
     plan, sizes, answers = run.config.training, model.config, bool(run.config.form)
     what = "answers" if answers else "tokens"
@@ -426,7 +417,7 @@ def _say_beginning(run: Run, changes: dict[str, Any], model: GPT, device: torch.
     )
     for name, (before, now) in changes.items():
         note(f"{name} was {before} and is {now} from here on")
-    if not _fits_gpt2(run.config):
+    if not run.fits_gpt2:
         note("GPT-2's layout has no place for such a model; it stays in the run's checkpoint")
     if passes > 20:
         enough = max(1, round(plan.n_steps * 10 / passes))
@@ -446,7 +437,7 @@ def _save(run: Run, model: GPT, arguments: argparse.Namespace) -> None:
     model.eval()
     if config.form:
         save_tuned(model, run.tokenizer, FORMS[config.form], place)
-    elif _fits_gpt2(config):
+    elif run.fits_gpt2:
         save_gpt2(model, run.tokenizer, place)
     else:
         place = run.folder

@@ -61,7 +61,6 @@ class AttentionMaps(widgets.VBox):
     Attributes:
         layer, head, query: The controls; `.value` counts from 0.
         text: The field for a text of one's own (there, but not shown, without `read`).
-        map: The part in the browser.
 
     Raises:
         ValueError: If the weights don't fit the tokens, or there is no token.
@@ -117,11 +116,9 @@ class AttentionMaps(widgets.VBox):
         """Show the maps of a model for given tokens, or for any text if there is a tokenizer.
 
         Args:
-            model: What reads them.
             tokens: Token ids, shape (T,) or (1, T); not needed with a tokenizer and a text.
             labels: Their texts; taken from the tokenizer, else the ids themselves.
             tokenizer: Has `encode` and `decode`; with it the reader can type a text.
-            text: The first text.
 
         Raises:
             ValueError: If neither tokens nor a tokenizer and a text are given.

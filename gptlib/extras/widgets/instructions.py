@@ -219,9 +219,6 @@ class SideBySide(_Asker):
     Args:
         models: Two models by the names to show, with one tokenizer.
         instruction: The first question, which is answered at once.
-        input: What it is about.
-        max_new_tokens: Where an answer is cut off.
-        sampling: The likeliest token each time if None.
     """
 
     def __init__(
