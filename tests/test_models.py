@@ -1,7 +1,6 @@
 """The default model is found, chapter 5's runs are read, and a faulty folder is named."""
 
 import json
-import math
 import os
 import pickle
 import shutil
