@@ -146,6 +146,7 @@ class RunConfig:
         rules = {
             "weight_decay": ("at least 0 and finite", 0 <= plan.weight_decay < math.inf),
             "betas": ("two numbers from 0 to below 1", all(0 <= beta < 1 for beta in plan.betas)),
+            "batch_size": ("below 2147483648", plan.batch_size < 2**31),
             "seed": ("from 0 to 9223372036854775807", 0 <= plan.seed < 2**63),
         }
         check_fields(plan, rules)

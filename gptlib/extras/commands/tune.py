@@ -1,8 +1,10 @@
 """The command `tune`: teach a model to answer, from records of questions and answers."""
 
+import os
+
 from gptlib.extras.commands.base import model_name
 from gptlib.extras.commands.train import RunParser, add_run_options, run_command
-from gptlib.extras.models import default_model
+from gptlib.extras.models import SHIPPED
 from gptlib.extras.runs import FORMS, START_STD
 
 __all__ = ["parser"]
@@ -32,7 +34,7 @@ def parser(prog: str) -> RunParser:
         "--init",
         "--model",
         type=model_name,
-        default=default_model(),
+        default=os.environ.get("GPTLIB_MODEL", "").strip() or SHIPPED,
         metavar="MODEL",
         help="the model to begin with: a folder of any GPT-2, novels, gpt2, gpt2-medium, "
         "gpt2-large or gpt2-xl (default: what the environment variable GPTLIB_MODEL names, else "
