@@ -146,7 +146,6 @@ class RunConfig:
         rules = {
             "weight_decay": ("at least 0 and finite", 0 <= plan.weight_decay < math.inf),
             "betas": ("two numbers from 0 to below 1", all(0 <= beta < 1 for beta in plan.betas)),
-            "batch_size": ("below 2147483648", plan.batch_size < 2**31),
             "seed": ("from 0 to 9223372036854775807", 0 <= plan.seed < 2**63),
         }
         check_fields(plan, rules)
@@ -231,8 +230,6 @@ class Run:
     """What it is judged by, of the same kind."""
     step: int = 0
     """Steps that are done."""
-    fits_gpt2: bool = True
-    """Whether GPT-2's layout has a place for the model."""
 
     def start_model(self) -> GPT:
         """Draw or load the starting weights, the same ones each time."""
@@ -471,8 +468,7 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
     for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
         check_stream(part, config.model.context_length, f"the {name} split")
-    fits_gpt2 = config.model.bias and config.model.positions == "learned"
-    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step, fits_gpt2)
+    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step)
 
 
 FORMS = {form.name: form for form in (CHAT, ALPACA)}
@@ -487,7 +483,7 @@ def _read_examples(
     if not copy.exists():
         data = config.data
         fields = dict(name.partition("=")[::2] for name in data.fields)
-        questions = read_questions(data.texts[0], data.encoding or None, fields)
+        questions = read_questions(data.texts[0], data.encoding or None, fields, True)
         records = questions.records
         for what, said in questions.understood:
             note(f"{what}: {said}")

@@ -10,10 +10,10 @@ from gptlib.extras.runs import FORMS, START_STD
 __all__ = ["parser"]
 
 _TUNE = """\
-Teach a model to answer: supervised fine-tuning on records, each with an "instruction", an "output"
-and perhaps an "input", as a JSON list or as JSON lines. A share of them is kept to judge by. It is
-a run like those of train: it can be stopped and resumed, and in the end the model is in its folder,
-for chat."""
+Teach a model to answer: supervised fine-tuning on records of questions and answers,
+or conversations, under any usual names: JSON, JSON lines, CSV or TSV. A share of them is kept to
+judge by. It is a run like those of train: it can be stopped and resumed, and in the end the model
+is in its folder, for chat."""
 
 _EXAMPLES = """\
 examples:
@@ -28,7 +28,7 @@ def parser(prog: str) -> RunParser:
     """Make the parser of `tune`."""
     usage = "%(prog)s [RECORDS] [--model NAME] [option ...]"
     parser = RunParser(prog, run_command, _EXAMPLES, description=_TUNE, usage=usage)
-    parser.add_argument("text", nargs="*", metavar="RECORDS", help="a JSON list, or JSON lines")
+    parser.add_argument("text", nargs="*", metavar="RECORDS", help="JSON, JSON lines, CSV or TSV")
     start = parser.add_argument_group("the start")
     start.add_argument(
         "--init",
