@@ -27,16 +27,15 @@ RATES += " --training.max-gradient-norm 1 --training.precision float32 --trainin
 RATES += " --training.evaluate-every 2 --training.save-every 2 --training.seed 4"
 DATA = "--data.texts [book.txt] --data.pattern *.txt --data.tokenizer train"
 DATA += " --data.validation-fraction 0.2 --data.encoding utf-8 --data.read-special true"
+DATA += " --data.fields []"
 LORA = "--lora --lora.rank 2 --lora.alpha 4 --lora.projections [attn.qkv]"
 SAMPLING = "--repetition-penalty 1.1 --frequency-penalty 0.1 --presence-penalty 0.1"
 SAMPLING += " --temperature 0.8 --top-k 40 --top-p 0.9 --min-p 0.01 --seed 7"
 LENGTH = "--max-new-tokens 4 --min-new-tokens 2 --stop xyz --device cpu --model tiny"
 CLASSES = "--n-epochs 1 --batch-size 8 --learning-rate 1e-3 --head-learning-rate 1e-3"
 CLASSES += " --weight-decay 0.01 --frozen nothing --patience 1 --seed 1"
-COLUMNS = "--delimiter tab --label-column 1 --text-column 2 --skip-contradictions --encoding utf-8"
 CALLS = [
-    f"train {DATA} --data.fields [] {MODEL} {PLAN} {RATES} --start-std 0.04 --folder runs/one "
-    "--device cpu --json",
+    f"train {DATA} {MODEL} {PLAN} {RATES} --start-std 0.04 --folder runs/one --device cpu --json",
     "train --resume --folder runs/one --training.n-steps 4 --tensorboard --device cpu",
     f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --onednn",
     f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --checkpoint-activations",
@@ -45,8 +44,9 @@ CALLS = [
     f"tune records.json --model tiny --form alpaca {PLAN} {RATES} --folder runs/three --json",
     f"tune records.json --init tiny {LORA} {PLAN} --overwrite --folder runs/three --device cpu",
     "tune --resume --folder runs/three --training.n-steps 4 --tensorboard",
-    "tune --model tiny --data.texts [records.json] --data.validation-fraction 0.2 --print-config",
-    f"tune r.jsonl --data.fields instruction=ask,output=reply --data.encoding utf-8 "
+    "tune --model tiny --data.texts [records.json] --data.validation-fraction 0.2 "
+    "--data.encoding utf-8 --data.fields instruction=instruction,output=output --print-config",
+    "tune r.jsonl --fields instruction=ask,output=reply --data.encoding utf-8 "
     f"--model tiny {PLAN} --folder runs/four",
     "tune --model tiny --config fine-tune --model.dropout 0 --model.context-length 9 "
     "--print-config",
@@ -62,23 +62,25 @@ CALLS = [
     "chat --model tiny --compile --max-new-tokens 3",
     "evaluate book.txt . --pattern *.txt --model tiny --device cpu --batch-size 2 --json "
     "--encoding utf-8 --read-special",
-    f"classify --train messages.tsv {COLUMNS} --save filter --model tiny --device cpu {CLASSES}",
+    f"classify --train messages.tsv --delimiter tab --save filter --model tiny {CLASSES} "
+    "--device cpu",
+    "classify --train messages.tsv --save filter2 --model tiny --n-epochs 1 --label-column 1 "
+    "--text-column 2 --delimiter \\t --encoding utf-8 --skip-contradictions",
     "classify --model filter --file book.txt --json",
-    "tokenizer train book.txt . --pattern *.txt --vocab-size 280 --save words --json",
-    "tokenizer train book.txt --vocab-size 290 --save words --overwrite --encoding utf-8 "
-    "--read-special",
+    "tokenizer train book.txt . --pattern *.txt --vocab-size 280 --save words --json "
+    "--encoding utf-8 --read-special",
+    "tokenizer train book.txt --vocab-size 290 --save words --overwrite",
     "tokenizer encode book.txt --tokenizer words --special --json",
     "tokenizer decode ids.txt --tokenizer words",
     "data prepare . --pattern *.txt --tokenizer train --vocab-size 280 --save prepared --json "
     "--encoding utf-8 --read-special",
-    "convert tiny half --dtype bfloat16",
-    "convert tiny parts --to sharded --shard-size 1MB",
+    "convert tiny sharded --to sharded --shard-size 9KB --dtype bfloat16",
     "doctor --json",
 ]
 ELSEWHERE = {
+    "--base": "test_convert, with adapters of PEFT",
     "--strategy": "test_commands_train, under torchrun",
     "--wandb": "test_commands_train, in a process of its own",
-    "--base": "test_wild, with adapters of PEFT",
 }
 UNUSED_BY_TUNE = {
     *("--model.vocab-size", "--model.n-layer", "--model.n-head", "--model.n-embd"),

@@ -143,7 +143,7 @@ class RunParser(CommandParser):
         }
         if known.text:
             parts["data"] = replace(parts["data"], texts=tuple(known.text))
-        more = {name: getattr(known, name) or "" for name in ("init", "form")}
+        more = {"init": known.init or "", "form": known.form}
         known.run = RunConfig(**parts, start_std=known.start_std, **more)
         if known.folder is None and (named := [*known.text[:1], *(known.config or [])[-1:]]):
             runs = Path(os.environ.get("GPTLIB_RUNS", "runs")).expanduser()

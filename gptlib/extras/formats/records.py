@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -183,6 +182,9 @@ def _from_objects(
 def _read_columns(file: str, text: str, delimiter: str | None, header: bool | None) -> Table:
     """Read lines with a delimiter, quoted or not: whichever cuts them into equal rows."""
     csv.field_size_limit(2**31 - 1)  # a message may be a book
+    delimiter = delimiter.replace("\\t", "\t") if delimiter else None
+    if delimiter and (len(delimiter) > 1 or delimiter in '\r\n"'):
+        raise ValueError(f"the delimiter is {delimiter!r}; write one character, or \\t for a tab")
     names = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     found = []
@@ -194,14 +196,9 @@ def _read_columns(file: str, text: str, delimiter: str | None, header: bool | No
     if not found:
         raise ValueError(f"{file} has a quote that is opened and never closed; close it")
     best = max(found, key=lambda way: way[0])  # of equals the first
-    for way in found:  # quotes that are doubled inside of quotes are no part of a text
-        if (
-            way[0] == best[0]
-            and way[1] == best[1]
-            and way[2]
-            and re.search(r'"".*"\s*$', text, re.M)
-        ):
-            best = way
+    if not best[2] and _is_quoted(best[3]):
+        quoted_too = (way for way in found if way[:2] == best[:2] and way[2])
+        best = next(quoted_too, best)
     _, mark, quoted, rows = best
     width = Counter(len(row.values) for row in rows).most_common(1)[0][0]
     columns = [str(number) for number in range(1, max(width, 1) + 1)]
@@ -228,6 +225,13 @@ def _cut(text: str, delimiter: str, quoted: bool) -> list[Row]:
     except csv.Error:
         return []
     return rows
+
+
+def _is_quoted(rows: Sequence[Row]) -> bool:
+    """Whether quotes around cells are no part of them: all have them, or double those inside."""
+    cells = [cell.strip() for row in rows for cell in row.values]
+    inside = [cell[1:-1] for cell in cells if len(cell) > 1 and cell[0] == cell[-1] == '"']
+    return len(inside) == len(cells) or any('""' in cell for cell in inside)
 
 
 def _regularity(rows: Sequence[Row]) -> float:

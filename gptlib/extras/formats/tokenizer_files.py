@@ -30,6 +30,7 @@ __all__ = [
     "QuickTokenizer",
     "fit_tokenizer",
     "from_characters",
+    "quick",
     "read_any_tokenizer",
 ]
 
@@ -174,6 +175,13 @@ class QuickTokenizer(BPETokenizer):
         return super().encode_ordinary(text)
 
 
+def quick(tokenizer: Tokenizer) -> Tokenizer:
+    """Let a tokenizer of ours cut long words quickly; others do."""
+    if type(tokenizer) is BPETokenizer:
+        return QuickTokenizer(tokenizer.merges, tokenizer.special_tokens)
+    return tokenizer
+
+
 def read_any_tokenizer(folder: Path, n_rows: int | None = None) -> Tokenizer:
     """Read the tokenizer of a folder of any age.
 
@@ -219,8 +227,6 @@ def _read_plain(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
         plain = read_tokenizer(folder)
     except (ValueError, OSError):
         return None
-    if isinstance(plain, BPETokenizer):
-        plain = QuickTokenizer(plain.merges, plain.special_tokens)
     names = {_name(token) for token in (config.get("added_tokens_decoder") or {}).values()}
     ours = () if isinstance(plain, tiktoken.Encoding) else plain.special_tokens
     return plain if names <= {END_OF_TEXT, *ours} else None
