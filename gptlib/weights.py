@@ -354,6 +354,8 @@ def save_gpt2(
     """
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"dtype is {dtype}; choose torch.float32, torch.float16 or torch.bfloat16")
+    for wrapper in ("module", "_orig_mod"):  # those of DDP and torch.compile
+        model = getattr(model, wrapper, model)
     views, config = gpt2_view(model), model.config
     if odd := compare_shapes({n: tuple(v.shape) for n, v in views.items()}, layout(config)):
         ways = "put back what was added, learn positions and biases, or use save_checkpoint"

@@ -58,8 +58,10 @@ from gptlib.extras.formats.records import read_messages, read_questions
 from gptlib.extras.models import load_model
 from gptlib.extras.texts import cut_long_words, find_texts, named_tokenizer, read_documents
 from gptlib.generation import Sampling, generate
+from gptlib.gpt2 import GPT
+from gptlib.instructions import add_lora, lora_layers
 from gptlib.tokenizer import BPETokenizer, end_of_text, gpt2_encoding, train_bpe, vocabulary_size
-from gptlib.training import TrainingConfig, TrainingState, save_checkpoint
+from gptlib.training import TrainingConfig, TrainingState, save_checkpoint, train
 from gptlib.weights import gpt2_view, save_gpt2
 
 TEXTS = (
@@ -554,6 +556,38 @@ def run_of_ours(folder: Path, prefix: str = "", by_file: bool = False) -> None:
         assert torch.equal(back.state_dict()[name], tensor)
 
 
+class Parallel(torch.nn.Module):
+    """What DDP is from the outside, without its processes."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.module(*inputs)
+
+
+def wrapped(folder: Path, wrap: Callable[[GPT], Any]) -> None:
+    """A wrapped model is trained, resumed, saved and given adapters like the model in it."""
+    tokens, plan = torch.arange(200) % 270, TrainingConfig(4, batch_size=2, save_every=2)
+    plain, inside = tiny().train(), tiny().train()
+    live = wrap(inside)
+    run = train(live, tokens, tokens[:50], plan, checkpoint=folder / "novel.pt")
+    losses = [report.loss for report in run]
+    assert losses == [report.loss for report in train(plain, tokens, tokens[:50], plan)]
+    longer = replace(plan, n_steps=6)
+    for again in (tiny(), wrap(tiny())):
+        [*train(again, tokens, None, longer, checkpoint=folder / "novel.pt", resume=True)]
+        TOKENIZER.save(folder / "novel-tokenizer")
+        assert load_model(folder)[0].config == CONFIG
+    save_gpt2(live, TOKENIZER, folder / "model")
+    for one, other in zip(
+        load_model(folder / "model")[0].parameters(), inside.parameters(), strict=True
+    ):
+        assert torch.equal(one, other)
+    assert len(lora_layers(add_lora(live))) == len(lora_layers(inside)) == 4
+
+
 def adapters(folder: Path, base: str | None = None, **changes: Any) -> Path:
     """Adapters as PEFT saves them, for a model in the folder `base` beside them."""
     place = folder / "base"
@@ -682,6 +716,9 @@ case("folder", "a run of ours", run_of_ours)
 case("folder", "a checkpoint of ours", lambda f: run_of_ours(f, by_file=True))
 case("folder", "a checkpoint of ours, of a compiled model", lambda f: run_of_ours(f, "_orig_mod."))
 case("folder", "a checkpoint of ours, of DDP", lambda f: run_of_ours(f, "module."))
+case("model", "of torch.compile, alive", lambda f: wrapped(f, partial(torch.compile, backend="eager")))
+case("model", "of DDP, alive", lambda f: wrapped(f, Parallel))
+case("model", "of DDP and torch.compile, alive", lambda f: wrapped(f, lambda model: Parallel(torch.compile(model, backend="eager"))))
 case("folder", "adapters of PEFT and their model", merged_adapters)
 case("folder", "adapters of PEFT, rank-stabilised", lambda f: merged_adapters(f, use_rslora=True))
 case("folder", "adapters of PEFT without their model", lambda f: adapters(f, "somebody/gpt2-large"), r"adapters of PEFT alone, and their model is not here .* convert .* --base DIR")
