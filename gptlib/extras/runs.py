@@ -231,8 +231,6 @@ class Run:
     """What it is judged by, of the same kind."""
     step: int = 0
     """Steps that are done."""
-    fits_gpt2: bool = True
-    """Whether GPT-2's layout has a place for the model."""
 
     def start_model(self) -> GPT:
         """Draw or load the starting weights, the same ones each time."""
@@ -473,8 +471,7 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
     for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
         check_stream(part, config.model.context_length, f"the {name} split")
-    fits_gpt2 = config.model.bias and config.model.positions == "learned"
-    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step, fits_gpt2)
+    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step)
 
 
 FORMS = {form.name: form for form in (CHAT, ALPACA)}
@@ -489,7 +486,7 @@ def _read_examples(
     if not copy.exists():
         data = config.data
         fields = dict(name.partition("=")[::2] for name in data.fields)
-        questions = read_questions(data.texts[0], data.encoding or None, fields)
+        questions = read_questions(data.texts[0], data.encoding or None, fields, True)
         records = questions.records
         for what, said in questions.understood:
             note(f"{what}: {said}")

@@ -500,8 +500,9 @@ def read_questions(
     if skipped and (not skip_broken or not records):
         raise ValueError(
             f"{len(skipped)} of {len(table.rows)} records of {file} can't be learnt from: "
-            f"{_some(said)}; complete them, map their keys with --fields, or leave them out with "
-            "--skip-broken"
+            f"{_some(said)}; complete them, or map their keys with --fields"
+            + ", or leave them out with --skip-broken"
+            * (not skip_broken)
         )
     if not records:
         raise ValueError(f"{file} holds no record; name a file with records")
