@@ -622,7 +622,7 @@ def run_begun_with(folder: Path, tokenizer: Any) -> None:
     ):
         for call in (words, again, write):
             assert command_line([str(word) for word in call]) == 0, call
-    assert "\nthe" in out.getvalue()
+    assert "the" in out.getvalue()
     tuned, ours = load_model(model)
     assert tuned.config.vocab_size == vocabulary_size(ours) == 320
     assert ours.encode(TEXT) == load_model(place)[1].encode(TEXT)
