@@ -571,6 +571,8 @@ def add_lora(
         >>> sum(p.numel() for p in model.parameters() if p.requires_grad)  # 2 · (16 + 16)
         64
     """
+    for wrapper in ("module", "_orig_mod"):  # those of DDP and torch.compile
+        model = getattr(model, wrapper, model)
     if lora_layers(model):
         raise ValueError("the model has adapters already; call merge_lora first, or load it anew")
     config = config or LoRAConfig()

@@ -354,6 +354,8 @@ def save_gpt2(
     """
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"dtype is {dtype}; choose torch.float32, torch.float16 or torch.bfloat16")
+    for wrapper in ("module", "_orig_mod"):  # those of DDP and torch.compile
+        model = getattr(model, wrapper, model)
     views, config = gpt2_view(model), model.config
     if odd := compare_shapes({n: tuple(v.shape) for n, v in views.items()}, layout(config)):
         ways = "put back what was added, learn positions and biases, or use save_checkpoint"
@@ -375,7 +377,7 @@ def save_gpt2(
     folder = Path(folder).expanduser()
     # Programs that look for these first would open the old model.
     for name in ("encoder.json", "tokenizer.json", "added_tokens.json", "model.ckpt.index"):
-        if (folder / name).exists():
+        if (folder / name).exists() and name not in getattr(tokenizer, "files", ()):
             raise ValueError(f"{folder} holds another model's {name}; choose an empty folder")
     end = tokenizer.special_tokens.get(END_OF_TEXT)
     description = describe_model(config, dtype, end) | {"beside": list(beside)}

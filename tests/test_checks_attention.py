@@ -42,6 +42,7 @@ MASKS: dict[str, Function] = {
     "nothing is forbidden": lambda n, m=None: torch.ones(n, n, dtype=torch.bool),
     "*last* two positions": lambda n, m=None: tril(n, m),
     "n_queries rows and n_keys columns": lambda n, m=None: tril(m or n),
+    "moves the wrong way": lambda n, m=None: tril(n, m, n - (m or n)),
     "must not see the last key": lambda n, m=None: tril(n, m, (m or n) - 1) if m else tril(n),
     "<lambda> raised TypeError": lambda n: tril(n),
 }
@@ -77,6 +78,8 @@ ATTEND: dict[str, Function] = {
     "return two things": lambda q, k, v, m: attend(q, k, v, m)[0],
     "the mixed values come first": lambda q, k, v, m: attend(q, k, v, m)[::-1],
     "not divided by √D": variant(scale=lambda q, k: 1),
+    "multiplied by √D": variant(scale=lambda q, k: 1 / math.sqrt(q.size(-1))),
+    "the root of v's size": lambda q, k, v, m: attend(q * math.sqrt(4 / v.size(-1)), k, v, m),
     "divided by D, not by √D": variant(scale=lambda q, k: q.size(-1)),
     "divided by √T": variant(scale=lambda q, k: math.sqrt(q.size(-2))),
     "over the queries": variant(weigh=lambda s, m: s.softmax(-2)),
@@ -187,7 +190,7 @@ def layer(**methods: Any) -> type[nn.Module]:
 
 
 def by_head(self: Plain, x: Tensor) -> Any:
-    return self.qkv(x).unflatten(-1, (3, 3, 4)).permute(3, 0, 2, 1, 4)
+    return self.qkv(x).unflatten(-1, (4, 3, 5)).permute(3, 0, 2, 1, 4)
 
 
 def unmasked(self: Plain, x: Tensor, mix: Mix | None = None) -> Tensor:
@@ -220,13 +223,13 @@ LAYERS: dict[str, type[nn.Module]] = {
     "Correct": Plain,
     "three tensors": layer(project=lambda self, x: self.qkv(x)),
     "does not cut q, k and v into heads": layer(project=lambda self, x: self.qkv(x).chunk(3, -1)),
-    "swap positions and heads": layer(split=lambda self, x: x.unflatten(-1, (3, -1))),
+    "swap positions and heads": layer(split=lambda self, x: x.unflatten(-1, (4, -1))),
     "cut into three first": layer(project=by_head),
     "your q is k": layer(order=(1, 0, 2)),
     "your k is v": layer(order=(0, 2, 1)),
-    "a view straight to heads": layer(split=lambda self, x: x.reshape(2, 3, 5, 4)),
+    "a view straight to heads": layer(split=lambda self, x: x.reshape(2, 4, 6, 5)),
     "proj is missing": layer(merge=lambda self, h: h.transpose(1, 2).flatten(2)),
-    "merge mixes positions": layer(merge=lambda self, h: self.proj(h.reshape(2, 5, 12))),
+    "merge mixes positions": layer(merge=lambda self, h: self.proj(h.reshape(2, 6, 20))),
     "merge raised": layer(merge=lambda self, h: self.proj(h)),
     "the causal mask is missing": layer(forward=unmasked),
     "the heads are not merged": layer(forward=unmerged),
@@ -250,6 +253,15 @@ LAYERS: dict[str, type[nn.Module]] = {
 @pytest.mark.parametrize("expected", LAYERS)
 def test_layer(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in said(checks.layer, LAYERS[expected], capsys=capsys)
+
+
+def split_before_chunk(self: Plain, x: Tensor) -> Any:
+    heads = self.qkv(x).unflatten(-1, (3 * self.n_head, -1)).transpose(1, 2)  # (B, 3H, T, D)
+    return heads.chunk(3, dim=1)
+
+
+def test_heads_may_be_cut_first_and_parted_then(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Correct" in said(checks.layer, layer(project=split_before_chunk), capsys=capsys)
 
 
 def test_the_taught_layer_is_right(capsys: pytest.CaptureFixture[str]) -> None:

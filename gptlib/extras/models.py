@@ -16,7 +16,7 @@ from gptlib.extras.formats.folders import (
     read_pickle,
 )
 from gptlib.extras.formats.hub import RELEASES, find_release
-from gptlib.extras.formats.tokenizer_files import FILES, fit_tokenizer, read_any_tokenizer
+from gptlib.extras.formats.tokenizer_files import FILES, fit_tokenizer, quick, read_any_tokenizer
 from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.instructions import LoRAConfig, add_lora, lora_layers, merge_lora
@@ -77,7 +77,7 @@ def load_model(
     if name in RELEASES:
         return load_folder(find_release(name), dtype)
     path = Path(wanted).expanduser()
-    index = path.with_name(f"{path.name}.index")  # TensorFlow names a checkpoint without its ends
+    index = Path(f"{path}.index")  # TensorFlow names a checkpoint without its ends
     if path.is_file() or index.is_file():
         return _load_file(path if path.is_file() else index, dtype)
     if not path.is_dir():
@@ -171,7 +171,7 @@ def load_run_tokenizer(folder: Path) -> Tokenizer:
     """
     is_gpt2 = not any((folder / name).is_file() for name in FILES)
     is_gpt2 &= (folder / MADE_BY).is_file()
-    return gpt2_encoding() if is_gpt2 else read_any_tokenizer(folder)
+    return gpt2_encoding() if is_gpt2 else quick(read_any_tokenizer(folder))
 
 
 def _load_trained(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:

@@ -31,6 +31,8 @@ def causal_mask(function: Callable[..., Tensor]) -> str:
     causes = {
         "two queries with four keys are the *last* two positions, not the first two": right[:2],
         "with n_keys the mask has n_queries rows and n_keys columns": right,
+        "the diagonal moves the wrong way: with more keys, the queries see more": right[:2]
+        & ~right[:2],
         "the two queries see all keys; the first of them must not see the last key": torch.ones(
             2, 4, dtype=torch.bool
         ),
@@ -54,7 +56,7 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     given, weights = result
     if close(given, right):
         raise Wrong("Not yet: the mixed values come first, then the weights.")
-    expect(weights, right, _wrong_weights(q, k, mask), "the table of weights")
+    expect(weights, right, _wrong_weights(q, k, v, mask), "the table of weights")
     causes = {
         "the weights mix the keys; they must mix the values": right @ k,
         "the weights are transposed: each *row* mixes the values for one query": right.T @ v,
@@ -84,7 +86,7 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     return "Correct: weights, output and gradients, also with a batch and heads in front."
 
 
-def _wrong_weights(q: Tensor, k: Tensor, mask: Tensor) -> dict[str, Tensor]:
+def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, Tensor]:
     raw = q @ k.T
     root = math.sqrt(q.size(-1))
     scores = raw / root
@@ -94,6 +96,10 @@ def _wrong_weights(q: Tensor, k: Tensor, mask: Tensor) -> dict[str, Tensor]:
 
     return {
         "the scores are not divided by √D": forbid(raw).softmax(-1),
+        "the scores are multiplied by √D; divide": forbid(raw * root).softmax(-1),
+        "the scores are divided by the root of v's size; take q's": (
+            forbid(raw / math.sqrt(v.size(-1))).softmax(-1)
+        ),
         "the scores are divided by D, not by √D": forbid(raw / q.size(-1)).softmax(-1),
         "the scores are divided by √T; D is the last size of q": (
             forbid(raw / math.sqrt(len(q))).softmax(-1)
@@ -157,7 +163,7 @@ def merge_heads(function: Callable[[Tensor], Tensor]) -> str:
 @task
 def layer(kind: Callable[..., Any]) -> str:
     """Check the layer step by step, then against PyTorch's own in value and gradient."""
-    torch_layer, yours = nn.MultiheadAttention(12, 3, batch_first=True), run(kind, 12, 3).eval()
+    torch_layer, yours = nn.MultiheadAttention(20, 4, batch_first=True), run(kind, 20, 4).eval()
     if {name for name, _ in yours.named_children()} != {"qkv", "proj", "dropout"}:
         raise Wrong("Not yet: leave __init__ as it is; trained weights are found by these names.")
     with torch.no_grad():
@@ -166,15 +172,15 @@ def layer(kind: Callable[..., Any]) -> str:
         for mine, theirs in ((yours.qkv, "in_proj_"), (yours.proj, "out_proj.")):
             mine.weight.copy_(torch_layer.get_parameter(f"{theirs}weight"))
             mine.bias.copy_(torch_layer.get_parameter(f"{theirs}bias"))
-    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(2, 6, 20, generator=torch.Generator().manual_seed(2))
     q, k, v = heads = _check_project(yours, x)
     merged = _check_merge(yours, v)
-    right, _ = torch_layer(x, x, x, attn_mask=~taught.causal_mask(5), need_weights=False)
+    right, _ = torch_layer(x, x, x, attn_mask=~taught.causal_mask(6), need_weights=False)
     causes = {
         "a position sees the future: the causal mask is missing": yours.merge(
             taught.attend(q, k, v)[0]
         ),
-        "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(5))[0],
+        "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(6))[0],
         "the values come back unmixed": merged,
     }
     expect(run(yours.forward, x), right, causes, "the layer's output")
@@ -190,7 +196,7 @@ def layer(kind: Callable[..., Any]) -> str:
         for out, weight in zip((right, yours(x)), weights, strict=True)
     ]
     expect(gradients[1], gradients[0], {}, "the gradient of qkv.weight", atol=1e-3)
-    careless = run(kind, 12, 3, 0.9).eval()
+    careless = run(kind, 20, 4, 0.9).eval()
     if not torch.equal(careless(x), careless(x)):
         raise Wrong(
             "Not yet: dropout acts outside training too; use self.dropout, or self.training."
@@ -205,8 +211,8 @@ def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     if not isinstance(heads, tuple | list | Tensor) or len(heads) != 3:
         raise Wrong("Not yet: project returns three tensors, q, k and v.")
     stacked = yours.qkv(x)  # (B, T, 3C)
-    q, k, v = parts = [part.unflatten(-1, (3, 4)).transpose(1, 2) for part in stacked.chunk(3, -1)]
-    by_head = stacked.unflatten(-1, (3, 3, 4)).permute(3, 0, 2, 1, 4)
+    q, k, v = parts = [part.unflatten(-1, (4, 5)).transpose(1, 2) for part in stacked.chunk(3, -1)]
+    by_head = stacked.unflatten(-1, (4, 3, 5)).permute(3, 0, 2, 1, 4)
     for n, (name, value, right) in enumerate(zip("qkv", heads, parts, strict=True)):
         causes = {
             "project does not cut q, k and v into heads": stacked.chunk(3, -1)[n],
@@ -214,7 +220,7 @@ def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 1, 2
             ),
             "the 3C channels are all q, then all k, then all v; cut into three first": by_head[n],
-            "a view straight to heads mixes positions": stacked.chunk(3, -1)[n].reshape(2, 3, 5, 4),
+            "a view straight to heads mixes positions": stacked.chunk(3, -1)[n].reshape(2, 4, 6, 5),
         }
         for other, part in zip("qkv", parts, strict=True):
             causes[f"your {name} is {other}; first come the C channels of q, then k, then v"] = part

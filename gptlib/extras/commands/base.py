@@ -81,7 +81,7 @@ def model_name(text: str) -> str:
     folder = Path(text).expanduser()
     if text == SHIPPED and not folder.is_dir():
         folder = find_data(f"models/{SHIPPED}/model.safetensors").parent
-    if not folder.exists() and not folder.with_name(f"{folder.name}.index").is_file():
+    if not folder.exists() and not Path(f"{folder}.index").is_file():
         raise argparse.ArgumentTypeError(
             f"there is no folder {text!r}; name one that holds a model, or gpt2, or leave it out"
         )
