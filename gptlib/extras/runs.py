@@ -30,6 +30,7 @@ import yaml
 from gptlib.embeddings import check_stream, split_tokens
 from gptlib.extras.formats.hub import RELEASES
 from gptlib.extras.formats.records import read_questions
+from gptlib.extras.formats.tokenizer_files import fit_tokenizer
 from gptlib.extras.models import load_model
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note, read_text
@@ -446,7 +447,7 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     """Make or load the tokenizer and the tokens."""
     data, size, source = config.data, config.model.vocab_size, folder
     if config.form:
-        tokenizer = prepare(folder, data.tokenizer)
+        tokenizer = fit_tokenizer(prepare(folder, data.tokenizer), size)
         return Run(folder, config, tokenizer, *_read_examples(folder, config, tokenizer), step)
     if is_prepared(data.texts[0]):
         source = Path(data.texts[0])
@@ -454,6 +455,8 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     else:
         tokenizer = prepare(folder, data.tokenizer, texts, size)
     tokens = open_tokens(source / TOKENS_FILE)
+    if config.init:  # a model may have more rows than its tokenizer has tokens
+        tokenizer = fit_tokenizer(tokenizer, size)
     n_tokens = vocabulary_size(tokenizer)
     if n_tokens != size and config.init:
         raise ValueError(
