@@ -13,7 +13,8 @@ from command_line import pipe_in, refusal, written
 from gptlib.extras import texts
 from gptlib.extras.cli import main
 from gptlib.extras.datasets import DATA_SETS, DataSet
-from gptlib.extras.texts import TOKENS_FILE, find_texts, read_documents
+from gptlib.extras.models import load_model
+from gptlib.extras.texts import TOKENS_FILE, find_texts, named_tokenizer, read_documents
 from gptlib.extras.tokens import open_tokens, prepare_tokens
 from gptlib.tokenizer import BPETokenizer, Tokenizer, end_of_text, gpt2_encoding
 from gptlib.weights import read_tokenizer
@@ -118,6 +119,12 @@ def test_a_text_that_is_not_there_is_refused_with_a_way_out(
     monkeypatch.setenv("GPTLIB_DATA_MIRROR", str(tmp_path / "mirror"))
     [text] = find_texts(["tiny-shakespeare.txt"])
     assert list(read_documents([text])) == ["First Citizen"]
+    said = refusal(capsys, "tokenizer", "train", "library", *words)
+    assert "'library'; let python data/models/make_library.py of the course's rep" in said
+    files(tmp_path / "library", b=b"A novel.", a=b"A story.")
+    [text] = find_texts(["library"])
+    assert list(read_documents([text])) == ["A story.", "A novel."]
+    assert named_tokenizer("novels").encode("Natasha") == load_model("novels")[1].encode("Natasha")
 
 
 def test_a_text_of_the_course_is_its_record_and_nothing_more(

@@ -140,7 +140,11 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         (["nowhere.txt"], "there is no file or folder 'nowhere.txt'; name one that is there"),
         (["--config", "gpt2-124M"], "there is no text to learn from; name files or folders"),
         (["--config", "tiny-shakespeare"], "save https://raw.githubusercontent.com/karpathy/"),
-        (["--config", "war-and-peace"], "or one of gpt2-124M, tiny-shakespeare, war-and-peace-cpu"),
+        (["--config", "novels-cpu"], "'library'; let python data/models/make_library.py of the"),
+        (
+            ["--config", "war-and-peace"],
+            "or one of gpt2-124M, novels-cpu, novels-gpu, tiny-shakespeare, w",
+        ),
         (["--config", "war-and-peace"], "did you mean war-and-peace-cpu?"),
         (
             ["BOOK", "--training.steps", "x"],

@@ -64,7 +64,7 @@ def faults_of(records: list[Record]) -> list[str]:
 
 @cache
 def tokenizer() -> BPETokenizer:
-    return BPETokenizer.load(DATA / "models" / "war-and-peace")
+    return BPETokenizer.load(DATA / "models" / "novels")
 
 
 @pytest.fixture

@@ -3,14 +3,19 @@
     python data/models/make_library.py
 
 Every book of books.tsv is fetched once, as Standard Ebooks (CC0) published it at one commit, and
-turned into a text file in the data folder's `library/`. A text counts only if its sha256 is the
-recorded one. A mirror (GPTLIB_DATA_MIRROR) may hold library/library.tar.xz, all texts in one file.
+turned into a text file in the data folder's `library/`; Treasure Island, which no training sees,
+lies beside that folder. A text counts only if its sha256 is the recorded one. A mirror
+(GPTLIB_DATA_MIRROR) may hold library/library.tar.xz, all texts in one file.
+
+    gptlib train --config novels-cpu
+    gptlib evaluate robert-louis-stevenson_treasure-island.txt --model runs/novels-cpu
 """
 
 import csv
 import hashlib
 import os
 import re
+import sys
 import tarfile
 import textwrap
 import unicodedata
@@ -26,6 +31,7 @@ from tqdm import tqdm
 from gptlib.extras.datasets import data_folder
 from gptlib.tokenizer import whole_file
 
+HELD_OUT = "robert-louis-stevenson_treasure-island"
 LIST = Path(__file__).with_name("books.tsv")
 ADDRESS = "https://codeload.github.com/standardebooks/{repository}/zip/{commit}"
 
@@ -159,7 +165,8 @@ def library() -> dict[str, str]:
     with LIST.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     for row in tqdm(rows, "library", unit="book", disable=bool(packed)):
-        name, path = row["repository"], data_folder() / "library" / f"{row['repository']}.txt"
+        name = row["repository"]
+        path = data_folder() / ("" if name == HELD_OUT else "library") / f"{name}.txt"
         if name in packed:
             content = packed[name]
         elif path.is_file():
@@ -168,7 +175,7 @@ def library() -> dict[str, str]:
             content = fetch_text(name, row["commit"]).encode()
         if hashlib.sha256(content).hexdigest() != row["sha256"]:
             raise ValueError(f"{name} is not the recorded text; delete {path} and try again")
-        if name not in packed and not path.is_file():
+        if not path.is_file():
             with whole_file(path) as draft:
                 draft.write_bytes(content)
         texts[name] = content.decode()
@@ -176,5 +183,10 @@ def library() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    books = library()
-    print(f"{len(books)} books, {sum(len(text.encode()) for text in books.values()):,} bytes")
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        books = library()
+    except (OSError, ValueError) as error:  # of the network too
+        sys.exit(f"{error}\nWhat has come stays here; the same command goes on.")
+    n_bytes = sum(len(text.encode()) for text in books.values())
+    print(f"{len(books)} books, {n_bytes:,} bytes, in {data_folder()}")

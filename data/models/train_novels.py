@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from make_library import library
+from make_library import HELD_OUT, library
 from torch import Tensor
 
 from gptlib.embeddings import split_tokens
@@ -48,7 +48,6 @@ from gptlib.training import (
 )
 from gptlib.weights import head_scores, load_gpt2, save_gpt2
 
-HELD_OUT = "robert-louis-stevenson_treasure-island"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOKENS_PER_STEP = 65_536 if DEVICE == "cuda" else 1024
 DROPOUT = 0.1

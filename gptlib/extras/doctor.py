@@ -25,20 +25,20 @@ BUNDLED = {
     "stand-in-war-and-peace.txt": "",
     "stand-in-sms-spam.tsv": "",
     "instructions.json": "",
-    "models/war-and-peace/model.safetensors": (
-        "ed46ab3ab55eb6dabaa9f0f299eef430513ae8a66c70a541da40a79f31cf7023"
+    "models/novels/model.safetensors": (
+        "f3c81eb1f1e670250ca148d4cc7c9c62f0bfddfd208cdd778766928a0307aafd"
     ),
-    "models/war-and-peace/config.json": (
-        "adec3e13d94c01bedc8da4246c0f9b6f26e2dfbc5dd1619225896b458d322cf5"
+    "models/novels/config.json": (
+        "f972ce87e3f53fbaefff3e868e5983671136f9904829324e3e91f480eac57e29"
     ),
-    "models/war-and-peace/vocab.json": (
-        "03bd6d724ce790b04d7ee638a0564c2d45f4471c01344ae51b27c2818e558cb1"
+    "models/novels/vocab.json": (
+        "b99ccb58483cdebaef091e25eaa2770bd7b38180eddd369e7109fb0209226bba"
     ),
-    "models/war-and-peace/merges.txt": (
-        "4b837121b0e5728b3d7f5c3241e86ec298a78b87dfc418edd1d96c68769d5a85"
+    "models/novels/merges.txt": (
+        "310ea6bfecc97af7f570fd488d10e33dee5efd9f581c36d9d1df4bb934fdc882"
     ),
-    "models/war-and-peace/tokenizer_config.json": (
-        "966255f6cb8dbabde75faae38b1b19e54d341132160950e11dda8a307fe14d00"
+    "models/novels/tokenizer_config.json": (
+        "87a591a03593760f22646cb9191f876814541774c93775a4d335b36bdcacd47f"
     ),
 }
 """Files that travel with the course, with the sha256 of those that are not our own prose."""

@@ -13,9 +13,16 @@ from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer, Tokenizer, find_data, gpt2_encoding
 from gptlib.training import load_checkpoint
 
-__all__ = ["MADE_BY", "SHIPPED", "default_model", "load_model", "load_run_tokenizer"]
+__all__ = [
+    "MADE_BY",
+    "SHIPPED",
+    "default_model",
+    "find_shipped",
+    "load_model",
+    "load_run_tokenizer",
+]
 
-SHIPPED = "war-and-peace"
+SHIPPED = "novels"
 """Name of the model that travels with the course, in data/models."""
 
 MADE_BY = "made-by.txt"
@@ -28,11 +35,12 @@ def load_model(
     """Load a trained model and its tokenizer.
 
     Args:
-        model: "gpt2" (124M), "gpt2-medium" (355M), "gpt2-large" (774M) or "gpt2-xl" (1558M), which
-            are fetched once; or a folder: of `save_gpt2`, of transformers (also cut into shards),
-            of OpenAI's release (which `gptlib.extras.formats.openai_release` fetches), chapter 5's
-            runs folder (`NAME.pt` beside `NAME-tokenizer`), or of a run of `python -m gptlib
-            train`, complete or stopped. "./gpt2" is a folder. None loads `default_model()`.
+        model: "novels", which travels with the course; "gpt2" (124M), "gpt2-medium" (355M),
+            "gpt2-large" (774M) or "gpt2-xl" (1558M), which are fetched once; or a folder: of
+            `save_gpt2`, of transformers (also cut into shards), of OpenAI's release (which
+            `gptlib.extras.formats.openai_release` fetches), chapter 5's runs folder (`NAME.pt`
+            beside `NAME-tokenizer`), or of a run of `python -m gptlib train`, complete or stopped.
+            "./gpt2" is a folder. None loads `default_model()`.
         dtype: What the weights become, however they are stored.
 
     Returns:
@@ -47,16 +55,19 @@ def load_model(
     Example:
         >>> load_model("my-model")
         Traceback (most recent call last):
-        FileNotFoundError: there is no folder 'my-model'; pass one, or one of gpt2, gpt2-medium,
-        gpt2-large, gpt2-xl
+        FileNotFoundError: there is no folder 'my-model'; pass one, or one of novels, gpt2,
+        gpt2-medium, gpt2-large, gpt2-xl
     """
     wanted = default_model() if model is None else model
+    if wanted == SHIPPED:
+        return load_folder(find_shipped(), dtype)
     if isinstance(wanted, str) and wanted in RELEASES:
         return load_folder(find_release(wanted), dtype)
     folder = Path(wanted).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"there is no folder {str(wanted)!r}; pass one, or one of {', '.join(RELEASES)}"
+            f"there is no folder {str(wanted)!r}; pass one, or one of "
+            + ", ".join([SHIPPED, *RELEASES])
         )
     if (folder / "config.json").exists():
         return load_folder(folder, dtype)
@@ -71,14 +82,18 @@ def default_model() -> str:
 
     Returns:
         What the environment variable `GPTLIB_MODEL` names: a folder, or a size of GPT-2 such as
-        "gpt2"; else the folder of the model that travels with the course:
-        `data/models/war-and-peace` in a clone or in the installed package.
+        "gpt2"; else the folder of the model that travels with the course.
 
     Raises:
         FileNotFoundError: If the shipped model is not there.
     """
     chosen = os.environ.get("GPTLIB_MODEL", "").strip()
-    return chosen or str(find_data(f"models/{SHIPPED}/model.safetensors").parent)
+    return chosen or str(find_shipped())
+
+
+def find_shipped() -> Path:
+    """Find the folder of the model that travels with the course, in a clone or a wheel."""
+    return find_data(f"models/{SHIPPED}/model.safetensors").parent
 
 
 def _load_run(runs: Sequence[Path], dtype: torch.dtype) -> tuple[GPT, Tokenizer]:

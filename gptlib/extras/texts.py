@@ -17,7 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
-from gptlib.extras.models import MADE_BY, load_run_tokenizer
+from gptlib.extras.models import MADE_BY, SHIPPED, find_shipped, load_run_tokenizer
 from gptlib.extras.terminal import note
 from gptlib.extras.tokens import open_tokens, prepare_tokens
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
@@ -36,16 +36,17 @@ __all__ = [
 COURSE_TEXTS = [name for name, record in DATA_SETS.items() if record.clean]
 """Names that stand for a text of the course instead of a file; it is fetched if need be."""
 
-TOKENIZERS = "gpt2 for GPT-2's own, or a folder with vocab.json and merges.txt"
+TOKENIZERS = f"gpt2 for GPT-2's own, {SHIPPED}, or a folder with vocab.json and merges.txt"
 
 TOKENS_FILE = "tokens.bin"
 """The file of tokens in a prepared folder; its description and `tokenizer/` stand beside it."""
 
 ELSEWHERE = {
-    "tiny-shakespeare.txt": "https://raw.githubusercontent.com/karpathy/char-rnn/"
-    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt",
+    "tiny-shakespeare.txt": "save https://raw.githubusercontent.com/karpathy/char-rnn/"
+    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt under this name",
+    "library": "let python data/models/make_library.py of the course's repository fetch it",
 }
-"""Where a file that a ready configuration names can be had; it is never fetched unasked."""
+"""How texts that ready configurations name can be had; they are never fetched unasked."""
 
 _BLANK = codecs.BOM_UTF8 + b" \r\n\t"
 _SMALL = 100_000
@@ -114,15 +115,15 @@ def find_texts(names: Sequence[str], pattern: str = "*.txt") -> list[Text]:
 
 
 def _find_copy(name: str) -> Path:
-    """Look for a file that is not here where the course keeps data, without the network."""
+    """Look for a text that is not here where the course keeps data, without the network."""
     mirror = os.environ.get("GPTLIB_DATA_MIRROR", "").strip()
     folders = [data_folder(), *([Path(mirror).expanduser()] if mirror else [])]
     for folder in folders * (Path(name).name == name):
-        if (folder / name).is_file():
+        if (folder / name).is_file() or any((folder / name).glob("*.txt")):
             return folder / name
     way_out = f"name one that is there ({COURSE_TEXTS[0]} stands for the course's novel)"
     if name in ELSEWHERE:
-        way_out = f"save {ELSEWHERE[name]} under this name, or name a text that you have"
+        way_out = f"{ELSEWHERE[name]}, or name a text that you have"
     raise FileNotFoundError(f"there is no file or folder {name!r}; {way_out}")
 
 
@@ -210,7 +211,7 @@ def named_tokenizer(name: str) -> Tokenizer:
     """Load a tokenizer by its name.
 
     Args:
-        name: "gpt2", or a folder: of a tokenizer, of a model or of a training run.
+        name: "gpt2", "novels", or a folder: of a tokenizer, of a model or of a training run.
 
     Returns:
         GPT-2's own as tiktoken's, any other as ours.
@@ -221,7 +222,7 @@ def named_tokenizer(name: str) -> Tokenizer:
     """
     if name == "gpt2":
         return gpt2_encoding()
-    folder = Path(name).expanduser()
+    folder = find_shipped() if name == SHIPPED else Path(name).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no tokenizer {name!r}; name {TOKENIZERS}")
     inside = folder / "tokenizer"
