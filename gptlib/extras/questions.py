@@ -201,7 +201,7 @@ TASKS: dict[str, tuple[Make, list[str]]] = {
     ),
     "longest-word": (
         _longest,
-        ["Name the longest word.", "Which word is the longest?", "Find the longest of the words."],
+        ["Name the longest word.", "Which word is the longest?", "Find the longest word."],
     ),
     "count-words": (
         _count,
@@ -217,14 +217,14 @@ TASKS: dict[str, tuple[Make, list[str]]] = {
     ),
     "reverse-words": (
         _reverse,
-        ["Reverse the words.", "Write the words backward.", "Turn the order of the words around."],
+        ["Reverse the words.", "Write the words backward.", "Turn the words around."],
     ),
     "sort-words": (
         _sort,
         [
             "Sort the words from A to Z.",
             "Sort the words.",
-            "Put the words in the order of the alphabet.",
+            "Sort these by the alphabet.",
         ],
     ),
 }
