@@ -30,10 +30,7 @@ def causal_mask(
     """
     n_keys = n_queries if n_keys is None else n_keys
     if n_keys < n_queries:
-        raise ValueError(
-            f"{n_queries} queries have only {n_keys} keys; each query is a position with a key "
-            "of its own, so pass at least as many keys"
-        )
+        raise ValueError(f"{n_queries} queries have only {n_keys} keys; pass at least as many")
     mask = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)  # (T, S)
     return mask.tril(diagonal=n_keys - n_queries)
 
@@ -57,6 +54,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> tuple
     Source:
         Vaswani et al. 2017, "Attention Is All You Need", section 3.2.1.
     """
+    # A sum of D products spreads like √D; undivided, it would drive the softmax to 0 and 1.
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.size(-1))  # (..., T, S)
     if mask is not None:
         if mask.dtype != torch.bool:
@@ -90,12 +88,14 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True) -> None:
         super().__init__()
         self.n_head = n_head
+        # One matrix for all three: one large product is faster than three small ones.
         self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
         self.proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Make each head's queries, keys and values, (B, H, T, D) each, from x (B, T, C)."""
+        # (B, T, 3, H, D) to (3, B, H, T, D): heads stand in front, so each is a matrix of its own.
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v  # each (B, H, T, D)
 
@@ -109,5 +109,6 @@ class CausalSelfAttention(nn.Module):
         if mix is not None:
             return self.merge(mix(q, k, v))  # (B, T, C)
         dropout = self.dropout.p if self.training else 0.0
+        # What `attend` computes, in one kernel that never stores the (T, T) weights.
         heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
         return self.merge(heads)  # (B, T, C)

@@ -103,6 +103,7 @@ def split_records(
         raise ValueError(f"validation {validation}, test {test}: choose above 0, in sum below 1")
     generator = random.Random(seed)
     parts: tuple[list[LabeledText], list[LabeledText], list[LabeledText]] = ([], [], [])
+    # Sorted: a set's order changes from run to run, whatever the seed.
     for label in sorted({label for label, _ in records}):
         same = [record for record in records if record[0] == label]
         generator.shuffle(same)
@@ -156,6 +157,7 @@ class Confusion(NamedTuple):
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall; near the worse of the two."""
+        # 2 P R / (P + R) written with the counts: one division, and none by 0.
         found_or_sought = 2 * self.true_positives + self.false_positives + self.false_negatives
         return 2 * self.true_positives / max(1, found_or_sought)
 
@@ -163,13 +165,8 @@ class Confusion(NamedTuple):
 def confusion(truth: Sequence[bool], answers: Sequence[bool]) -> Confusion:
     """Count how yes and no turned out.
 
-    Args:
-        truth: For each text, whether it belongs to the class.
-        answers: For each text, whether it was said to.
-
-    Raises:
-        ValueError: If the one has more entries than the other, or holds labels or probabilities,
-            each of which would count as yes.
+    For each text `truth` says whether it belongs to the class, and `answers` whether it was said
+    to. Labels or probabilities are refused (ValueError): each would count as yes.
 
     Example:
         >>> confusion([True, True, False], [True, False, False])
@@ -205,12 +202,7 @@ def pad_batch(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def pick_last(x: Tensor, last: Tensor) -> Tensor:
     """Pick each row's state at its last real token, the only one that has seen all of the text.
 
-    Args:
-        x: States, shape (B, T, C).
-        last: Places of the last real tokens, shape (B,).
-
-    Returns:
-        One state a row, shape (B, C).
+    From x, shape (B, T, C), and the places of those tokens, shape (B,): shape (B, C).
     """
     return x[torch.arange(len(x), device=x.device), last]  # (B, C)
 
@@ -324,9 +316,7 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
         tokens = classifier.tokenizer.encode_ordinary(text)
         n = len(tokens)
         if n > limit and classifier.max_tokens is None:
-            raise ValueError(
-                f"text {number} has {n} of at most {limit} tokens; cut it or set max_tokens"
-            )
+            raise ValueError(f"text {number} has {n} of {limit} tokens; cut it, or set max_tokens")
         n_cut += n > limit
         rows.append(torch.tensor(tokens[:limit], device=classifier.head.weight.device))
     return rows, n_cut
@@ -594,22 +584,18 @@ def load_classifier(folder: str | Path) -> TextClassifier:
 
 
 def leave_one_out(classifier: TextClassifier, text: str, label: str) -> list[tuple[str, float]]:
-    """Measure what each token does for a label: leave it out, and see the probability change.
+    """Measure what each word does for a label: leave it out, and see the probability change.
 
     Returns:
-        For each token its piece of the text, and the probability with it minus that without it:
-        above 0 if it speaks for the label; 0 for a text's only token.
-
-    Raises:
-        ValueError: If the label is none of the classifier's, or the text is empty or too long.
+        For each word, with the space behind it, the probability with it minus that without it:
+        above 0 if it speaks for the label; 0 for a text's only word.
 
     Source:
         Li, Monroe and Jurafsky 2016, "Understanding Neural Networks through Representation
         Erasure", section 3.
     """
-    (row,), _ = encode_texts(classifier, [text])
-    # A text's only token can't be left out.
-    rows = [torch.cat([row[:i], row[i + 1 :]]) for i in range(len(row))] if len(row) > 1 else [row]
-    scores = score(classifier, [row, *rows]).softmax(dim=-1)[:, classifier.labels.index(label)]
-    pieces = [classifier.tokenizer.decode([token]) for token in row.tolist()]
-    return list(zip(pieces, (scores[0] - scores[1:]).tolist(), strict=True))
+    words = re.split(r"(?<=\s)(?=\S)", text.strip())
+    rest = ["".join(words[:i] + words[i + 1 :]).strip() for i in range(len(words))]
+    texts = [text, *(rest if len(words) > 1 else [text])]  # an only word can't be left out
+    p = predict_probabilities(classifier, texts)[:, classifier.labels.index(label)]
+    return list(zip(words, (p[0] - p[1:]).tolist(), strict=True))

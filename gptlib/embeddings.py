@@ -17,29 +17,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 
-def describe(tokens: object) -> str:
-    """Say what was passed in the place of a tensor of ids."""
-    if isinstance(tokens, Tensor):
-        return f"shape {tuple(tokens.shape)} and dtype {tokens.dtype}"
-    return f"a {type(tokens).__name__}"
-
-
 def check_stream(tokens: Tensor, context_length: int, name: str = "tokens") -> None:
     """Refuse a token stream that gives no window, and say what to pass instead.
 
-    Args:
-        tokens: Token ids, shape (n,), whole numbers of any size (a mapped file's have two bytes); n
-            is at least `context_length` + 1: the last token of a window needs a target.
-        context_length: Tokens per window, T; at least 1.
-        name: What to call the stream in a message.
+    Ids have shape (n,) and may be whole numbers of any size (a mapped file's have two bytes); n
+    is more than `context_length`, because the last token of a window needs a target.
     """
     if not isinstance(tokens, Tensor) or tokens.dim() != 1 or tokens.is_floating_point():
-        raise ValueError(f"{name}: pass one flat tensor of ids, not {describe(tokens)}")
+        raise ValueError(f"{name}: pass one flat tensor of ids, not {tokens!r:.60}")
     if not 1 <= context_length < len(tokens):
-        raise ValueError(
-            f"{name}: {len(tokens)} tokens are too few for a window of {context_length} and its "
-            f"last target; pass at least {context_length + 1} tokens or a shorter context_length"
-        )
+        window = f"window of {context_length} and its last target"
+        raise ValueError(f"{name}: {len(tokens)} tokens give no {window}; change one of the two")
 
 
 class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
@@ -69,6 +57,7 @@ class TokenWindows(Dataset[tuple[Tensor, Tensor]]):
         self.tokens, self.context_length, self.stride = tokens, context_length, stride
 
     def __len__(self) -> int:
+        # A window needs one token more than its length: the last one's target.
         return (len(self.tokens) - self.context_length - 1) // self.stride + 1
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -104,8 +93,9 @@ def random_batch(
     check_stream(tokens, context_length)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 window")
-    n_starts = len(tokens) - context_length
+    n_starts = len(tokens) - context_length  # the last start leaves room for a target
     starts = torch.randint(n_starts, (batch_size,), generator=generator)  # (B,)
+    # Slices, not an index of all positions: of a mapped file only these pieces are read.
     windows = [tokens[i : i + context_length + 1] for i in starts.tolist()]
     batch = torch.stack(windows).long()  # (B, T + 1)
     return batch[:, :-1], batch[:, 1:]  # (B, T), (B, T)
@@ -117,13 +107,7 @@ def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tens
     A random choice of windows would put neighbours of the validation windows, which overlap
     them, into the training part; a contiguous tail can't leak.
 
-    Args:
-        tokens: Token ids, shape (n,).
-        validation_fraction: The share of the stream, at its end, kept for validation; above 0
-            and below 1.
-
-    Returns:
-        The training part and the validation part, as views of `tokens`.
+    `validation_fraction` is the share kept for it, above 0 and below 1. Both are views of `tokens`.
 
     Example:
         >>> train, validation = split_tokens(torch.arange(10), validation_fraction=0.2)
@@ -133,8 +117,7 @@ def split_tokens(tokens: Tensor, validation_fraction: float = 0.1) -> tuple[Tens
     n_train = round(len(tokens) * (1 - validation_fraction))
     if not 0 < n_train < len(tokens):
         raise ValueError(
-            f"{len(tokens)} tokens leave a part empty at validation_fraction "
-            f"{validation_fraction}; choose a share between 0 and 1, or a longer text"
+            f"{validation_fraction=} of {len(tokens)} tokens leaves a part empty; choose another"
         )
     return tokens[:n_train], tokens[n_train:]
 
@@ -159,33 +142,27 @@ def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
         raise ValueError(f"n_embd is {n_embd}; sines and cosines come in pairs: pass an even one")
     t = torch.arange(context_length, dtype=torch.float32)[:, None]  # (T, 1)
     channel = torch.arange(0, n_embd, 2, dtype=torch.float32)  # (C / 2,)
+    # t / 10000^(2i / C), and below each sine beside its cosine
     angles = t * torch.exp(-math.log(10_000.0) * channel / n_embd)  # (T, C / 2)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (T, C)
 
 
 def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
-    """Refuse tokens that the embedding tables can't serve, and say what to do instead.
+    """Refuse tokens, int64 of shape (B, T), that the embedding tables can't serve.
 
     Off the CPU the ids are not read, because every step would have to wait for them; a wrong id
     then fails inside PyTorch.
-
-    Args:
-        tokens: Token ids, shape (B, T), dtype int64.
-        vocab_size: Ids must lie in 0..vocab_size - 1.
-        context_length: The longest sequence, T.
     """
     if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
-        wanted = "shape (batch, positions) and dtype torch.int64"
-        raise ValueError(f"tokens: pass a tensor of {wanted}, not {describe(tokens)}")
+        raise ValueError(f"tokens: pass int64 ids (batch, positions), not {tokens!r:.60}")
     if tokens.size(1) > context_length:
-        limit = f"the context length of {context_length}; pass the last {context_length}"
-        raise ValueError(f"{tokens.size(1)} tokens exceed {limit}")
+        raise ValueError(f"{tokens.size(1)} tokens; pass the last {context_length}, the context")
     if tokens.device.type == "cpu" and tokens.numel():
         low, high = (int(bound) for bound in tokens.aminmax())
         if low < 0 or high >= vocab_size:
+            odd = low if low < 0 else high
             raise ValueError(
-                f"token id {low if low < 0 else high} is outside 0..{vocab_size - 1}; "
-                "encode the text with the tokenizer that the model was made for"
+                f"token id {odd} is outside 0..{vocab_size - 1}; use the model's tokenizer"
             )
 
 
@@ -224,6 +201,7 @@ class InputEmbedding(nn.Module):
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(context_length, n_embd)
         if positions == "sinusoidal":  # saved like a parameter, but never trained
+            # A buffer of the same name: fixed, and found by lookup and state dict like a table.
             del self.position_embedding.weight
             table = sinusoidal_positions(context_length, n_embd)
             self.position_embedding.register_buffer("weight", table)

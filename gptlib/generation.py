@@ -49,6 +49,7 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """
     ends = logits.softmax(dim=-1).cumsum(dim=-1)  # where each token's stretch ends, (B, V)
     total = ends[:, -1] * (1 - torch.finfo(ends.dtype).eps)  # slightly less, so none is past it
+    # right=True: a token of probability 0 has no stretch, so even 0.0 can't fall on it.
     return torch.searchsorted(ends, (uniform * total)[:, None], right=True)[:, 0]  # (B,)
 
 
@@ -72,7 +73,7 @@ def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k likeliest tokens, and those as likely as the last of them; the rest becomes -∞.
+    """Keep the k likeliest tokens; the rest becomes -∞.
 
     Source:
         Fan et al. 2018, "Hierarchical Neural Story Generation", section 5.1.
@@ -81,14 +82,14 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
         >>> keep_top_k(torch.tensor([1.0, 4.0, 3.0, 2.0]), 2).tolist()
         [-inf, 4.0, 3.0, -inf]
     """
-    last = logits.topk(min(k, logits.size(-1)), dim=-1).values[..., -1:]  # (..., 1)
-    return logits.masked_fill(logits < last, -math.inf)
+    best = logits.topk(min(k, logits.size(-1)), dim=-1)  # (..., k); of equals, any
+    return torch.full_like(logits, -math.inf).scatter(-1, best.indices, best.values)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest likeliest tokens whose probabilities sum to at least p, and cut the tail.
 
-    The likeliest token always stays; so do tokens as likely as the last one kept.
+    Sums are compared with p up to one part in a million, which is more than rounding adds.
 
     Source:
         Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
@@ -97,15 +98,15 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         >>> keep_top_p(torch.tensor([2.0, 1.0, 0.0]), 0.9).tolist()  # 0.67, 0.24, 0.09
         [2.0, 1.0, -inf]
     """
-    probabilities = logits.softmax(dim=-1)
+    total = logits.logsumexp(dim=-1, keepdim=True)  # (..., 1)
     n = min(1000, logits.size(-1))  # nearly always enough, and ten times as fast as sorting all
-    ordered = probabilities.topk(n, dim=-1).values  # (..., n)
-    if bool((ordered.sum(dim=-1) < p).any()):
-        ordered = probabilities.sort(dim=-1, descending=True).values  # (..., V)
-    before = ordered.cumsum(dim=-1) - ordered  # what the likelier tokens sum to
-    n_cut = (before >= p).sum(dim=-1, keepdim=True)  # (..., 1)
-    last = ordered.gather(-1, ordered.size(-1) - 1 - n_cut)
-    return logits.masked_fill(probabilities < last, -math.inf)
+    best, tokens = logits.topk(n, dim=-1)  # (..., n)
+    if bool(((best - total).exp().sum(dim=-1) < p).any()):
+        best, tokens = logits.sort(dim=-1, descending=True)  # (..., V)
+    share = (best - total).exp()
+    before = share.cumsum(dim=-1) - share  # what the likelier tokens sum to
+    best = best.masked_fill(before >= p * (1 - 1e-6), -math.inf)  # sums are rounded
+    return torch.full_like(logits, -math.inf).scatter(-1, tokens, best)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
@@ -307,6 +308,7 @@ class KeyValueCache:
         keys, values = self.keys[layer][:, :, :end], self.values[layer][:, :, :end]  # (B, H, S, D)
         keys[:, :, self.length :] = k  # views of the cache's own memory: nothing else is copied
         values[:, :, self.length :] = v
+        # The kernel's causal rule aligns at slot 0; one query at the end looks at all anyway.
         is_causal = mask is None and q.size(2) > 1
         return F.scaled_dot_product_attention(q, keys, values, mask, is_causal=is_causal)
 
@@ -315,6 +317,7 @@ class KeyValueCache:
         index = torch.tensor(rows, device=self.starts.device)
         self.keys = [part.index_select(0, index) for part in self.keys]
         self.values = [part.index_select(0, index) for part in self.values]
+        # is_padded may stay true after its rows have left: that costs a mask and no more.
         self.starts = self.starts[index]
 
 
@@ -345,8 +348,8 @@ def read_new(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
     needs_mask = cache.is_padded or (n_new > 1 and cache.length > 0)
     mask = allowed_keys(cache, n_new) if needs_mask else None
     mixes = [partial(cache.mix, layer, mask) for layer in range(len(model.blocks))]
-    x = model.stream(model.embed(tokens, positions), mixes)  # (B, T, C)
-    cache.length += n_new
+    x = model.stream(tokens, mixes, positions)  # (B, T, C)
+    cache.length += n_new  # only now: all layers wrote behind the same length
     return x
 
 
@@ -355,15 +358,6 @@ def extend(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
     """Read any number of new tokens (B, T) and predict what follows each: logits (B, T, V).
 
     However a sequence is split into calls, the logits are those of `model(tokens)`.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> config = GPTConfig(vocab_size=10, context_length=8, n_layer=1, n_head=2, n_embd=16)
-        >>> model, tokens = GPT(config).eval(), torch.tensor([[1, 2, 3, 4]])
-        >>> cache = KeyValueCache(model, batch_size=1, capacity=8)
-        >>> first, rest = extend(model, tokens[:, :3], cache), extend(model, tokens[:, 3:], cache)
-        >>> torch.allclose(torch.cat((first, rest), dim=1), model(tokens), atol=1e-6)
-        True
     """
     return model.unembed(read_new(model, tokens, cache))
 
@@ -447,10 +441,8 @@ def check_prompts(
         raise ValueError("there are 0 prompts; pass at least 1")
     for row, prompt in enumerate(prompts):
         if not 1 <= len(prompt) <= longest:
-            raise ValueError(
-                f"prompt {row} has {len(prompt)} tokens; begin with at least 1, such as "
-                f"end-of-text, and at most the {longest} of the context"
-            )
+            few = f"pass 1, such as end-of-text, to {longest}, the context"
+            raise ValueError(f"prompt {row} has {len(prompt)} tokens; {few}")
     for token in chain(end_tokens, *prompts):
         if not 0 <= token < vocab_size:
             raise ValueError(f"token id {token} is outside 0..{vocab_size - 1}, the model's ids")
@@ -673,6 +665,7 @@ def stream_text(
         if found:
             n_shown = min(found)[1]
         elif token is not None:
+            # What may be the start of a stop string waits.
             beginnings = [word[:n] for word in stop for n in range(1, len(word))]
             n_shown -= max((len(part) for part in beginnings if held.endswith(part)), default=0)
         if n_shown:
@@ -686,10 +679,8 @@ def check_vocabulary(tokenizer: Tokenizer, model: GPT) -> None:
     """Refuse a tokenizer that has not as many tokens as the model."""
     n_known = vocabulary_size(tokenizer)
     if n_known != model.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer has {n_known} tokens and the model {model.config.vocab_size}; pass the "
-            "tokenizer that the model was trained with"
-        )
+        both = f"the tokenizer has {n_known} tokens and the model {model.config.vocab_size}"
+        raise ValueError(f"{both}; pass the tokenizer that the model was trained with")
 
 
 def generate_text(
@@ -789,13 +780,8 @@ class Beam:
 def grow_beams(logits: Tensor, scores: Tensor, n_best: int) -> list[tuple[float, int, int]]:
     """Find the best ways to lengthen any of the beams by one token.
 
-    Args:
-        logits: The next token's of each beam, shape (B, V).
-        scores: The sum of each beam's log-probabilities so far, shape (B,).
-        n_best: How many to find, if there are so many.
-
-    Returns:
-        For each, best first: the new sum, the beam that is lengthened, and the token.
+    From each beam's next logits, shape (B, V), and the sum of its log-probabilities so far, shape
+    (B,), to `n_best` triples, best first: the new sum, the beam that is lengthened, the token.
 
     Example:
         >>> logits = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
@@ -854,6 +840,7 @@ def beam_search(
     cache = KeyValueCache(model, 1, len(texts[0]) + max_new_tokens)
     for length in range(1, max_new_tokens + 1):
         logits = read_on(model, texts, cache, step)  # (B, V)
+        # Twice as many: each beam can end once, and n_beams must be left to go on.
         found = grow_beams(logits, scores.to(logits.device), 2 * n_beams)
         if not math.isfinite(found[0][0]):
             raise not_finite(texts[0])

@@ -39,7 +39,7 @@ class GPTConfig:
         Radford et al. 2019 (GPT-2), table 2, and the file `hparams.json` of each released model.
     """
 
-    vocab_size: int = 50_257
+    vocab_size: int = 50_257  # 256 bytes, 50,000 merges and the end of text
     """Number of different tokens, V."""
     context_length: int = 1024
     """The longest sequence, in tokens."""
@@ -57,6 +57,7 @@ class GPTConfig:
     """"learned", as GPT-2's, or "sinusoidal"."""
 
     def __post_init__(self) -> None:
+        # The sizes first, one by one: the rules below compute with them.
         for name in ("vocab_size", "context_length", "n_layer", "n_head", "n_embd"):
             size = getattr(self, name)
             is_whole = isinstance(size, int) and size >= 1
@@ -76,6 +77,7 @@ class GPTConfig:
 
 
 GPT2_SMALL = GPTConfig()
+# 355, 774 and 1,558 million parameters; the small one has 124
 GPT2_MEDIUM = replace(GPT2_SMALL, n_layer=24, n_head=16, n_embd=1024)
 GPT2_LARGE = replace(GPT2_SMALL, n_layer=36, n_head=20, n_embd=1280)
 GPT2_XL = replace(GPT2_SMALL, n_layer=48, n_head=25, n_embd=1600)
@@ -97,6 +99,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, shape (B, T, C), to the same shape, position by position."""
+        # The tanh form, because GPT-2's weights were trained with it.
         hidden = F.gelu(self.expand(x), approximate="tanh")  # (B, T, 4C)
         return self.dropout(self.proj(hidden))  # (B, T, C)
 
@@ -202,16 +205,23 @@ class GPT(nn.Module):
         """Score every token: logits (B, T, V) of the stream (B, T, C) after the last block."""
         return self.head(self.ln_f(x))  # (B, T, V)
 
-    def stream(self, x: Tensor, mixes: Sequence[Mix | None] | None = None) -> Tensor:
-        """Pass embedded tokens (B, T, C) through all blocks, before `unembed`.
+    def stream(
+        self,
+        tokens: Tensor,
+        mixes: Sequence[Mix | None] | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Pass tokens (B, T) through embedding and blocks: the stream (B, T, C) before `unembed`.
 
         Args:
-            x: Vectors, shape (B, T, C).
+            tokens: Token ids, shape (B, T).
             mixes: How each block's attention looks back, one for each block; causally if None.
+            positions: As in `InputEmbedding.forward`.
         """
         mixes = [None] * len(self.blocks) if mixes is None else mixes
         if len(mixes) != len(self.blocks):
             raise ValueError(f"{len(mixes)} mixes for {len(self.blocks)} blocks; pass one for each")
+        x = self.embed(tokens, positions)  # (B, T, C)
         for block, mix in zip(self.blocks, mixes, strict=True):
             x = block(x, mix)
         return x
@@ -225,7 +235,7 @@ class GPT(nn.Module):
         Returns:
             Logits, shape (B, T, V); row t is about the token at position t + 1.
         """
-        return self.unembed(self.stream(self.embed(tokens)))
+        return self.unembed(self.stream(tokens))
 
 
 def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
@@ -241,7 +251,7 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
         maps.append(weights)  # (B, H, T, S)
         return heads
 
-    model.stream(model.embed(tokens), [attend_and_keep] * len(model.blocks))
+    model.stream(tokens, [attend_and_keep] * len(model.blocks))
     return torch.stack(maps)  # (L, B, H, T, S)
 
 
@@ -284,7 +294,8 @@ def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dic
         (three times the forward pass).
 
     Source:
-        Kaplan et al. 2020, "Scaling Laws for Neural Language Models", table 1.
+        Chowdhery et al. 2022, "PaLM", appendix B; Kaplan et al. 2020, "Scaling Laws for Neural
+        Language Models", table 1, counts half of the attention.
     """
     length = config.context_length if context_length is None else context_length
     per_block = 12 * config.n_embd**2  # qkv 3, proj 1, expand 4, proj 4

@@ -97,9 +97,8 @@ def check_record(
         text = record.get(field, "")
         if not isinstance(text, str) or (field in needed and not text.strip()):
             found = repr(text) if field in record else "nothing"
-            raise ValueError(
-                f"record {number} has {found} as its {field!r}; write text, or leave the record out"
-            )
+            odd = f"record {number} has {found} as its {field!r}"
+            raise ValueError(f"{odd}; write text, or leave the record out")
 
 
 class Example(NamedTuple):
@@ -146,10 +145,8 @@ def encode_records(
         response = [*tokenizer.encode_ordinary(" " + record["output"].strip()), min(ends)]
         room = context_length + 1 - len(prompt)  # the last token is never read
         if room < 1:
-            raise ValueError(
-                f"the prompt of record {number} has {len(prompt)} tokens and leaves the context of "
-                f"{context_length} no room for an answer; shorten its input, or leave it out"
-            )
+            full = f"the prompt of record {number}, {len(prompt)} tokens, fills {context_length=}"
+            raise ValueError(f"{full}; shorten its input, or leave it out")
         examples.append(Example(prompt, response[:room], max(0, len(response) - room)))
     return examples
 
@@ -216,16 +213,15 @@ def pack(examples: Sequence[Example], length: int) -> list[list[Example]]:
         >>> [[example.size for example in row] for row in rows]
         [[5, 3], [6, 2]]
     """
+    # Rows full of text leave little padding to compute.
     rows: list[list[Example]] = []
     room: list[int] = []  # positions that are left in each row
     if not examples:
         raise ValueError("there are 0 examples; pass at least 1")
     for example in examples:
         if example.size > length:
-            raise ValueError(
-                f"an example takes {example.size} positions, more than the {length} of a row; "
-                "encode the records with that context_length"
-            )
+            long = f"an example takes {example.size} positions of a row's {length}"
+            raise ValueError(f"{long}; encode the records with that context_length")
         place = next((i for i, free in enumerate(room) if free >= example.size), len(rows))
         if place == len(rows):
             rows.append([])
@@ -256,13 +252,13 @@ def read_rows(model: GPT, inputs: Tensor, positions: Tensor, records: Tensor) ->
     Returns:
         The stream after the last block, shape (B, T, C), before `model.unembed`.
     """
-    x = model.embed(inputs, positions)  # (B, T, C)
     if records.max() <= 1:  # one record a row: the causal rule is enough
-        return model.stream(x)
-    # Packed rows need another rule. It is attention's own product with a mask of ours.
+        return model.stream(inputs, positions=positions)
+    # Packed rows need another rule, or records would look at each other: a mask of ours.
     attend = partial(F.scaled_dot_product_attention, attn_mask=record_mask(records))
     dropouts = [block.attn.dropout.p if model.training else 0.0 for block in model.blocks]
-    return model.stream(x, [partial(attend, dropout_p=dropout) for dropout in dropouts])
+    mixes = [partial(attend, dropout_p=dropout) for dropout in dropouts]
+    return model.stream(inputs, mixes, positions)
 
 
 def response_loss(
@@ -513,6 +509,7 @@ class LoRALinear(nn.Module):
         check_fields(config, {"rank": (rule, config.rank <= side)})
         self.linear, self.config = linear.requires_grad_(False), config
         down = torch.empty(config.rank, n_in)  # drawn on the CPU: the same on every device
+        # nn.Linear's own range: what comes out is about as large as what goes in.
         nn.init.uniform_(down, -(n_in**-0.5), n_in**-0.5, generator=generator)
         self.down = nn.Parameter(down.to(linear.weight))
         # One of the two starts at zero, and only one: with both, neither would get a gradient.
@@ -520,6 +517,7 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x, shape (..., in), to (..., out)."""
+        # Two thin products: the (out, in) matrix up · down is never made.
         added = F.linear(F.linear(x, self.down), self.up)  # (..., rank), then (..., out)
         return self.linear(x) + self.config.scale * added
 

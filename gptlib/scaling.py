@@ -43,14 +43,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint as recompute
 
-from gptlib.attention import Mix
-from gptlib.embeddings import check_stream
 from gptlib.gpt2 import GPT, Block, GPTConfig, flops_per_token, memory_bytes
 from gptlib.training import (
     Loss,
     Report,
     TrainingConfig,
     TrainingState,
+    check_run,
     draw_windows,
     evaluate,
     load_checkpoint,
@@ -120,9 +119,10 @@ class CheckpointedBlock(Block):
         for name, layer in block.named_children():
             self.add_module(name, layer)
 
-    def forward(self, x: Tensor, mix: Mix | None = None) -> Tensor:
-        """Pass the stream x, shape (B, T, C), through the block."""
-        return cast(Tensor, recompute(super().forward, x, mix, use_reentrant=False))  # (B, T, C)
+    def forward(self, *inputs: Any) -> Tensor:
+        """Pass what a block takes through it, and keep that alone."""
+        # The reentrant kind needs an input that has a gradient.
+        return cast(Tensor, recompute(super().forward, *inputs, use_reentrant=False))  # (B, T, C)
 
 
 def checkpoint_activations(model: GPT) -> None:
@@ -147,23 +147,31 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, table: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of x, shape (N, C), with a table (V, C) and targets (N,)."""
         kind, n_tokens = x.device.type, len(table)
-        at_once = 512 if kind == "cpu" else 4096  # larger products are faster, and take more room
+        at_once = 256 if kind == "cpu" else 4096  # larger products are faster, and take more room
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        # Matrix units are fast where sizes are multiples of 64, and GPT-2's 50,257 is odd.
-        padded = F.pad(table.to(low), (0, 0, 0, -n_tokens % 64))  # (P, C)
+        # Matrix units are fast where sizes are multiples of 64, and GPT-2's 50,257 is odd; a CPU
+        # gains nothing by it in float32, and needs no copy of the table.
+        extra = 0 if kind == "cpu" and low == torch.float32 else -n_tokens % 64
+        padded = F.pad(table.to(low), (0, 0, 0, extra)) if extra else table.to(low)  # (P, C)
         x_grad, total = torch.empty_like(x), torch.zeros((), device=x.device)
         table_grad = torch.zeros_like(padded, dtype=torch.float32)
+        # Splits are views: what is written to rows_grad is in x_grad.
         parts = (part.split(at_once) for part in (x.to(low), targets[:, None], x_grad))
         for rows, answers, rows_grad in zip(*parts, strict=True):
             p = (rows @ padded.T).float()  # logits, (n, P)
             p[:, n_tokens:] = -math.inf  # padding gets no probability
+            # Less the highest, exp can't overflow; in place, because (n, P) is large.
             right, highest = p.gather(1, answers), p.amax(1, keepdim=True)
             sums = p.sub_(highest).exp_().sum(1, keepdim=True)
             total += (sums.log() + highest - right).sum()
             # The gradient of a logit is its probability, less 1 for the right token.
             grad = p.div_(sums).scatter_add_(1, answers, torch.full_like(right, -1.0)).to(low)
             rows_grad.copy_(grad @ padded)
-            if ctx.needs_input_grad[1]:  # a frozen table needs none
+            if not ctx.needs_input_grad[1]:  # a frozen table needs no gradient
+                continue
+            if low == torch.float32:
+                table_grad.addmm_(grad.T, rows)  # in place: a second table is never made
+            else:
                 table_grad += grad.T @ rows
         ctx.save_for_backward(x_grad, table_grad[:n_tokens])
         return total / len(x)
@@ -189,7 +197,7 @@ def chunked_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
         >>> abs(chunked_loss(GPT(sizes), tokens[:, :-1], tokens[:, 1:]) - math.log(10)) < 0.1
         tensor(True)
     """
-    x = model.ln_f(model.stream(model.embed(inputs))).flatten(0, 1)  # (B·T, C)
+    x = model.ln_f(model.stream(inputs)).flatten(0, 1)  # (B·T, C)
     loss: Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
         x, model.head.weight, targets.flatten()
     )
@@ -279,7 +287,7 @@ def distribute(model: GPT, strategy: Literal["ddp", "fsdp"]) -> nn.Module:
     if strategy not in ("ddp", "fsdp"):
         raise ValueError(f"strategy is {strategy!r}; choose 'ddp' or 'fsdp'")
     if strategy == "ddp":
-        return DistributedDataParallel(ForwardPass(model))
+        return DistributedDataParallel(ForwardPass(model))  # it sends rank 0's weights itself
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, src=0)
     for block in model.blocks:
@@ -363,7 +371,7 @@ def save_together(path: Path, state: TrainingState) -> None:
     gathered = tree_map_only(DTensor, gather, (weights, state.optimizer.state_dict()))
     if first:
         save_checkpoint(path, state, gathered)
-    dist.barrier()
+    dist.barrier()  # nobody goes on, or ends, before the file is there
 
 
 def load_together(state: TrainingState, checkpoint: dict[str, Any]) -> None:
@@ -419,25 +427,16 @@ def train_in_parallel(
     Raises:
         ValueError: If no processes have joined, the batch can't be shared out evenly, or for one
             of the reasons of `train`.
-        FileNotFoundError: If there is no checkpoint to resume from.
-        FloatingPointError: While running, in all processes, at the first loss or gradient that is
-            no number; the checkpoint stays as it was.
+        FloatingPointError: As `train`, in all processes.
     """
     if not dist.is_initialized():
         raise ValueError("no processes have joined; call this inside `with processes():`")
     n = dist.get_world_size()
     if config.batch_size % n:
         raise ValueError(
-            f"batch_size is {config.batch_size} and there are {n} processes; pass a multiple of {n}"
+            f"batch_size {config.batch_size} for {n} processes; pass a multiple of {n}"
         )
-    check_stream(train_tokens, model.config.context_length, "the training split")
-    if validation_tokens is not None:
-        check_stream(validation_tokens, model.config.context_length, "the validation split")
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.is_dir():
-        raise ValueError(f"checkpoint is a folder, {path}; pass a file in it: {path / 'run.pt'}")
-    if resume and path is None:
-        raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
+    path = check_run(model, train_tokens, validation_tokens, checkpoint, resume)
     wrapped = distribute(model, strategy)
     state = TrainingState.start(model, config)
     if resume and path is not None:
@@ -459,6 +458,7 @@ def any_process(answer: bool) -> bool:
         ...     any_process(False)
         False
     """
+    # NCCL sends from GPU memory only.
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
     return bool(mean_over_processes(torch.tensor(float(answer), device=device)) > 0)
 
@@ -489,10 +489,7 @@ def split_block(block: Block, mesh: DeviceMesh) -> None:
     """
     n, attn = mesh.size(), block.attn
     if attn.n_head % n:
-        raise ValueError(
-            f"n_head is {attn.n_head} and there are {n} processes; each needs the same number of "
-            "whole heads"
-        )
+        raise ValueError(f"{n} processes can't share {attn.n_head} heads evenly; start fewer")
     for parameter in attn.qkv.parameters():
         parameter.data = regroup(parameter.data, 3, n)
     plan = {
@@ -533,7 +530,7 @@ class StepCost:
     communication: float
     """Seconds of sending."""
     seconds: float
-    """Seconds of the step: of the slower of the two if they overlap, else of both."""
+    """Seconds of the step: the arithmetic, and the sending that nothing hides."""
     sent: float
     """Bytes sent."""
     memory: float
@@ -557,9 +554,9 @@ def parallel_step(
 
     Weights, gradients and optimizer are float32; what travels and what is kept for the backward
     pass is bfloat16. With several passes FSDP holds its gradient whole until the last one, as
-    `take_step_together` does. All devices form one ring, whose slowest link counts. DDP and FSDP
-    send while they compute; tensor parallel has to wait. Latency, padding and uneven speed are
-    left out, so a real step takes longer.
+    `take_step_together` does. All devices form one ring, whose slowest link counts. FSDP sends
+    while it computes, DDP in the backward pass of its last pass alone, and tensor parallel has to
+    wait. Latency, padding and uneven speed are left out, so a real step takes longer.
 
     Args:
         config: The model.
@@ -583,10 +580,8 @@ def parallel_step(
     """
     per_device = batch_tokens if strategy == "tensor" else batch_tokens / max(1, n_devices)
     if min(n_devices, windows_at_once) < 1 or per_device < config.context_length:
-        raise ValueError(
-            f"{batch_tokens} tokens on {n_devices} devices leave less than one window of "
-            f"{config.context_length} each; raise batch_tokens or use fewer devices"
-        )
+        few = f"{batch_tokens} tokens are no window of {config.context_length} for each"
+        raise ValueError(f"{few} of {n_devices} devices; raise batch_tokens")
     at_once = min(windows_at_once * config.context_length, per_device)
     passes, stream = math.ceil(per_device / at_once), config.n_layer * config.n_embd
     state, shards = state_bytes(config), 1 if strategy == "ddp" else n_devices
@@ -600,6 +595,8 @@ def parallel_step(
     bandwidth = machine.inside if n_devices <= machine.devices else machine.between
     work = flops_per_token(config)["training"] * batch_tokens * (4 / 3 if checkpointed else 1)
     compute, communication = work / n_devices / machine.flops, sent / bandwidth
+    backward = compute * (3 / 4 if checkpointed else 2 / 3)  # computing again included
+    overlap = {"ddp": backward / passes, "fsdp": compute, "tensor": 0.0}  # time to send in
     held = (state["weights"] + state["gradients"] + state["optimizer"]) / shards
     if strategy == "fsdp" and passes > 1:  # the gradient stays whole until the last pass
         held += (1 - 1 / n_devices) * state["gradients"]
@@ -609,7 +606,7 @@ def parallel_step(
     return StepCost(
         compute,
         communication,
-        compute + communication if strategy == "tensor" else max(compute, communication),
+        compute + max(0.0, communication - overlap[strategy]),
         sent,
         held + 2 * at_once * kept,
     )

@@ -44,6 +44,7 @@ def join_pair(parts: Sequence[bytes], pair: Merge) -> list[bytes]:
     joined: list[bytes] = []
     position = 0
     while position < len(parts):
+        # A slice at the end holds one part and equals no pair.
         if tuple(parts[position : position + 2]) == pair:
             joined.append(pair[0] + pair[1])
             position += 2
@@ -99,6 +100,7 @@ def byte_characters() -> Mapping[int, str]:
 
     Source: `bytes_to_unicode` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
     """
+    # What Latin-1 can print; the gap at 0xAD is the soft hyphen, which is invisible.
     visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     characters = {byte: chr(byte) for byte in visible}
@@ -123,12 +125,14 @@ class PairCounts:
     """
 
     def __init__(self, words: Mapping[str, int]) -> None:
+        # The keys of byte_characters are the bytes in the order of their ids.
         id_of_byte = bytes.maketrans(bytes(byte_characters()), bytes(range(256)))
         self.words = [word.encode().translate(id_of_byte).decode("latin-1") for word in words]
         self.word_counts = list(words.values())
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.places: defaultdict[str, set[int]] = defaultdict(set)
         for index, (word, count) in enumerate(zip(self.words, self.word_counts, strict=True)):
+            # Overlaps count, too, as in the source: "aaa" holds "aa" twice.
             for pair in map(add, word, word[1:]):
                 self.counts[pair] += count
                 self.places[pair].add(index)
@@ -185,9 +189,7 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
         [(b'a', b'a'), (b'a', b'b'), (b'aa', b'ab')]
     """
     if vocab_size < 257:
-        raise ValueError(
-            f"vocab_size={vocab_size} is below 257, 256 bytes and the end; ask for more"
-        )
+        raise ValueError(f"{vocab_size=} is below 257, 256 bytes and the end; ask for more")
     pairs = PairCounts(count_words(text))
     vocabulary = [bytes([byte]) for byte in byte_characters()]
     known = set(vocabulary)
@@ -195,10 +197,8 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
     while len(merges) < vocab_size - 257:
         pair = pairs.pop_most_frequent()
         if pair is None:
-            raise ValueError(
-                f"the text gives {len(merges)} merges, too few for vocab_size={vocab_size}; pass "
-                f"more text, or a vocab_size of at most {257 + len(merges)}"
-            )
+            most = 257 + len(merges)
+            raise ValueError(f"{vocab_size=} needs more text: this one is enough for {most}")
         left, right = (vocabulary[ord(token)] for token in pair)
         if left + right not in known:
             pairs.merge(pair, chr(len(vocabulary)))
@@ -251,10 +251,7 @@ def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes
     vocabulary = {bytes([byte]): None for byte in byte_characters()}
     for rank, (left, right) in enumerate(merges):
         if left not in vocabulary or right not in vocabulary or left + right in vocabulary:
-            raise ValueError(
-                f"merge {rank}, {left!r} and {right!r}, must join two tokens made before it into "
-                "a new one; pass all merges in order"
-            )
+            raise ValueError(f"merge {rank}, {left!r} {right!r}, is not in order; pass them all")
         vocabulary[left + right] = None
     for name in special:
         if not regex.fullmatch(SPECIAL_PATTERN, name) or name.encode() in vocabulary:
@@ -316,25 +313,19 @@ def spell(token: bytes) -> str:
 def whole_file(path: Path) -> Iterator[Path]:
     """Write a file whole or not at all, whenever the process is killed.
 
-    Args:
-        path: Where the file goes; its folder is made.
-
-    Yields:
-        A temporary name to write to; in the end it is forced to the disk and moved.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with whole_file(Path(folder, "a.txt")) as draft:
-        ...         _ = draft.write_text("all of it")
-        ...     Path(folder, "a.txt").read_text()
-        'all of it'
+    The folder is made. What is written to the temporary name that it yields is forced to the disk
+    and moved in the end.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps apart two processes that write the same file.
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft.touch()
+    mode = draft.stat().st_mode  # what a new file gets here; some writers narrow it
     try:
         yield draft
+        draft.chmod(mode)
         with open(draft, "r+b") as file:
+            # On the disk before the move, or a power cut could leave the name with no content.
             os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
@@ -366,14 +357,15 @@ def read_merges(path: Path) -> list[Merge]:
     """
     byte_of = {character: byte for byte, character in byte_characters().items()}
     merges: list[Merge] = []
+    # A broken byte becomes a character that is no byte's, so the error below names its line.
     lines = path.read_bytes().decode("utf-8", "replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if line and not line.startswith("#version"):
             try:
                 left, right = (bytes(byte_of[letter] for letter in s) for s in line.split(" "))
             except (KeyError, ValueError):
-                where = f"line {number} of {path.name}, {line!r},"
-                raise ValueError(f"{where} is not two tokens; copy or save it again") from None
+                line = f"line {number} of {path.name}, {line!r},"
+                raise ValueError(f"{line} is not two tokens; copy or save it again") from None
             merges.append((left, right))
     return merges
 
@@ -388,15 +380,14 @@ def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
     merges = read_merges(folder / "merges.txt")
     content = (folder / "vocab.json").read_bytes()
     try:
+        # By id, so that the special tokens are found in their order.
         vocabulary = dict(sorted(dict(json.loads(content)).items(), key=lambda item: item[1]))
     except (TypeError, ValueError):
-        vocabulary = {}
+        vocabulary = {}  # equals no table, so the error below is raised
     special = [str(name) for name in vocabulary if regex.fullmatch(SPECIAL_PATTERN, str(name))]
     if vocabulary != {spell(token): i for i, token in enumerate(number_tokens(merges, special))}:
-        raise ValueError(
-            f"vocab.json, {len(content)} bytes, does not number the {256 + len(merges)} tokens of "
-            "merges.txt: one is cut off or another tokenizer's; copy or save both again"
-        )
+        what = f"{len(content)} bytes, doesn't number the {256 + len(merges)} tokens of merges.txt"
+        raise ValueError(f"vocab.json, {what}: copy or save both again")
     return merges, special
 
 
@@ -441,10 +432,10 @@ class BPETokenizer(Vocabulary):
         """
         for name in allowed_special:
             if name not in self.special_tokens:
-                choice = set(self.special_tokens)
-                raise ValueError(f"{name!r} is no special token; choose from {choice}, as a set")
+                raise ValueError(f"{name!r} is not one of {set(self.special_tokens)}; pass a set")
         pattern = "|".join(map(regex.escape, allowed_special))
         tokens: list[int] = []
+        # The parentheses make split return the special tokens, too, not only what is between.
         for part in regex.split(f"({pattern})", text) if pattern else [text]:
             special = part in allowed_special
             tokens += [self.special_tokens[part]] if special else self.encode_ordinary(part)
@@ -506,10 +497,7 @@ def read_gpt2_ranks(path: str | Path | None = None) -> dict[bytes, int]:
     content = path.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 != GPT2_SHA256:
-        raise ValueError(
-            f"{path.name} has {len(content)} bytes and sha256 {sha256[:8]}..., not 835554 and "
-            f"{GPT2_SHA256[:8]}...; copy it again from the course's repository"
-        )
+        raise ValueError(f"{path.name} is not GPT-2's: sha256 {sha256[:8]}...; copy it again")
     lines = (line.split() for line in content.splitlines())
     return {base64.b64decode(token): int(rank) for token, rank in lines}
 
@@ -527,10 +515,10 @@ def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
     merges: dict[Merge, int] = {}
     for token in sorted(ranks, key=ranks.__getitem__):
         if len(token) > 1:
+            # Every merge but the token's own is known by now, so two parts are left.
             parts = merge_word(token, merges)
             if len(parts) != 2:
-                what = f"token {token!r} with id {ranks[token]}"
-                raise ValueError(f"{what} is made of {len(parts)} earlier ones; pass a whole table")
+                raise ValueError(f"{token!r} is no pair of earlier tokens; pass a whole table")
             merges[parts[0], parts[1]] = len(merges)
     return list(merges)
 

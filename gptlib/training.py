@@ -42,12 +42,7 @@ def next_token_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def perplexity(nats_per_token: float) -> float:
-    """Turn a loss into the number of equally likely tokens that would be as hard to guess among.
-
-    Example:
-        >>> round(perplexity(math.log(50_257)))  # a model that knows nothing
-        50257
-    """
+    """Turn a loss into the number of equally likely tokens that would be as hard to guess among."""
     return math.exp(nats_per_token)
 
 
@@ -88,7 +83,7 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8) -> float:
     try:
         for batch in (*windows.split(batch_size), rest):
             n_targets = batch[:, 1:].numel()  # a mean counts as often as it has targets
-            if n_targets:
+            if n_targets:  # a rest of one token has none
                 batch = batch.to(device, torch.int64)
                 total += n_targets * next_token_loss(model, batch[:, :-1], batch[:, 1:]).item()
     finally:
@@ -162,15 +157,15 @@ def learning_rate_at(step: int, config: TrainingConfig) -> float:
     """
     highest, lowest, last = config.max_learning_rate, config.min_learning_rate, config.n_steps - 1
     if step < config.warmup_steps:
-        return highest * (step + 1) / config.warmup_steps
-    if step >= last:
+        return highest * (step + 1) / config.warmup_steps  # + 1: at 0 the first step is lost
+    if step >= last:  # else no step may be left for the cosine: 0 / 0
         return lowest
     progress = (step - config.warmup_steps) / (last - config.warmup_steps)  # 0 to 1
     return lowest + (highest - lowest) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Make AdamW, with weight decay on matrices and none on biases and norms.
+    """Make AdamW, with weight decay on matrices and tables, and none on biases and norms.
 
     Frozen parameters are left out, and the model must be on its device already.
 
@@ -216,7 +211,7 @@ def accumulate_gradients(
     total = torch.zeros((), device=device)
     for batch in batches:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            value = loss(model, *batch) / len(batches)  # or the sum would be that much too long
+            value = loss(model, *batch) / len(batches)  # so that the gradients' sum is a mean
         value.backward()
         total += value.detach()
     return total
@@ -285,7 +280,8 @@ def take_step(state: TrainingState, draw: Draw, loss: Loss) -> tuple[Tensor, Ten
     for group in state.optimizer.param_groups:
         group["lr"] = rate * group.get("scale", 1.0)  # some callers' parts learn faster
     mean_loss = accumulate_gradients(model, draw(state), loss, config.precision)
-    # One length over all parameters: cut together, the gradient keeps its direction.
+    # Cut, so that one odd batch can't throw the weights far off; and all parameters together, so
+    # that the gradient keeps its direction.
     norm = nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
     state.optimizer.step()
     state.optimizer.zero_grad()
@@ -334,10 +330,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             # A pickle can hold code that runs while it is read; weights_only allows none.
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load has many of them for a broken file
-            raise ValueError(
-                f"{path} is damaged or no checkpoint: it is cut off, or holds more than tensors "
-                "and plain values (no code in it was run); use a copy, or start anew elsewhere"
-            ) from error
+            why = "cut off, or more than tensors and plain values (no code in it was run)"
+            raise ValueError(f"{path} is no checkpoint: {why}; use a copy") from error
     if not isinstance(checkpoint, dict) or "training_config" not in checkpoint:
         raise ValueError(f"{path} holds no training run; pass a file that save_checkpoint wrote")
     return checkpoint
@@ -362,12 +356,11 @@ def restore(
     # Compared before anything changes, so that a refused checkpoint does no harm.
     ours = asdict(cast(GPT, state.model).config) | asdict(state.config)
     theirs = checkpoint["model_config"] | checkpoint["training_config"]
+    # Theirs alone: a checkpoint from before a new setting still loads.
     for name, value in theirs.items():
         if value != ours.get(name):
-            raise ValueError(
-                f"the checkpoint was made with {name} {value!r}, this run has {ours.get(name)!r}; "
-                "use the checkpoint's model_config and training_config, or start anew elsewhere"
-            )
+            other = f"{value!r} in the checkpoint and {ours.get(name)!r} in this run"
+            raise ValueError(f"{name} is {other}; use the checkpoint's, or start anew elsewhere")
     if load is None:  # the whole model is here
         state.model.load_state_dict(checkpoint["model"])
         state.optimizer.load_state_dict(checkpoint["optimizer"])
@@ -432,10 +425,8 @@ def run_steps(
         for at, value in enumerate(values, start=state.step + 1 - len(values)):
             if not math.isfinite(value):
                 kept = f"{path} keeps the last good" if path and path.exists() else "there is no"
-                raise FloatingPointError(
-                    f"the {name} is {value} at step {at}, so the run stops; {kept} checkpoint; "
-                    "lower max_learning_rate, warm up for longer, or use float32"
-                )
+                ways = "lower the learning rate, warm up for longer, or use float32"
+                raise FloatingPointError(f"{name} {value} at step {at}; {kept} checkpoint; {ways}")
 
     config, seconds, clock = state.config, 0.0, time.perf_counter
     intervals = (config.report_every, config.evaluate_every, config.save_every)
@@ -467,6 +458,25 @@ def run_steps(
             raise
 
 
+def check_run(
+    model: GPT,
+    train_tokens: Tensor,
+    validation_tokens: Tensor | None,
+    checkpoint: str | Path | None,
+    resume: bool,
+) -> Path | None:
+    """Refuse what a run would fail on later, and return the path of its checkpoint."""
+    check_stream(train_tokens, model.config.context_length, "the training split")
+    if validation_tokens is not None:
+        check_stream(validation_tokens, model.config.context_length, "the validation split")
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.is_dir():
+        raise ValueError(f"checkpoint is a folder, {path}; pass a file in it: {path / 'run.pt'}")
+    if resume and path is None:
+        raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
+    return path
+
+
 def train(
     model: GPT,
     train_tokens: Tensor,
@@ -494,28 +504,18 @@ def train(
         validation_tokens: Token ids, shape (m,), or None to train without evaluations.
         config: The plan.
         loss: What to lower: takes the model, inputs and targets.
-        checkpoint: Where to save, every `save_every` steps and at the end; an older file there is
-            replaced. None saves nothing.
+        checkpoint: Where to save, every `save_every` steps and at the end; replaces an older file.
         resume: Whether to go on from the checkpoint that is there.
 
     Raises:
-        ValueError: If a split is no flat tensor of ids or shorter than a window, or the checkpoint
-            is a folder, damaged, unsafe, of another configuration, or missing from the call.
-        FileNotFoundError: If there is no checkpoint to resume from.
+        ValueError: If a split is shorter than a window, or the checkpoint damaged or another's.
         FloatingPointError: While running, at the first loss or gradient that is no number; the
             checkpoint stays as it was.
     """
     # All is checked here at the call: a generator's body would wait for the first report.
-    check_stream(train_tokens, model.config.context_length, "the training split")
-    if validation_tokens is not None:
-        check_stream(validation_tokens, model.config.context_length, "the validation split")
-    path = None if checkpoint is None else Path(checkpoint)
-    if path is not None and path.is_dir():
-        raise ValueError(f"checkpoint is a folder, {path}; pass a file in it: {path / 'run.pt'}")
+    path = check_run(model, train_tokens, validation_tokens, checkpoint, resume)
     state = TrainingState.start(model, config)
-    if resume:
-        if path is None:
-            raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
+    if resume and path is not None:
         restore(state, load_checkpoint(path))
     step = partial(take_step, draw=partial(draw_windows, train_tokens), loss=loss)
     score = None if validation_tokens is None else partial(evaluate, model, validation_tokens)

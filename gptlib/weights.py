@@ -162,15 +162,14 @@ def build_model(
         "wpe.weight": (config.context_length, config.n_embd),
     }
     odd = compare_shapes({name: shapes[name] for name in tables.keys() & shapes.keys()}, tables)
+    # Each layer has several tensors, so this bounds the model that `layout` makes.
     if not odd and config.n_layer > len(shapes):
         odd = f"{len(shapes)} tensors can't be {config.n_layer} layers"
     if odd := odd or compare_shapes(shapes, layout(config)):
-        raise ValueError(
-            f"the weights are not those of the configuration ({odd}); copy or save all files of "
-            "the model again"
-        )
+        raise ValueError(f"the weights don't fit config.json: {odd}; copy all files again")
     with torch.device("meta"):
         model = GPT(config).to(dtype)
+    # to_empty made two tables of the shared one.
     tie_head(model.to_empty(device="cpu"))
     # The largest first: it is in memory twice while it is copied, and the rest is not yet there.
     for name, view in sorted(gpt2_view(model).items(), key=lambda item: -item[1].numel()):
@@ -214,16 +213,15 @@ def read_config(path: Path) -> GPTConfig:
     Raises:
         ValueError: If the file is damaged, or describes another architecture.
     """
+    # What a file leaves out is transformers' default, GPT-2's; only model_type must be said.
     values = ARCHITECTURE | {"model_type": None} | read_json(path)
     try:
-        # Other words for the same.
+        # What other programs write for the same.
         same = {"activation_function": "gelu_pytorch_tanh", "n_inner": 4 * values.get("n_embd", 0)}
         for name, needed in ARCHITECTURE.items():
             if values[name] not in (needed, same.get(name, needed)):
-                raise ValueError(
-                    f"it has {name} {values[name]!r} where GPT-2 has {needed!r}, and this course's "
-                    "GPT would compute something else; choose a model of GPT-2's architecture"
-                )
+                odd = f"{name} {values[name]!r} where GPT-2 has {needed!r}"
+                raise ValueError(f"{odd}; choose a model of GPT-2's architecture")
         sizes = {name: values[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
         dropout = values.get("resid_pdrop", 0.1)
         return GPTConfig(context_length=values["n_positions"], dropout=dropout, **sizes)
@@ -265,10 +263,8 @@ def require_files(folder: Path, names: Iterable[str] = MODEL_FILES) -> None:
     """Refuse a folder that lacks a file, with its name (FileNotFoundError)."""
     for name in names:
         if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder} has no {name}; a model's folder holds {', '.join(MODEL_FILES)}: add it, "
-                "or name another folder"
-            )
+            whole = ", ".join(MODEL_FILES)
+            raise FileNotFoundError(f"{folder} has no {name}; a model's folder holds {whole}")
 
 
 def load_gpt2(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[GPT, Tokenizer]:
@@ -280,12 +276,7 @@ def load_gpt2(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[G
 
     Returns:
         The model, in evaluation mode and on the CPU, and the tokenizer: GPT-2's own as tiktoken's
-        `Encoding`, any other as a `BPETokenizer`. The peak of the memory is little above the
-        weights.
-
-    Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged or another model's.
+        `Encoding`, any other as a `BPETokenizer`.
     """
     folder = Path(folder).expanduser()
     require_files(folder)
@@ -305,6 +296,7 @@ def write_tokenizer(folder: Path, tokenizer: BPETokenizer) -> None:
         for name, token in tokenizer.special_tokens.items()
     }
     end = END_OF_TEXT if END_OF_TEXT in tokenizer.special_tokens else None
+    # One token in three roles, as in GPT-2's own files.
     roles = dict.fromkeys(("bos_token", "eos_token", "unk_token"), end)
     values = {"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": special, **roles}
     text = json.dumps(values | {"add_prefix_space": False}, indent=2)
@@ -364,26 +356,23 @@ def save_gpt2(
         raise ValueError(f"dtype is {dtype}; choose torch.float32, torch.float16 or torch.bfloat16")
     views, config = gpt2_view(model), model.config
     if odd := compare_shapes({n: tuple(v.shape) for n, v in views.items()}, layout(config)):
-        raise ValueError(
-            f"GPT-2's layout has no place for this model: {odd}; train with positions='learned' "
-            "and bias=True, put what was added back into the weights, or use save_checkpoint"
-        )
+        ways = "put back what was added, learn positions and biases, or use save_checkpoint"
+        raise ValueError(f"GPT-2's layout has no place for this model: {odd}; {ways}")
     check_vocabulary(tokenizer, model)
     if isinstance(tokenizer, tiktoken.Encoding):
+        # The same tokens under two names.
         if tokenizer.name not in ("gpt2", "r50k_base"):
-            raise ValueError(
-                f"the tokenizer is tiktoken's {tokenizer.name!r}, which GPT-2's files can't hold; "
-                "pass gpt2_encoding() or a BPETokenizer"
-            )
+            way = "pass gpt2_encoding() or a BPETokenizer"
+            raise ValueError(f"GPT-2's files can't hold tiktoken's {tokenizer.name!r}; {way}")
         tokenizer = BPETokenizer(recover_merges(read_gpt2_ranks()))
+    # safetensors stores no strided views, and four matrices of a block are transposed ones.
     tensors = {name: view.to("cpu", dtype).contiguous() for name, view in views.items()}
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise ValueError(
-                f"{name} holds a value that {dtype} can't: infinite, not a number, or too large; "
-                "save with dtype=torch.float32, or look for what went wrong"
-            )
+            odd = f"{name} holds a value that is no number, or none in {dtype}"
+            raise ValueError(f"{odd}; save with torch.float32, or look for what went wrong")
     folder = Path(folder).expanduser()
+    # Programs that look for these first would open the old model.
     for name in ("encoder.json", "tokenizer.json", "added_tokens.json", "model.ckpt.index"):
         if (folder / name).exists():
             raise ValueError(f"{folder} holds another model's {name}; choose an empty folder")
@@ -400,8 +389,7 @@ def save_gpt2(
         ):
             described.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             save_file(tensors, stored, {"format": "pt"})
-            stored.chmod(described.stat().st_mode)  # safetensors lets its owner alone read it
-            for path in sorted(folder.iterdir()):  # config.json first
+            for path in sorted(folder.iterdir(), key=lambda path: path.name != "config.json"):
                 if path.name in ("config.json", "model.safetensors", *listed):
                     path.unlink()  # from here to the end there is no model
             write_tokenizer(folder, tokenizer)
@@ -476,10 +464,8 @@ def compare_stages(
         if stage not in right:
             continue
         if mine.shape != right[stage].shape:
-            raise ValueError(
-                f"{stage} has shape {tuple(mine.shape)} and {tuple(right[stage].shape)} in the "
-                "reference; compare models of one size on the same tokens"
-            )
+            shapes = f"{tuple(mine.shape)} here, {tuple(right[stage].shape)} in the reference"
+            raise ValueError(f"{stage}: {shapes}; compare one size on the same tokens")
         theirs = right[stage].cpu().double()
         gap = (mine.cpu().double() - theirs).abs()
         error = float(gap.norm() / theirs.norm().clamp(min=1e-30))
@@ -506,13 +492,6 @@ def first_divergence(
 
     Returns:
         The first difference above the tolerance, None if there is none.
-
-    Example:
-        >>> config = GPTConfig(vocab_size=9, context_length=8, n_layer=2, n_head=2, n_embd=4)
-        >>> right, wrong = (GPT(config, torch.Generator().manual_seed(0)) for _ in range(2))
-        >>> wrong.blocks[1].ln_2.eps = 1e-3
-        >>> first_divergence(wrong, right, torch.tensor([[1, 2, 3]])).stage
-        'blocks.1.ln_2'
     """
     differences = compare_stages(model, reference, tokens)
     return next((d for d in differences if not d.error <= tolerance), None)  # catches nan, too
@@ -531,9 +510,6 @@ def head_scores(maps: Tensor, period: int) -> dict[str, Tensor]:
         Shares of attention from 0 to 1, each of shape (L, H), averaged over queries: "previous
         token"; "first token"; and "induction", from a token's second occurrence to the token that
         followed the first.
-
-    Raises:
-        ValueError: If `period` leaves nothing to repeat.
 
     Source:
         Olsson et al. 2022, "In-context Learning and Induction Heads".

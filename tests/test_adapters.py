@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from byte_model import TOKENS, lora, small
 from safetensors.torch import load_file, save_file
 
 from gptlib.extras.adapters import (
@@ -15,32 +16,7 @@ from gptlib.extras.adapters import (
     load_adapters,
     save_adapters,
 )
-from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.instructions import PROJECTIONS, LoRAConfig, add_lora, lora_layers, merge_lora
-
-TOKENS = torch.tensor([[5, 7, 9, 11, 200], [1, 2, 3, 4, 5]])
-
-
-def small(seed: int = 0, **changes: Any) -> GPT:
-    """Make a model over bytes whose weights are large enough for its parts to matter."""
-    sizes: dict[str, Any] = {"vocab_size": 257, "context_length": 64}
-    sizes |= {"n_layer": 2, "n_head": 2, "n_embd": 16}
-    model = GPT(GPTConfig(**sizes | changes), torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and "blocks" in name:
-                parameter.mul_(10)
-    return model.eval()
-
-
-def lora(model: GPT, **changes: Any) -> GPT:
-    """Add adapters, and give them values as if they had been trained."""
-    values: dict[str, Any] = {"rank": 2, "projections": PROJECTIONS}
-    generator = torch.Generator().manual_seed(1)
-    add_lora(model, LoRAConfig(**values | changes), generator)
-    for layer in lora_layers(model).values():
-        torch.nn.init.normal_(layer.up, generator=generator)
-    return model
+from gptlib.instructions import PROJECTIONS, LoRAConfig, lora_layers, merge_lora
 
 
 def test_adapters_come_back_from_their_file(tmp_path: Path) -> None:

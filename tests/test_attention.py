@@ -44,7 +44,7 @@ def test_the_mask_is_made_on_the_device_that_is_asked_for() -> None:
 
 
 def test_fewer_keys_than_queries_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"3 queries have only 2 keys; .* pass at least as many"):
+    with pytest.raises(ValueError, match=r"3 queries have only 2 keys; pass at least as many"):
         causal_mask(3, 2)
 
 

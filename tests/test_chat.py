@@ -2,40 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from byte_model import BYTES, END, TOKENS, small
 
 from gptlib.extras.chat import FORM_FILE, answer, fit_prompt, load_form, remember, save_tuned
 from gptlib.generation import Sampling, generate
-from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.instructions import CHAT, PromptForm, add_lora, respond
-from gptlib.tokenizer import BPETokenizer
 from gptlib.weights import load_gpt2, save_gpt2
 
-BYTES = BPETokenizer([])
-END = 256
 RECORDS: list[dict[str, str]] = [
     {"instruction": "Say yes.", "input": "", "output": "yes"},
     {"instruction": "Say it.", "input": "no", "output": "no"},
     {"instruction": "Greet.", "output": "good day"},
 ]
-TOKENS = torch.tensor([[5, 7, 9, 11, 200], [1, 2, 3, 4, 5]])
-
-
-def small(seed: int = 0, **changes: Any) -> GPT:
-    """Make a model over bytes whose weights are large enough for its parts to matter."""
-    sizes: dict[str, Any] = {"vocab_size": 257, "context_length": 64}
-    sizes |= {"n_layer": 2, "n_head": 2, "n_embd": 16}
-    model = GPT(GPTConfig(**sizes | changes), torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and "blocks" in name:
-                parameter.mul_(10)
-    return model.eval()
-
-
 # Questions that are too long, and earlier turns
 
 

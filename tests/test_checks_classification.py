@@ -78,9 +78,9 @@ def best_f1(truth: Any, p: Any, alarm: float, miss: float) -> float:
 
 CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "count_twins": [
-        (lambda a, b: ..., "Not done yet"),
+        (lambda a, b: ..., "Not written yet"),
         (lambda a, b: [], "you return list; return one number"),
-        (lambda a, b: a.no_such_thing, "Not yet: your code raised AttributeError"),
+        (lambda a, b: a.no_such_thing, "raised AttributeError"),
         (lambda a, b: sum(t in [x for _, x in a] for _, t in b), "as they are"),
         (lambda a, b: len(set(texts(a)) & set(texts(b))), "each different text once"),
         (lambda a, b: len(b) - twins(a, b), "those without a twin"),
@@ -93,7 +93,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (twins, "Correct"),
     ],
     "f_beta": [
-        (lambda c, beta: None, "Not done yet"),
+        (lambda c, beta: None, "Not written yet"),
         (lambda c, beta: "x", "you return str"),
         (lambda c, beta: c.f1, "That is F1"),
         (f(lambda beta: beta), "beta as it is"),
@@ -116,8 +116,11 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (f(lambda beta: beta**2), "Correct"),
     ],
     "max_states": [
-        (lambda x, last: ..., "Not done yet"),
-        (lambda x, last: x.mean(-1), r"you return a tensor of shape \(3, 5\); return one state"),
+        (lambda x, last: ..., "Not written yet"),
+        (
+            lambda x, last: x.mean(-1),
+            r"you return a tensor of shape \(3, 5\); return a tensor of shape",
+        ),
         (lambda x, last: x.amax(1), "You took padding in"),
         (pick_last, "You picked the last state"),
         (average_real, "You took the mean"),
@@ -127,15 +130,18 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (greatest, "Correct"),
     ],
     "cheapest_threshold": [
-        (lambda *given: ..., "Not done yet"),
-        (lambda *given: [], "you return list; return one number, a threshold"),
-        (lambda *given: (0.5, 1.0), "return the threshold alone"),
+        (lambda *given: ..., "Not written yet"),
+        (lambda *given: [], "you return list; return one number, the threshold alone"),
+        (lambda *given: (0.5, 1.0), "you return tuple; return one number, the threshold alone"),
         (lambda t, p, a, m: threshold(t, p, m, a), "The costs are swapped"),
         (lowest_cost, "You return the lowest cost"),
         (best_f1, "doesn't depend on the costs"),
         (dearest, "dearest threshold"),
         (lambda t, p, a, m: a / (a + m), "can be trusted"),
-        (lambda t, p, a, m: confusion(t, t), "you return the four counts"),
+        (
+            lambda t, p, a, m: confusion(t, t),
+            "you return Confusion; return one number, the threshold alone",
+        ),
         (priced_hits, "Not yet: where a false alarm costs 3 and a miss 2, the best is 0.6"),
         (threshold, "Correct"),
     ],

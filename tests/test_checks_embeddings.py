@@ -40,15 +40,15 @@ def broken(*_: Any) -> None:
 def test_an_unfinished_stub_is_called_unfinished(
     capsys: pytest.CaptureFixture[str], check: Answer
 ) -> None:
-    assert said(capsys, check, stub) == "Not done yet: stub returns nothing so far.\n"
-    assert said(capsys, check, unwritten).startswith("Not done yet: unwritten")
+    assert said(capsys, check, stub) == "Not written yet: stub returns nothing.\n"
+    assert said(capsys, check, unwritten).startswith("Not written yet: ")
 
 
 @pytest.mark.parametrize("check", ALL)
 def test_an_error_in_the_answer_is_reported_not_raised(
     capsys: pytest.CaptureFixture[str], check: Answer
 ) -> None:
-    assert said(capsys, check, broken) == "Your function stops with KeyError: 'pairs'\n"
+    assert said(capsys, check, broken) == "Not yet: broken raised KeyError: 'pairs'\n"
 
 
 @pytest.mark.parametrize("check", ALL)

@@ -120,9 +120,9 @@ def speculate(
 
 CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "cache_bytes": [
-        (lambda *a: ..., "Not done yet"),
+        (lambda *a: ..., "Not written yet"),
         (lambda *a: "many", "Not yet: you return str"),
-        (lambda c, *a: c.no_such_thing, "Not yet: your code raised AttributeError"),
+        (lambda c, *a: c.no_such_thing, "raised AttributeError"),
         (cache(both=0.5), "the cache holds both"),
         (cache(scale=0.25), "each takes bytes_per_value bytes"),
         (cache(layers=False), "You counted one block"),
@@ -136,7 +136,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (cache(), r"Correct: GPT-2's 1,024 tokens in 2-byte numbers take 36 MiB, and 3 MiB"),
     ],
     "block_repeats": [
-        (lambda *a: None, "Not done yet"),
+        (lambda *a: None, "Not written yet"),
         (lambda logits, *a: logits[:3], r"Not yet: you return a tensor of shape \(3,\)"),
         (in_place, "changed the logits that were passed in"),
         (raises_late, "With n = 2.*KeyError"),
@@ -157,7 +157,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (repeats(right_tail), "Correct"),
     ],
     "keep_typical": [
-        (lambda *a: NotImplemented, "Not done yet"),
+        (lambda *a: NotImplemented, "Not written yet"),
         (lambda *a: 0.5, "Not yet: you return float"),
         (lambda x, p: x.softmax(-1), "must not change"),
         (typical_in_place, "changed the logits that were passed in"),
@@ -172,7 +172,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (typical(), "Correct"),
     ],
     "accept_or_replace": [
-        (lambda *a: None, "Not done yet"),
+        (lambda *a: None, "Not written yet"),
         (lambda *a: [1], "Not yet: you return list"),
         (lambda *a: 9, "Not yet: you return 9"),
         (lambda token, *a: token, "You accept every draft"),
@@ -209,4 +209,4 @@ def test_a_stub_that_raises_is_not_done(capsys: pytest.CaptureFixture[str]) -> N
         raise NotImplementedError
 
     checks.cache_bytes(stub)
-    assert "Not done yet" in capsys.readouterr().out
+    assert "Not written yet" in capsys.readouterr().out

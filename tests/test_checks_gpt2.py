@@ -32,7 +32,7 @@ def said(capsys: pytest.CaptureFixture[str], check: Callable[..., None], answer:
 def test_an_unfinished_exercise_is_not_a_wrong_one(
     check: Callable[..., None], stub: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said(capsys, check, stub).startswith("Not done yet: ")
+    assert said(capsys, check, stub).startswith("Not written yet: ")
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -40,7 +40,7 @@ def test_an_answer_that_stops_or_is_of_another_kind_is_reported(
     check: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = said(capsys, check, lambda *_: 1 / 0)
-    assert "stopped with ZeroDivisionError" in text
+    assert "raised ZeroDivisionError" in text
     assert said(capsys, check, lambda *_: "a text").startswith("Not yet: ")
 
 
@@ -100,7 +100,7 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
         (lambda x, g, e: g * x * (mean_square(x, -1) + e).sqrt(), "divide by it"),
         (lambda x, g, e: g * x / (x.square().mean(-1) + e).sqrt(), "keepdim=True"),
         (lambda x, g, e: F.rms_norm(x, (8,), g, e), "from its parts"),
-        (lambda x, g, e: x[0], "has shape (5, 8)"),
+        (lambda x, g, e: x[0], "return a tensor of shape (2, 5, 8)"),
         (lambda x, g, e: x, "differ from F.rms_norm"),
     ],
 )
@@ -193,7 +193,7 @@ def without_chain(model: GPT, tokens: Tensor) -> Tensor:
         ),
         (lambda m, t: torch.cat([m.unembed(x) for x in streams(m, t)]), "with torch.stack"),
         (lambda m, t: list(lens(m, t)), "torch.stack"),
-        (lambda m, t: m(t), "the shape is (2, 6, 23)"),
+        (lambda m, t: m(t), "a tensor of shape (2, 6, 23); (L + 1, B, T, V) is (4, 2, 6, 23)"),
         (lambda m, t: lens(m, t) + 1, "the logits differ"),
     ],
 )

@@ -35,8 +35,8 @@ def said(check: Callable[[Any], None], answer: Any, capsys: pytest.CaptureFixtur
 def test_what_is_unfinished_or_broken_is_told(
     check: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said(check, unfinished, capsys).startswith("Not done yet")
-    assert said(check, todo, capsys).startswith("Not done yet")
+    assert said(check, unfinished, capsys).startswith("Not written yet")
+    assert said(check, todo, capsys).startswith("Not written yet")
     assert "IndexError: oh" in said(check, broken, capsys)
     wrong: Any
     for wrong in ("text", [1.5], torch.zeros(3), (1, 2), 7, {}):

@@ -37,11 +37,11 @@ def crashes(*_: Any) -> Any:
 def test_what_is_unfinished_or_crashes_is_said(
     check: Callable[[Any], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for answer, expected in {unfinished: "Not done yet", raises: "Not done yet"}.items():
+    for answer, expected in {unfinished: "Not written yet", raises: "Not written yet"}.items():
         check(answer)
         assert capsys.readouterr().out.startswith(expected)
     check(crashes)
-    assert "stopped with KeyError: 'b'" in capsys.readouterr().out
+    assert "raised KeyError: 'b'" in capsys.readouterr().out
 
 
 def count_pairs(words: Mapping[Word, int]) -> Counter[tuple[bytes, bytes]]:
@@ -154,7 +154,7 @@ def mean_length(tokenizer: BPETokenizer, text: str) -> float:
         (lambda t, x: mean_length(t, x), "over the different tokens"),
         (lambda t, x: round(len(x.encode()) / n_tokens(t, x), 2), "You rounded the number"),
         (lambda t, x: 99.0, "you say 99.000"),
-        (lambda t, x: "two", "return a number"),
+        (lambda t, x: "two", "return one number, bytes per token"),
     ],
 )
 def test_bytes_per_token(

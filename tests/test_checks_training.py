@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from gptlib.extras.checks import training as checks
 from gptlib.training import learning_rate_at
@@ -35,9 +36,9 @@ def total_length(gradients: Any) -> float:
 
 CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
     "stable_loss": [
-        (lambda x, y: ..., "Not done yet"),
+        (lambda x, y: ..., "Not written yet"),
         (lambda x, y: x, r"Not yet: you return a tensor of shape \(6, 5\); return one number"),
-        (lambda x, y: x.no_such_thing, "Not yet: your code raised AttributeError"),
+        (lambda x, y: x.no_such_thing, "raised AttributeError"),
         (lambda x, y: -x.log_softmax(-1)[range(6), y].sum(), "You added the losses up"),
         (lambda x, y: x.log_softmax(-1)[range(6), y].mean(), "The sign is wrong"),
         (lambda x, y: -x.log_softmax(-1)[range(6), y].mean() / math.log(2), "in bits"),
@@ -48,16 +49,18 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda x, y: -x.log_softmax(-1)[:, y].mean(), r"logits\[:, targets\] is \(n, n\)"),
         (lambda x, y: 7.0, "Not yet: the loss is"),
         (lambda x, y: -x.softmax(-1)[range(6), y].log().mean(), "Right for small logits"),
+        (lambda x, y: nn.functional.cross_entropy(x, y), "you call F.cross_entropy"),
+        (lambda x, y: nn.CrossEntropyLoss()(x, y), "you call F.cross_entropy"),
         (lambda x, y: (x.logsumexp(-1) - x[range(6), y]).mean(), "Correct"),
     ],
     "clip_gradients": [
-        (lambda g, m: None, "Not done yet"),
+        (lambda g, m: None, "Not written yet"),
         (lambda g, m: g[0], "return a list with a tensor"),
         (lambda g, m: [1.0, 2.0, 3.0], "return a list with a tensor"),
         (lambda g, m: [t.flatten() for t in g], "return a list with a tensor"),
         (lambda g, m: [t * min(1.0, m / float(t.norm())) for t in g], "each tensor by itself"),
         (lambda g, m: [t.clamp(-m, m) for t in g], "clamped each value"),
-        (lambda g, m: [t * m / total_length(g) for t in g], "all gradients are 0"),
+        (lambda g, m: [t * m / total_length(g) for t in g], "a short one was stretched"),
         (lambda g, m: [t * m / (total_length(g) + 1e-9) for t in g], "a short one was stretched"),
         (lambda g, m: [t * m / total_length(g) ** 2 for t in g], "squared length"),
         (lambda g, m: g, "came back whole"),
@@ -67,7 +70,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda g, m: [t * min(1.0, m / (total_length(g) + 1e-9)) for t in g], "Correct"),
     ],
     "linear_schedule": [
-        (lambda s, c: NotImplemented, "Not done yet"),
+        (lambda s, c: NotImplemented, "Not written yet"),
         (lambda s, c: "0.1", "Not yet: you return str"),
         (line(first=0), "The warm-up starts at 0"),
         (lambda s, c: 1.0, "Not yet: step 0 of a warm-up"),
@@ -81,7 +84,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (line(), "Correct"),
     ],
     "loss_in_other_tokens": [
-        (lambda *a: None, "Not done yet"),
+        (lambda *a: None, "Not written yet"),
         (lambda *a: [1], "Not yet: you return list"),
         (lambda x, n, m: x, "left the loss as it is"),
         (lambda x, n, m: x * m / n, "Upside down"),
@@ -112,4 +115,4 @@ def test_a_stub_that_raises_is_not_done(capsys: pytest.CaptureFixture[str]) -> N
         raise NotImplementedError
 
     checks.stable_loss(stub)
-    assert "Not done yet" in capsys.readouterr().out
+    assert "Not written yet" in capsys.readouterr().out

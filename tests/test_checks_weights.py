@@ -34,9 +34,9 @@ def not_implemented(*_: Any) -> Any:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (unfinished, "Not done yet: the function returns nothing so far."),
-        (not_implemented, "Not done yet: replace the `...` with your code."),
-        (raises, "Not yet: your code raised KeyError: 'oh'"),
+        (unfinished, "Not written yet: unfinished returns nothing."),
+        (not_implemented, "Not written yet: "),
+        (raises, "Not yet: raises raised KeyError: 'oh'"),
         (lambda *_: "a text", "you return str"),
     ],
 )
@@ -80,8 +80,11 @@ def only_matrices(weight: Tensor, n_head: int) -> Tensor:
         (tangle, "goes the other way"),
         (row_by_row, "row by row"),
         (within_heads, "within each head"),
-        (only_matrices, "Right for the matrix, but with a bias: Not yet: your code raised Index"),
-        (lambda weight, _: weight.T, "the shape must stay (24, 8)"),
+        (
+            only_matrices,
+            "Right for the matrix, but with a bias: Not yet: only_matrices raised Index",
+        ),
+        (lambda weight, _: weight.T, "return a tensor of shape (24, 8)"),
         (lambda weight, _: weight.flip(0), "some rows are in a wrong place"),
         (lambda weight, _: untangle(weight, 2), "Not yet"),
     ],

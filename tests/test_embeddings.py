@@ -91,10 +91,7 @@ def test_a_window_that_does_not_exist_is_refused(index: int) -> None:
 
 
 def test_a_stream_shorter_than_a_window_is_refused() -> None:
-    message = (
-        "8 tokens are too few for a window of 8 and its last target; "
-        "pass at least 9 tokens or a shorter context_length"
-    )
+    message = "8 tokens give no window of 8 and its last target; change one of the two"
     with pytest.raises(ValueError, match=message):
         TokenWindows(STREAM[:8], context_length=8)
     with pytest.raises(ValueError, match=message):
@@ -111,8 +108,8 @@ def test_a_stream_of_exactly_one_window_and_its_target_is_enough() -> None:
 @pytest.mark.parametrize(
     ("tokens", "complaint"),
     [
-        (STREAM.float(), r"flat tensor of ids, not shape \(100,\) and dtype torch.float32"),
-        (STREAM.view(10, 10), r"flat tensor of ids, not shape \(10, 10\) and dtype torch.int64"),
+        (STREAM.float(), r"flat tensor of ids, not tensor\(\[0\., 1\."),
+        (STREAM.view(10, 10), r"flat tensor of ids, not tensor\(\[\[ *0,"),
     ],
 )
 def test_a_stream_of_wrong_shape_or_dtype_is_refused(tokens: torch.Tensor, complaint: str) -> None:
@@ -123,13 +120,13 @@ def test_a_stream_of_wrong_shape_or_dtype_is_refused(tokens: torch.Tensor, compl
 
 
 def test_lengths_below_one_are_refused() -> None:
-    with pytest.raises(ValueError, match="too few for a window of 0"):
+    with pytest.raises(ValueError, match="give no window of 0"):
         TokenWindows(STREAM, context_length=0)
     with pytest.raises(ValueError, match="stride is 0; windows must move on by at least 1 token"):
         TokenWindows(STREAM, context_length=4, stride=0)
     with pytest.raises(ValueError, match="batch_size is 0; draw at least 1 window"):
         random_batch(STREAM, 0, 4, generator())
-    with pytest.raises(ValueError, match="too few for a window of -3"):
+    with pytest.raises(ValueError, match="give no window of -3"):
         random_batch(STREAM, 1, -3, generator())
 
 
@@ -169,7 +166,7 @@ def test_the_generator_fixes_the_batch() -> None:
 def test_a_split_keeps_every_token_in_order(n: int, fraction: float) -> None:
     tokens = torch.arange(n)
     if not 0 < round(n * (1 - fraction)) < n:
-        with pytest.raises(ValueError, match="leave a part empty"):
+        with pytest.raises(ValueError, match="leaves a part empty"):
             split_tokens(tokens, fraction)
         return
     train, validation = split_tokens(tokens, fraction)
@@ -196,13 +193,13 @@ def test_a_split_that_leaves_a_part_empty_is_refused() -> None:
     message = "3 tokens leave a part empty at validation_fraction 0.1; .* or a longer text"
     with pytest.raises(ValueError, match=message):
         split_tokens(STREAM[:3])
-    with pytest.raises(ValueError, match="0 tokens leave a part empty"):
+    with pytest.raises(ValueError, match="of 0 tokens leaves a part empty"):
         split_tokens(STREAM[:0], 0.5)
 
 
 def test_a_validation_part_shorter_than_a_window_is_refused_where_it_is_cut() -> None:
     _, validation = split_tokens(STREAM)
-    with pytest.raises(ValueError, match="10 tokens are too few for a window of 16"):
+    with pytest.raises(ValueError, match="10 tokens give no window of 16"):
         TokenWindows(validation, context_length=16)
 
 
@@ -320,7 +317,7 @@ def test_an_id_out_of_range_is_named(token: int, named: int) -> None:
 
 def test_a_sequence_longer_than_the_context_is_refused() -> None:
     embed = InputEmbedding(11, 16, 8)
-    message = "^17 tokens exceed the context length of 16; pass the last 16$"
+    message = "^17 tokens; pass the last 16, the context$"
     with pytest.raises(ValueError, match=message):
         embed(torch.zeros(1, 17, dtype=torch.int64))
 
@@ -328,10 +325,13 @@ def test_a_sequence_longer_than_the_context_is_refused() -> None:
 @pytest.mark.parametrize(
     ("tokens", "complaint"),
     [
-        (torch.zeros(3, dtype=torch.int64), r"shape \(3,\) and dtype torch.int64"),
-        (torch.zeros(1, 2, 3, dtype=torch.int64), r"shape \(1, 2, 3\)"),
-        (torch.zeros(1, 3), r"dtype torch.int64, not shape .* and dtype torch.float32"),
-        (torch.zeros(1, 3, dtype=torch.int32), r"dtype torch.int32"),
+        (
+            torch.zeros(3, dtype=torch.int64),
+            r"pass int64 ids \(batch, positions\), not tensor\(\[0, 0, 0\]\)",
+        ),
+        (torch.zeros(1, 2, 3, dtype=torch.int64), r"not tensor\(\[\[\[0"),
+        (torch.zeros(1, 3), r"not tensor\(\[\[0\., 0\., 0\.\]\]\)"),
+        (torch.zeros(1, 3, dtype=torch.int32), r"dtype=torch.int32"),
     ],
 )
 def test_tokens_of_wrong_shape_or_dtype_are_refused(tokens: torch.Tensor, complaint: str) -> None:
@@ -354,7 +354,7 @@ def test_the_number_of_windows_matches_the_rule_of_the_chapter() -> None:
 
 
 def test_ids_in_a_list_are_refused_with_a_way_out() -> None:
-    with pytest.raises(ValueError, match=r"tokens: pass one flat tensor of ids, not a list"):
+    with pytest.raises(ValueError, match=r"tokens: pass one flat tensor of ids, not \[1, 2, 3\]"):
         TokenWindows([1, 2, 3], 2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"pass a tensor of shape .* not a list"):
+    with pytest.raises(ValueError, match=r"pass int64 ids .* not \[1, 2\]"):
         check_tokens([1, 2], 5, 5)  # type: ignore[arg-type]

@@ -161,11 +161,23 @@ def test_top_p_finds_the_same_set_in_a_large_vocabulary(p: float, spread: float)
         assert float(ordered[: n - 1].sum()) < p <= float(ordered[:n].sum()) + 1e-12
 
 
-def test_equally_likely_tokens_stay_together() -> None:
-    logits = torch.tensor([1.0, 2.0, 2.0, 0.0])
-    assert kept(keep_top_k(logits, 1)) == {1, 2}
-    assert kept(keep_top_p(logits, 0.1)) == {1, 2}
-    assert kept(keep_min_p(logits, 1.0)) == {1, 2}
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(1, 100))
+def test_top_p_keeps_the_smallest_set_where_tokens_are_equal_and_sums_meet_p(
+    counts: list[int], percent: int
+) -> None:
+    logits = torch.tensor(counts).float().div(sum(counts)).log()
+    likeliest = sorted(counts, reverse=True)
+    # Whole numbers know no rounding: the fewest counts that reach this share of the sum.
+    n = next(n for n in range(1, 99) if 100 * sum(likeliest[:n]) >= percent * sum(counts))
+    cut = keep_top_p(logits, percent / 100)
+    assert sorted((counts[i] for i in kept(cut)), reverse=True) == likeliest[:n]
+    assert len(kept(keep_top_k(logits, n))) == n
+
+
+def test_a_sum_that_rounding_leaves_short_of_p_reaches_it() -> None:
+    assert kept(keep_top_p(torch.tensor([0.3, 0.1, 0.1, 0.5]).log(), 0.8)) == {0, 3}
+    assert len(kept(keep_top_p(torch.zeros(4), 0.5))) == len(kept(keep_top_k(torch.zeros(4), 2)))
+    assert kept(keep_min_p(torch.tensor([1.0, 2.0, 2.0, 0.0]), 1.0)) == {1, 2}
 
 
 def test_the_defaults_change_nothing() -> None:
@@ -805,7 +817,7 @@ def test_a_knob_turned_too_far_is_refused(options: dict[str, Any], message: str)
             lambda: beam_search(MODEL, [1], 2, 5, length_penalty=math.nan),
             r"length_penalty=nan finite",
         ),
-        (lambda: token_losses(MODEL, [1]), r"1 tokens are too few .* at least 2"),
+        (lambda: token_losses(MODEL, [1]), r"1 tokens give no window of 1"),
         (lambda: token_losses(MODEL, [1, 50]), r"token id 50 is outside 0..49"),
         (
             lambda: extend(MODEL, torch.zeros(1, 5, dtype=torch.int64), KeyValueCache(MODEL, 1, 4)),

@@ -456,14 +456,14 @@ def test_a_model_that_cannot_be_built_is_refused(settings: dict[str, Any], messa
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (torch.zeros(1, 17, dtype=torch.int64), "17 tokens exceed the context length of 16"),
+        (torch.zeros(1, 17, dtype=torch.int64), "17 tokens; pass the last 16"),
         (torch.tensor([[50]]), r"token id 50 is outside 0\.\.49"),
         (torch.tensor([[-1]]), r"token id -1 is outside 0\.\.49"),
         (
             torch.zeros(4, dtype=torch.int64),
-            r"shape \(batch, positions\) .* not shape \(4,\)",
+            r"int64 ids \(batch, positions\), not tensor\(\[0, 0",
         ),
-        (torch.zeros(1, 4), r"not shape \(1, 4\) and dtype torch\.float32"),
+        (torch.zeros(1, 4), r"not tensor\(\[\[0\., 0\."),
     ],
 )
 def test_tokens_that_do_not_fit_are_refused(tokens: Tensor, message: str) -> None:
@@ -538,21 +538,21 @@ def test_another_number_of_mixes_than_blocks_is_refused_before_any_runs(n_mixes:
         return v
 
     model = GPT(TINY)
-    x = model.embed(torch.zeros(1, 2, dtype=torch.int64))
+    tokens = torch.zeros(1, 2, dtype=torch.int64)
     with pytest.raises(ValueError, match=f"{n_mixes} mixes for 2 blocks; pass one for each"):
-        model.stream(x, [mix] * n_mixes)
+        model.stream(tokens, [mix] * n_mixes)
     assert not ran
 
 
 def test_each_block_takes_its_own_mix() -> None:
     model, tokens = GPT(TINY).eval(), torch.tensor([[3, 1, 4, 1]])
-    x, seen = model.embed(tokens), []
+    seen = []
 
     def see_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         seen.append(q.shape)
         return attend(q, k, v)[0]
 
-    whole = model.stream(x)
-    assert torch.equal(whole, model.stream(x, [None, None]))
-    assert not torch.allclose(whole, model.stream(x, [see_all, None]))
+    whole = model.stream(tokens)
+    assert torch.equal(whole, model.stream(tokens, [None, None]))
+    assert not torch.allclose(whole, model.stream(tokens, [see_all, None]))
     assert seen == [(1, TINY.n_head, 4, TINY.head_size)]

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from byte_model import BYTES, END, TOKENS, lora, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gptlib import instructions
-from gptlib.gpt2 import GPT, GPTConfig, attention_maps
+from gptlib.gpt2 import GPT, attention_maps
 from gptlib.instructions import (
     ALPACA,
     CHAT,
@@ -44,30 +45,11 @@ from gptlib.instructions import (
 from gptlib.tokenizer import BPETokenizer
 from gptlib.training import TrainingConfig, TrainingState, run_steps, take_step
 
-BYTES = BPETokenizer([])
-END = 256
 RECORDS: list[dict[str, str]] = [
     {"instruction": "Say yes.", "input": "", "output": "yes", "task": "say"},
     {"instruction": "Say it.", "input": "no", "output": "no", "task": "say"},
     {"instruction": "Greet.", "output": "good day", "task": "free"},
 ]
-
-
-def small(seed: int = 0, **changes: Any) -> GPT:
-    """Make a model over bytes whose weights are large enough for its parts to matter."""
-    sizes: dict[str, Any] = {
-        "vocab_size": 257,
-        "context_length": 64,
-        "n_layer": 2,
-        "n_head": 2,
-        "n_embd": 16,
-    }
-    model = GPT(GPTConfig(**sizes | changes), torch.Generator().manual_seed(seed))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 2 and parameter.requires_grad and "blocks" in name:
-                parameter.mul_(10)
-    return model.eval()
 
 
 def encoded(context_length: int = 64) -> list[Example]:
@@ -247,7 +229,7 @@ def test_packing_loses_nothing_and_fills_no_row_too_far(sizes: list[int], length
 
 
 def test_an_example_longer_than_a_row_is_refused() -> None:
-    with pytest.raises(ValueError, match="takes 9 positions, more than the 8 of a row"):
+    with pytest.raises(ValueError, match="takes 9 positions of a row's 8"):
         pack([Example([1] * 8, [2, 3])], 8)
 
 
@@ -468,19 +450,6 @@ def test_the_speed_counts_tokens_and_no_padding(monkeypatch: pytest.MonkeyPatch)
 
 
 # LoRA
-
-
-def lora(model: GPT, seed: int = 1, **changes: Any) -> GPT:
-    """Add adapters, and give them values as if they had been trained."""
-    values: dict[str, Any] = {"rank": 2, "projections": PROJECTIONS}
-    generator = torch.Generator().manual_seed(seed)
-    add_lora(model, LoRAConfig(**values | changes), generator)
-    for layer in lora_layers(model).values():
-        torch.nn.init.normal_(layer.up, generator=generator)
-    return model
-
-
-TOKENS = torch.tensor([[5, 7, 9, 11, 200], [1, 2, 3, 4, 5]])
 
 
 def test_fresh_adapters_change_nothing() -> None:

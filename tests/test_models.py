@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from gptlib.embeddings import split_tokens
-from gptlib.extras.datasets import bundled, is_real, war_and_peace
+from gptlib.extras.datasets import is_real, war_and_peace
 from gptlib.extras.models import SHIPPED, default_model, load_model
 from gptlib.generation import Sampling, generate
 from gptlib.gpt2 import GPT, GPTConfig
@@ -128,8 +128,7 @@ def test_the_shipped_model_knows_the_book_and_is_small(monkeypatch: pytest.Monke
     monkeypatch.setenv("GPTLIB_MODEL", "gpt2")
     model, tokenizer = load_model("novels")
     assert sum(path.stat().st_size for path in folder.iterdir()) < 30_000_000
-    stand_in = bundled("stand-in-war-and-peace.txt")
-    assert stand_in is not None
+    stand_in = find_data("stand-in-war-and-peace.txt")
     text = stand_in.read_text(encoding="utf-8-sig")[:8000]  # prose in the book's manner
     tokens = tokenizer.encode(text)
     loss = evaluate(model, torch.tensor(tokens))

@@ -19,7 +19,15 @@ from torch import Tensor, nn
 
 from gptlib.embeddings import random_batch
 from gptlib.extras.launch import launch
-from gptlib.gpt2 import GPT, GPT2_SMALL, GPTConfig, count_parameters, flops_per_token, memory_bytes
+from gptlib.gpt2 import (
+    GPT,
+    GPT2_SMALL,
+    GPT2_XL,
+    GPTConfig,
+    count_parameters,
+    flops_per_token,
+    memory_bytes,
+)
 from gptlib.scaling import (
     ChunkedCrossEntropy,
     Machine,
@@ -281,7 +289,7 @@ def test_a_validation_loss_of_nan_stops_all_processes_and_keeps_the_checkpoint(
     for strategy in ("ddp", "fsdp"):
         said = results(folder, f"nan {strategy}")  # by each process
         assert len(said) == 2
-        assert all("the validation loss is nan at step 8, so the run stops" in s for s in said)
+        assert all("validation loss nan at step 8" in s for s in said)
         kept = load_checkpoint(folder / f"nan-{strategy}.pt")
         assert kept["step"] == 4
         assert all(weight.isfinite().all() for weight in kept["model"].values())
@@ -289,7 +297,7 @@ def test_a_validation_loss_of_nan_stops_all_processes_and_keeps_the_checkpoint(
 
 def test_a_batch_that_two_processes_cannot_share_is_refused(folder: Path) -> None:
     said = results(folder, "odd batch")
-    assert said == "batch_size is 3 and there are 2 processes; pass a multiple of 2"
+    assert said == "batch_size 3 for 2 processes; pass a multiple of 2"
 
 
 @pytest.mark.parametrize(
@@ -300,7 +308,7 @@ def test_a_batch_that_two_processes_cannot_share_is_refused(folder: Path) -> Non
         ({"checkpoint": None}, ValueError, "pass checkpoint=PATH"),
         ({"checkpoint": "."}, ValueError, "checkpoint is a folder"),
         ({"strategy": "both"}, ValueError, "choose 'ddp' or 'fsdp'"),
-        ({"train_tokens": text(8)}, ValueError, "the training split: 8 tokens are too few"),
+        ({"train_tokens": text(8)}, ValueError, "the training split: 8 tokens give no window"),
         ({"validation_tokens": text(8)}, ValueError, "the validation split: 8 tokens"),
     ],
 )
@@ -440,10 +448,28 @@ def test_shards_take_a_share_of_the_memory_and_other_machines_are_slower() -> No
     assert one.memory - passes.memory == pytest.approx(7 / 8 * 12 * total)  # a whole gradient
     assert ddp.compute == pytest.approx(one.compute / 8)
     assert far.communication > 8 * ddp.communication
-    assert far.seconds == max(far.compute, far.communication)
     again = parallel_step(GPT2_SMALL, MACHINE, 8, 2**19, "fsdp", 64, checkpointed=True)
     assert again.compute == pytest.approx(4 / 3 * fsdp.compute)
     assert again.memory < fsdp.memory
+
+
+def test_ddp_can_send_in_the_backward_pass_alone() -> None:
+    at_once = 2**19 // 128 // 1024
+    for checkpointed, share in ((False, 2 / 3), (True, 3 / 4)):
+        cost = parallel_step(GPT2_XL, MACHINE, 128, 2**19, "ddp", at_once, checkpointed)
+        waits = cost.communication - share * cost.compute
+        assert waits > 0
+        assert cost.seconds == pytest.approx(cost.compute + waits)
+    # With several passes, the gradients travel in the last one.
+    passes = parallel_step(GPT2_XL, MACHINE, 128, 2**19, "ddp", 1, True)
+    assert passes.seconds == pytest.approx(cost.seconds + 0.75 * 0.75 * cost.compute)
+    sharded = parallel_step(GPT2_XL, MACHINE, 128, 2**19, "fsdp", at_once, True)
+    assert sharded.seconds == max(sharded.compute, sharded.communication)
+    # Without computing again, R / W tokens for each device are where the two are equal.
+    enough = int(MACHINE.flops / MACHINE.between)
+    for n_tokens, is_late in ((enough * 0.8, True), (enough * 1.2, False)):
+        cost = parallel_step(GPT2_XL, MACHINE, 1024, int(n_tokens) * 1024, "ddp", 64)
+        assert (cost.seconds > cost.compute) == is_late
 
 
 def test_what_is_kept_for_the_backward_pass_is_what_the_estimate_says() -> None:

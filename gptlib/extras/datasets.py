@@ -17,7 +17,6 @@ when it is complete and checked; whatever goes wrong, no part of a file stays be
 
 import errno
 import hashlib
-import importlib.util
 import io
 import json
 import logging
@@ -38,24 +37,21 @@ from urllib.request import url2pathname
 import pooch
 import requests
 
+from gptlib.tokenizer import find_data
+
 __all__ = [
     "DATA_SETS",
     "DataSet",
     "alpaca",
-    "bundled",
     "course_text",
     "data_folder",
     "fetch",
     "instructions",
     "is_real",
     "sms_spam",
-    "source",
     "state",
     "war_and_peace",
 ]
-
-INSTRUCTIONS = "instructions.json"
-"""File of our own instruction set, in `data/` and in the installed package."""
 
 CONNECT_SECONDS = 5.0
 """How long to wait for a connection to one host, in seconds."""
@@ -215,13 +211,8 @@ def instructions() -> list[dict[str, str]]:
         Records with the keys "instruction", "input" (may be empty), "output" and "task", which is
         "free": no program can compute the answer, as it can those of `gptlib.extras.questions`.
     """
-    path = bundled(INSTRUCTIONS)
-    if path is None:
-        raise FileNotFoundError(
-            f"{INSTRUCTIONS}, which travels with the course, is missing; restore it: "
-            "git checkout data, or reinstall gptlib"
-        )
-    records: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    text = find_data("instructions.json").read_text(encoding="utf-8")
+    records: list[dict[str, str]] = json.loads(text)
     return records
 
 
@@ -238,7 +229,10 @@ def fetch(name: str) -> Path:
     record = _record(name)
     path, reasons = _find(record)
     if path is None:
-        raise FileNotFoundError(_how_to_get(record, reasons))
+        raise FileNotFoundError(
+            f"{record.file} ({record.title}, {record.size / 1e6:.1f} MB) is not here and cannot "
+            f"be fetched.\n{_ways_out(record, reasons)}"
+        )
     return path
 
 
@@ -254,16 +248,6 @@ def is_real(name: str) -> bool:
         return False
 
 
-def source(name: str) -> str:
-    """Say in one line what is read under a name: title and licence, or the stand-in's name."""
-    record = _record(name)
-    if is_real(name):
-        return f"{record.title} ({record.licence})"
-    if record.stand_in:
-        return f"stand-in for {record.title}, written for this course ({record.stand_in})"
-    return f"nothing: {record.title} cannot be had"
-
-
 def state(name: str) -> str:
     """Look where a data set is on this machine, without the network.
 
@@ -277,8 +261,9 @@ def state(name: str) -> str:
         return "ready"
     if os.path.lexists(place):
         return "wrong"
-    folder = _mirror_folder(_mirror())
-    return "mirror" if folder and _matches(folder / record.file, record) else "absent"
+    mirror = _mirror()
+    at_hand = isinstance(mirror, Path) and _matches(mirror / record.file, record)
+    return "mirror" if at_hand else "absent"
 
 
 def data_folder() -> Path:
@@ -294,14 +279,6 @@ def data_folder() -> Path:
     if (_COURSE / "pyproject.toml").is_file() and (_COURSE / "data").is_dir():
         return _COURSE / "data"
     return Path(pooch.os_cache("gptlib"))
-
-
-def bundled(file: str) -> Path | None:
-    """Find a small file of our own in `data/` of a checkout or in the installed package."""
-    for folder in (_COURSE / "data", _COURSE / "gptlib" / "data"):
-        if (folder / file).is_file():
-            return folder / file
-    return None
 
 
 def _record(name: str) -> DataSet:
@@ -326,100 +303,85 @@ def _find(record: DataSet) -> tuple[Path | None, list[str]]:
     if _matches(place, record):
         return place, []
     if os.path.lexists(place):
-        raise ValueError(_wrong_file(place, record))
+        raise ValueError(
+            f"{place} is not the {record.file} that this course uses: it can't be read, or its "
+            "size or sha256 differs. It was left as it is. Give it another name if it is your own "
+            "edition, delete it if it is a damaged download, and run this again"
+        )
     reasons: list[str] = []
-    mirror = _mirror()
-    folder = _mirror_folder(mirror)
-    if folder is not None:
-        found = _from_folder(record, folder, place, reasons)
-        if found is not None:
-            return found, []
-    addresses = [f"{mirror.rstrip('/')}/{record.file}"] if mirror and folder is None else []
-    for address in (*addresses, *record.addresses):
-        if _from_address(record, address, place, reasons):
+    mirror, addresses = _mirror(), list(record.addresses)
+    if isinstance(mirror, Path):
+        original = mirror / record.file
+        if _matches(original, record):
+            try:
+                _retrieve(record, str(original), place)
+            except (OSError, ValueError):  # nothing can be written: read it where it is
+                return original, []
+            return place, []
+        reasons.append(f"mirror {mirror}: holds no {record.file} with the right sha256")
+    elif mirror:
+        addresses.insert(0, f"{mirror.rstrip('/')}/{record.file}")
+    for address in addresses:
+        if reason := _from_address(record, address, place):
+            reasons.append(reason)
+        else:
             return place, []
     return None, list(dict.fromkeys(reasons))
 
 
 def _find_or_stand_in(record: DataSet) -> tuple[Path, bool]:
     """Get the real file and True, or announce its stand-in and get that and False."""
+    if not record.stand_in:
+        return fetch(record.name), True
     path, reasons = _find(record)
     if path is not None:
         return path, True
-    stand_in = bundled(record.stand_in)
-    if stand_in is None:
-        raise FileNotFoundError(_how_to_get(record, reasons))
-    print(_announcement(record, stand_in, reasons))
+    stand_in = find_data(record.stand_in)
+    print(
+        f"STAND-IN IN USE: {record.file} cannot be had, so a small file written for this\n"
+        f"course takes its place ({stand_in.name}, {stand_in.stat().st_size / 1e3:.0f} kB).\n"
+        "Everything runs, but numbers and samples differ from those that the course shows.\n"
+        f"{_ways_out(record, reasons)}"
+    )
     return stand_in, False
 
 
-def _mirror() -> str:
-    return os.environ.get("GPTLIB_DATA_MIRROR", "").strip()
-
-
-def _mirror_folder(mirror: str) -> Path | None:
-    """The mirror as a folder, None if it is an address or not set."""
+def _mirror() -> Path | str:
+    """The mirror: a folder, an address, or an empty string if there is none."""
+    mirror = os.environ.get("GPTLIB_DATA_MIRROR", "").strip()
     if not mirror or mirror.startswith(("http://", "https://")):
-        return None
+        return mirror
     if mirror.startswith("file:"):
         return Path(url2pathname(urlsplit(mirror).path))
     return Path(mirror).expanduser()
 
 
-def _from_folder(record: DataSet, folder: Path, place: Path, reasons: list[str]) -> Path | None:
-    """Copy from the mirror folder; where nothing can be written, read it there."""
-    original = folder / record.file
-    label = f"mirror {folder}"
-    if not folder.is_dir():
-        reasons.append(f"{label}: there is no such folder (GPTLIB_DATA_MIRROR)")
-    elif not original.is_file():
-        reasons.append(f"{label}: has no {record.file}")
-    elif not _matches(original, record):
-        reasons.append(f"{label}: its {record.file} is not the expected file (other sha256)")
-    else:
-
-        def copy(url: str, output: str, _: Any) -> None:
-            shutil.copyfile(url, output)
-
-        try:
-            _retrieve(record, str(original), place, copy)
-        except (OSError, ValueError):
-            return original
-        return place
-    return None
-
-
-def _from_address(record: DataSet, address: str, place: Path, reasons: list[str]) -> bool:
-    """Download into the data folder; on failure say why in `reasons`."""
+def _from_address(record: DataSet, address: str, place: Path) -> str:
+    """Download into the data folder, and say why if it fails."""
     host = urlsplit(address).netloc or address
     now = time.monotonic()
     if now - _unreachable.get(host, -REST_SECONDS) < REST_SECONDS:
-        reasons.append(f"{host}: could not be reached a moment ago")
-        return False
+        return f"{host}: could not be reached a moment ago"
     try:
-        _retrieve(record, address, place, _download)
+        _retrieve(record, address, place)
     except (requests.ConnectionError, requests.Timeout) as error:
         _unreachable[host] = now
-        reasons.append(f"{host}: {_why(error)}")
+        return f"{host}: {_why(error)}"
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         local = isinstance(error, OSError) and not isinstance(error, requests.RequestException)
-        reasons.append(f"{place.parent if local else host}: {_why(error)}")
-    else:
-        return True
-    return False
+        return f"{place.parent if local else host}: {_why(error)}"
+    return ""
 
 
-def _retrieve(
-    record: DataSet, url: str, place: Path, downloader: Callable[[str, str, Any], None]
-) -> None:
+def _retrieve(record: DataSet, source: str, place: Path) -> None:
     """Let pooch write to a temporary file, check its hash and move it to its place."""
     with _quiet_pooch():
         pooch.retrieve(
-            url,
+            source,
             known_hash=f"sha256:{record.sha256}",
             fname=place.name,
             path=place.parent,
-            downloader=downloader,
+            downloader=_download,
         )
     with suppress(OSError):
         place.chmod(0o644)  # a temporary file is readable for its owner only; this data is public
@@ -437,21 +399,21 @@ def _quiet_pooch() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _download(url: str, output: str, _: Any) -> None:
-    """Write what is at the address to a file, or one member of the zip that is there."""
-    address, member = urldefrag(url)
+def _download(source: str, output: str, _: Any) -> None:
+    """Copy a file, or what is at an address, or one member of the zip that is there."""
+    if not source.startswith("http"):
+        shutil.copyfile(source, output)
+        return
+    address, member = urldefrag(source)
     bar = sys.stderr is not None and sys.stderr.isatty()
-    get = pooch.HTTPDownloader(
-        progressbar=bar and importlib.util.find_spec("tqdm") is not None,
-        timeout=(CONNECT_SECONDS, READ_SECONDS),
-    )
+    get = pooch.HTTPDownloader(progressbar=bar, timeout=(CONNECT_SECONDS, READ_SECONDS))
     if not member:
         get(address, output, None)
         return
     archive = io.BytesIO()
     get(address, archive, None)
-    with zipfile.ZipFile(archive) as inside, open(output, "wb") as target:
-        target.write(inside.read(member))
+    with zipfile.ZipFile(archive) as inside:
+        Path(output).write_bytes(inside.read(member))
 
 
 def _why(error: Exception) -> str:
@@ -475,51 +437,13 @@ def _why(error: Exception) -> str:
     return text or type(error).__name__
 
 
-def _wrong_file(place: Path, record: DataSet) -> str:
-    """What is wrong with the user's file, and what to do; the file is left alone."""
-    if not place.is_file():
-        found = "is not a file"
-    elif not os.access(place, os.R_OK):
-        found = "cannot be read by you"
-    else:
-        size = place.stat().st_size
-        found = f"has {size:,} bytes instead of {record.size:,}"
-        if size == record.size:
-            found = f"has the right size but not the sha256 {record.sha256[:12]}..."
+def _ways_out(record: DataSet, reasons: list[str]) -> str:
+    tried = "".join(f"  - {reason}\n" for reason in reasons)
     return (
-        f"{place} {found}, so it is not the {record.file} that this course uses. "
-        "It was left as it is. If it is your own edition, give it another name and read it "
-        "with open(); if it is a damaged download, delete it. "
-        "Then run this again: the right file is fetched."
-    )
-
-
-def _ways_out(record: DataSet) -> str:
-    return (
+        f"What was tried:\n{tried}"
         "Any one of these helps; then run this again:\n"
         f"  - connect to the internet (a host is tried again after {REST_SECONDS:.0f} seconds);\n"
         f"  - on another machine, save {record.addresses[0]}\n"
         f"    and put it here: {data_folder() / record.file}\n"
         f"  - set GPTLIB_DATA_MIRROR to a folder or address that holds {record.file}."
     )
-
-
-def _tried(reasons: list[str]) -> str:
-    return "What was tried:\n" + "\n".join(f"  - {reason}" for reason in reasons)
-
-
-def _how_to_get(record: DataSet, reasons: list[str]) -> str:
-    """The error when a data set cannot be had."""
-    size = f"{record.size / 1e6:.1f} MB"
-    head = f"{record.file} ({record.title}, {size}) is not here and cannot be fetched."
-    return "\n".join([head, _tried(reasons), _ways_out(record)])
-
-
-def _announcement(record: DataSet, stand_in: Path, reasons: list[str]) -> str:
-    """What is said when the stand-in is used."""
-    head = (
-        f"STAND-IN IN USE: {record.file} cannot be had, so a small file written for this\n"
-        f"course takes its place ({stand_in.name}, {stand_in.stat().st_size / 1e3:.0f} kB).\n"
-        "Everything runs, but numbers and samples differ from those that the course shows."
-    )
-    return "\n".join([head, _tried(reasons), _ways_out(record)])

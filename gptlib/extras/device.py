@@ -1,11 +1,12 @@
 """Choose where tensors live: the graphics card if it can be trusted, else the CPU."""
 
 import os
+import re
 
 import torch
 import torch.nn.functional as F
 
-__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device", "chosen_device"]
+__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device"]
 
 TOLERANCE = 1e-3
 """Largest difference from the CPU's numbers, which are of the order of 1, that is accepted."""
@@ -21,26 +22,36 @@ def best_device(option: str | None = None) -> torch.device:
     Args:
         option: What a command's `--device` says, which overrides all else.
 
-    Returns:
-        The device to pass to `.to(device)`.
-
     Raises:
         ValueError: if one of them names no device, or one that this machine lacks.
 
     Example:
-        >>> best_device().type in {"cpu", "cuda", "mps"}
-        True
+        >>> best_device("cpu")
+        device(type='cpu')
     """
-    if option:
-        return chosen_device(option, "--device")
-    chosen = os.environ.get("GPTLIB_DEVICE", "").strip().lower()
-    if chosen:
-        return chosen_device(chosen)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available() and _is_reliable(torch.device("mps")):
-        return torch.device("mps")
-    return torch.device("cpu")
+    name = (option or os.environ.get("GPTLIB_DEVICE", "")).strip().lower()
+    if not name:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        is_mps = torch.backends.mps.is_available() and _is_reliable(torch.device("mps"))
+        return torch.device("mps" if is_mps else "cpu")
+    said = f"{'--device' if option else 'GPTLIB_DEVICE'} is {name!r}"
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(
+            f"{said}; use cpu, cuda, cuda:N with a card's number N, or mps, or unset it to have "
+            "the best device chosen"
+        )
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"{said}, but PyTorch sees {torch.cuda.device_count()} CUDA cards here; unset it, or "
+            "install a CUDA build of PyTorch (see README)"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(
+            f"{said}, but PyTorch sees no Apple graphics here; unset it, or set it to cpu"
+        )
+    return device
 
 
 def agrees_with_cpu(device: torch.device | str) -> float:
@@ -48,9 +59,6 @@ def agrees_with_cpu(device: torch.device | str) -> float:
 
     The pass holds what a GPT is made of: a table look-up, layer normalisation, a linear
     layer, causal attention, GELU and a softmax, all on the same small random numbers.
-
-    Args:
-        device: the device to compare.
 
     Returns:
         The largest absolute difference; 0 for the CPU itself, below `TOLERANCE` for a
@@ -89,40 +97,3 @@ def _is_reliable(device: torch.device) -> bool:
         return agrees_with_cpu(device) <= TOLERANCE
     except RuntimeError:  # also an operation that the device does not implement
         return False
-
-
-def chosen_device(name: str, setting: str = "GPTLIB_DEVICE") -> torch.device:
-    """Turn a name that somebody chose into a device of this machine.
-
-    Args:
-        name: `cpu`, `cuda`, `cuda:1` or `mps`.
-        setting: Where it was chosen, for the error message.
-
-    Returns:
-        The device.
-
-    Raises:
-        ValueError: if the name is no device, or one that this machine lacks.
-
-    Example:
-        >>> chosen_device("cpu")
-        device(type='cpu')
-    """
-    kind, colon, number = name.partition(":")
-    known = {"cpu", "cuda", "mps"}
-    if kind not in known or (colon and not (kind == "cuda" and number.isdecimal())):
-        raise ValueError(
-            f"{setting} is {name!r}; use cpu, cuda, cuda:N with a card's number N, or mps, "
-            "or unset it to have the best device chosen"
-        )
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"{setting} is {name!r}, but PyTorch sees {torch.cuda.device_count()} CUDA cards "
-            "here; unset it, or install a CUDA build of PyTorch (see README)"
-        )
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(
-            f"{setting} is 'mps', but PyTorch sees no Apple graphics here; "
-            "unset it, or set it to cpu"
-        )
-    return torch.device(name)

@@ -44,6 +44,8 @@ BUNDLED = {
 """Files that travel with the course, with the sha256 of those that are not our own prose."""
 
 Status = Literal["ok", "note", "problem"]
+Found = tuple[Status, str] | tuple[Status, str, str]
+"""Of a `Finding`, all but its topic."""
 
 _COURSE = Path(__file__).resolve().parents[2]
 _SEVERITY: dict[Status, int] = {"ok": 0, "note": 1, "problem": 2}
@@ -64,23 +66,19 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Examine Python, packages, notebook kernel, data, device, disk and memory.
+    """Examine Python, packages, notebook kernel, data, device, disk and memory, in that order.
 
     Nothing is downloaded, and an examination that fails is itself a finding.
-
-    Returns:
-        At least one finding for every topic, in that order.
     """
     findings: list[Finding] = []
     for topic, look in _TOPICS.items():
         try:
-            findings.extend(look())
-        except ImportError as error:
-            what = f"cannot be examined: {error}"
-            findings.append(Finding(topic, "problem", what, _INSTALL))
+            for found in look():
+                findings.append(Finding(topic, *found))
         except Exception as error:  # a broken package must not silence the doctor
+            remedy = _INSTALL if isinstance(error, ImportError) else _REINSTALL
             what = f"cannot be examined: {type(error).__name__}: {error}"
-            findings.append(Finding(topic, "problem", what, _REINSTALL))
+            findings.append(Finding(topic, "problem", what, remedy))
     return findings
 
 
@@ -111,8 +109,7 @@ def short_report() -> str:
         mine = [finding for finding in findings if finding.topic == topic]
         worst = max((finding.status for finding in mine), key=_SEVERITY.__getitem__, default="ok")
         lines.append(f"{topic:<9} {worst}")
-        remedies = dict.fromkeys(finding.remedy for finding in mine if finding.remedy)
-        for remedy in remedies:
+        for remedy in dict.fromkeys(finding.remedy for finding in mine if finding.remedy):
             lines += _wrap(remedy, " " * 10 + "-> ")
     return "\n".join([*lines, "For details: python -m gptlib doctor"])
 
@@ -137,21 +134,20 @@ def _wrap(text: str, head: str, width: int = 88) -> list[str]:
     ) or [head.rstrip()]
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Iterator[Found]:
     from packaging.specifiers import SpecifierSet
 
     try:
         needed = importlib.metadata.metadata("gptlib")["Requires-Python"]
     except importlib.metadata.PackageNotFoundError:
         needed = ">=3.11"
-        yield Finding("python", "note", "gptlib is not installed, only found here", _INSTALL)
+        yield "note", "gptlib is not installed, only found here", _INSTALL
     version = ".".join(map(str, sys.version_info[:3]))
     if SpecifierSet(needed).contains(version, prereleases=True):
-        yield Finding("python", "ok", f"{version} at {sys.executable}")
+        yield "ok", f"{version} at {sys.executable}"
     else:
-        what = f"{version} at {sys.executable}, but the course needs {needed}"
         remedy = f"install Python {needed}, delete .venv, and install the course again"
-        yield Finding("python", "problem", what, remedy)
+        yield "problem", f"{version} at {sys.executable}, but the course needs {needed}", remedy
 
 
 def _requirements() -> tuple[str, list[str]]:
@@ -164,7 +160,7 @@ def _requirements() -> tuple[str, list[str]]:
     return "what gptlib asks for", []
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[Found]:
     from packaging.requirements import Requirement
 
     name, lines = _requirements()
@@ -179,61 +175,62 @@ def _packages() -> Iterator[Finding]:
         try:
             version = importlib.metadata.version(wanted.name)
         except importlib.metadata.PackageNotFoundError:
-            yield Finding("packages", "problem", f"{wanted.name} is not installed", _INSTALL)
+            yield "problem", f"{wanted.name} is not installed", _INSTALL
             continue
         if wanted.specifier.contains(version, prereleases=True):
             agreeing += 1
         else:
-            what = f"{wanted.name} is {version}, tested with {wanted.specifier}"
             remedy = f'if something misbehaves, run: python -m pip install "{text}"'
-            yield Finding("packages", "note", what, remedy)
-    yield Finding("packages", "ok", f"{agreeing} {_plural('package', agreeing)} as in {name}")
+            yield "note", f"{wanted.name} is {version}, tested with {wanted.specifier}", remedy
+    yield "ok", f"{agreeing} {_plural('package', agreeing)} as in {name}"
 
 
-def _kernel() -> Iterator[Finding]:
+def _kernel() -> Iterator[Found]:
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     register = "run: python -m ipykernel install --sys-prefix --name python3"
     try:
         command = KernelSpecManager().get_kernel_spec("python3").argv[0]
     except (NoSuchKernel, IndexError):
-        what = "there is no kernel 'python3', so no notebook can run"
-        yield Finding("kernel", "problem", what, f"{_INSTALL}, then {register}")
+        remedy = f"{_INSTALL}, then {register}"
+        yield "problem", "there is no kernel 'python3', so no notebook can run", remedy
         return
     ours = Path(sys.executable).parent
     bare = os.path.basename(command) == command  # which Jupyter replaces by its own Python
     program = Path(sys.executable if bare else command)
     if not program.exists():
-        what = f"kernel 'python3' starts {program}, which is not there"
-        yield Finding("kernel", "problem", what, register)
+        yield "problem", f"kernel 'python3' starts {program}, which is not there", register
     elif program.parent.resolve() != ours.resolve():
         what = f"kernel 'python3' starts {program}, not the Python of this environment ({ours})"
-        yield Finding("kernel", "problem", what, register)
+        yield "problem", what, register
     else:
-        yield Finding("kernel", "ok", "kernel 'python3' runs in this environment")
+        yield "ok", "kernel 'python3' runs in this environment"
 
 
-def _data() -> Iterator[Finding]:
+def _data() -> Iterator[Found]:
     from gptlib.extras import datasets  # here, so that a missing package is itself a finding
+    from gptlib.tokenizer import find_data
 
     for file, sha256 in BUNDLED.items():
-        path = datasets.bundled(file)
-        if path is None:
-            what = f"{file}, which travels with the course, is missing"
-            yield Finding("data", "problem", what, "restore it: git checkout data, or reinstall")
-        elif sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            what = f"{path} is damaged (its sha256 differs)"
-            yield Finding("data", "problem", what, f"restore {file}: git checkout data")
+        try:
+            path = find_data(file)
+        except FileNotFoundError:
+            remedy = "restore it: git checkout data, or reinstall"
+            yield "problem", f"{file}, which travels with the course, is missing", remedy
+            continue
+        if sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+            remedy = f"restore {file}: git checkout data"
+            yield "problem", f"{path} is damaged (its sha256 differs)", remedy
         else:
-            yield Finding("data", "ok", f"{file} is here" + (", sha256 right" if sha256 else ""))
+            yield "ok", f"{file} is here" + (", sha256 right" if sha256 else "")
     mirror = os.environ.get("GPTLIB_DATA_MIRROR", "").strip()
     if mirror and "://" not in mirror and not Path(mirror).expanduser().is_dir():
-        what = f"GPTLIB_DATA_MIRROR is {mirror!r}, which is no folder here"
-        yield Finding("data", "note", what, "set GPTLIB_DATA_MIRROR to a folder, or unset it")
+        remedy = "set GPTLIB_DATA_MIRROR to a folder, or unset it"
+        yield "note", f"GPTLIB_DATA_MIRROR is {mirror!r}, which is no folder here", remedy
     folder = _existing(datasets.data_folder())
     if not os.access(folder, os.W_OK):
-        what = f"{folder} cannot be written to, so nothing can be kept there"
-        yield Finding("data", "note", what, "set GPTLIB_DATA to a folder you may write to")
+        remedy = "set GPTLIB_DATA to a folder you may write to"
+        yield "note", f"{folder} cannot be written to, so nothing can be kept there", remedy
     yield from map(_data_set, datasets.DATA_SETS)
 
 
@@ -242,7 +239,7 @@ def _existing(folder: Path) -> Path:
     return next((each for each in (folder, *folder.parents) if each.is_dir()), Path.cwd())
 
 
-def _data_set(name: str) -> Finding:
+def _data_set(name: str) -> Found:
     """What is known of one data set without the network."""
     from gptlib.extras import datasets
 
@@ -250,64 +247,61 @@ def _data_set(name: str) -> Finding:
     place, file = datasets.data_folder() / record.file, record.file
     if state in ("ready", "mirror"):
         where = "here" if state == "ready" else "in the mirror"
-        return Finding("data", "ok", f"{file} is {where}, sha256 right")
+        return "ok", f"{file} is {where}, sha256 right"
     if state == "wrong":
         remedy = f"rename {file} if it is your own, delete it if it is damaged"
-        return Finding(
-            "data", "problem", f"{place} is not the expected file; it is not used", remedy
-        )
+        return "problem", f"{place} is not the expected file; it is not used", remedy
     size = f"{record.size / 1e6:.1f} MB"
     remedy = f"nothing, if you are online: {size} of {file} are fetched when first used"
-    return Finding("data", "note", f"{place} is not here yet", remedy)
+    return "note", f"{place} is not here yet", remedy
 
 
-def _device() -> Iterator[Finding]:
+def _device() -> Iterator[Found]:
     from gptlib.extras.device import TOLERANCE, agrees_with_cpu, best_device
 
     try:
         device = best_device()
     except ValueError as error:
-        remedy = "unset GPTLIB_DEVICE, or set it to cpu"
-        yield Finding("device", "problem", str(error), remedy)
+        yield "problem", str(error), "unset GPTLIB_DEVICE, or set it to cpu"
         return
     difference = agrees_with_cpu(device)
     what = f"{device}; differs from the CPU's numbers by {difference:.1g} at most"
     if difference <= TOLERANCE:
-        yield Finding("device", "ok", what)
+        yield "ok", what
     else:
         remedy = "update PyTorch and the driver; until then set GPTLIB_DEVICE=cpu"
-        yield Finding("device", "problem", f"{what}; {TOLERANCE:g} is allowed", remedy)
+        yield "problem", f"{what}; {TOLERANCE:g} is allowed", remedy
 
 
-def _disk() -> Iterator[Finding]:
+def _disk() -> Iterator[Found]:
     from gptlib.extras.datasets import data_folder
 
     folder = _existing(data_folder())
     free = shutil.disk_usage(folder).free
     what = f"{free / 1e9:.1f} GB free at {folder}"
     if free >= DISK_BYTES:
-        yield Finding("disk", "ok", what)
+        yield "ok", what
     else:
         remedy = f"free {DISK_BYTES / 1e9:.0f} GB, or set GPTLIB_DATA to a folder on another disk"
-        yield Finding("disk", "problem", what, remedy)
+        yield "problem", what, remedy
 
 
-def _memory() -> Iterator[Finding]:
+def _memory() -> Iterator[Found]:
     import psutil
 
     memory = psutil.virtual_memory()
     what = f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB"
     if memory.available >= MEMORY_BYTES:
-        yield Finding("memory", "ok", what)
+        yield "ok", what
     elif memory.available >= MEMORY_BYTES / 2:
         remedy = "close other programs and notebooks before the longer chapters"
-        yield Finding("memory", "note", what, remedy)
+        yield "note", what, remedy
     else:
         remedy = "close other programs and shut down unused kernels; 1 GB is the least"
-        yield Finding("memory", "problem", what, remedy)
+        yield "problem", what, remedy
 
 
-_TOPICS: dict[str, Callable[[], Iterator[Finding]]] = {
+_TOPICS: dict[str, Callable[[], Iterator[Found]]] = {
     "python": _python,
     "packages": _packages,
     "kernel": _kernel,

@@ -16,7 +16,6 @@ from collections.abc import Generator, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -62,54 +61,50 @@ class TokenFile:
                 checksum.update(f"{token} {tokenizer.decode_bytes([token]).hex()} ".encode())
         return cls("uint16" if n <= 2**16 else "int32", n, checksum.hexdigest()[:16])
 
-    @property
-    def n_bytes(self) -> int:
-        """Bytes that the file must have."""
-        return self.n_tokens * np.dtype(self.dtype).itemsize
-
     def save(self, path: Path) -> None:
-        """Write the description of the file at `path` in one move."""
-        with whole_file(_described_in(path)) as draft:
+        """Force the tokens at `path` to the disk, then say in one move how many they are."""
+        with open(path, "r+b") as tokens:
+            os.fsync(tokens.fileno())
+        with whole_file(path.with_name(f"{path.name}.json")) as draft:
             draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "TokenFile":
         """Read the description of the file at `path`, and refuse one that can't be true."""
-        found = path.stat().st_size
+        found, text = path.stat().st_size, path.with_name(f"{path.name}.json").read_bytes()
         try:
-            header = cls(**json.loads(_described_in(path).read_text(encoding="utf-8")))
-            promised = header.n_bytes
+            header = cls(**json.loads(text))
+            promised = header.n_tokens * np.dtype(header.dtype).itemsize
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}'s .json describes no tokens; delete both files") from error
         if found < promised or (header.complete and found > promised):
             raise ValueError(
-                f"{path} has {found} bytes, and {_described_in(path).name} promises {promised}; "
-                "delete both and prepare the tokens anew"
+                f"{path} has {found} bytes, and its .json promises {promised}; delete both and "
+                "prepare the tokens anew"
             )
         return header
-
-
-def _described_in(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
 
 
 def _begin(path: Path, tokenizer: Tokenizer) -> TokenFile:
     """Make an empty file of tokens, or find out how far an earlier preparation came."""
     header = TokenFile.of(tokenizer)
-    if path.exists() and _described_in(path).exists():
+    try:
         begun = TokenFile.load(path)
-        if begun.tokenizer != header.tokenizer:
+    except FileNotFoundError:  # of one of the two files
+        if path.exists() and path.stat().st_size:
             raise ValueError(
-                f"{path} was begun with another tokenizer, of {begun.vocab_size} tokens; use that "
-                "one, or another path"
-            )
-        return begun
-    if path.exists() and path.stat().st_size:
-        raise ValueError(f"{path} holds something else than tokens; choose another path")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"")
-    header.save(path)
-    return header
+                f"{path} holds something else than tokens; choose another path"
+            ) from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+        header.save(path)
+        return header
+    if begun.tokenizer != header.tokenizer:
+        raise ValueError(
+            f"{path} was begun with another tokenizer, of {begun.vocab_size} tokens; use that "
+            "one, or another path"
+        )
+    return begun
 
 
 def prepare_tokens(
@@ -149,35 +144,27 @@ def prepare_tokens(
     header = _begin(path, tokenizer)
     done, safe, number, checksum = header.n_documents, header.n_tokens, 0, 0
     with open(path, "r+b") as file:
-        file.seek(file.truncate(header.n_bytes))
+        file.seek(file.truncate(header.n_tokens * np.dtype(header.dtype).itemsize))
         for number, text in enumerate(texts, start=1):
             checksum = zlib.crc32(text.encode(), checksum)
             if number == done and checksum != header.texts_checksum:
                 break
             if number > done:
-                data = np.array(
-                    [*tokenizer.encode_ordinary(text), *end], dtype=header.dtype
-                ).tobytes()
-                file.write(data)
+                ids = np.array([*tokenizer.encode_ordinary(text), *end], header.dtype).data
+                file.write(ids)
                 header.n_documents, header.texts_checksum = number, checksum
-                header.n_tokens += len(data) // np.dtype(header.dtype).itemsize
-                header.tokens_checksum = zlib.crc32(data, header.tokens_checksum)
+                header.n_tokens += len(ids)
+                header.tokens_checksum = zlib.crc32(ids, header.tokens_checksum)
             if header.n_tokens - safe >= save_every:
                 safe = header.n_tokens
-                _flush(file)
+                file.flush()
                 replace(header, complete=False).save(path)
             yield header.n_tokens
-        _flush(file)
     if number < done or (number == done and checksum != header.texts_checksum):
         raise ValueError(
             f"{path} was begun with other documents; pass the same {done} first, or another path"
         )
     replace(header, complete=True).save(path)
-
-
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def open_tokens(path: str | Path, verify: bool = False) -> Tensor:

@@ -30,7 +30,7 @@ from gptlib.classification import (
     split_records,
 )
 from gptlib.extras.baselines import NaiveBayes
-from gptlib.extras.datasets import sms_spam, source
+from gptlib.extras.datasets import DATA_SETS, is_real, sms_spam
 from gptlib.extras.device import best_device
 from gptlib.extras.models import load_model
 
@@ -99,7 +99,8 @@ def main() -> None:
     if arguments.seeds < 2:
         parser.error("an interval needs at least 2 seeds")
     records = remove_duplicates(sms_spam())
-    print(f"{source('sms-spam')}: {len(records):,} messages without copies")
+    source = DATA_SETS["sms-spam"].title if is_real("sms-spam") else "messages of our own"
+    print(f"{source}: {len(records):,} messages without copies")
     runs: dict[str, Callable[[Parts, int], Confusion]] = {
         "majority class": lambda parts, seed: judge([False] * len(parts[2]), parts[2]),
         "naive Bayes": lambda parts, seed: count_words(parts),

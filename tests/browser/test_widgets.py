@@ -76,12 +76,12 @@ def test_gpt2_a_preset_changes_the_numbers_and_bad_sizes_are_explained(book: Boo
 BOARD = """
 import torch
 from IPython.display import display
-from gptlib.extras.datasets import bundled
+from gptlib.tokenizer import find_data
 from gptlib.extras.widgets.training import TrainingBoard
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.training import TrainingConfig, train
 torch.set_num_threads(1)
-tokens = torch.tensor(list(bundled("stand-in-war-and-peace.txt").read_bytes()))
+tokens = torch.tensor(list(find_data("stand-in-war-and-peace.txt").read_bytes()))
 frequency = tokens.bincount(minlength=256) / len(tokens)
 unigram = -(frequency * (frequency + 1e-9).log()).sum().item()
 sizes = GPTConfig(vocab_size=256, context_length=32, n_layer=1, n_head=4, n_embd=64)
@@ -148,15 +148,14 @@ PLAYGROUND = """
 import time
 import torch
 from IPython.display import display
-from gptlib.extras.datasets import bundled
 from gptlib.extras.models import load_model
 from gptlib.extras.widgets.generation import SamplingPlayground
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.tokenizer import BPETokenizer
+from gptlib.tokenizer import BPETokenizer, find_data
 try:
     model, tokenizer = load_model()
 except FileNotFoundError:  # the shipped one is not there: a small one that was never trained
-    text = bundled("stand-in-war-and-peace.txt").read_text(encoding="utf-8")
+    text = find_data("stand-in-war-and-peace.txt").read_text(encoding="utf-8")
     tokenizer = BPETokenizer.train(text[:40_000], 400)
     sizes = GPTConfig(vocab_size=400, context_length=64, n_layer=2, n_head=4, n_embd=64)
     model = GPT(sizes, torch.Generator().manual_seed(0)).eval()

@@ -1,7 +1,7 @@
 """What the checks of all chapters do with an answer: call it, read it, name a mistake.
 
 A check is a function that returns what it has to say; `says` prints it. Where there is nothing to
-judge, `result_of` and its kin end the check.
+judge, `run` and its kin end the check by raising `Wrong`.
 """
 
 import math
@@ -19,8 +19,8 @@ Answer = Callable[..., Any]
 P = ParamSpec("P")
 
 
-class NothingToJudge(Exception):
-    """An answer is unfinished, fails, or returns another kind of thing; the text says so."""
+class Wrong(Exception):
+    """Why an answer is not right yet, in a sentence for its writer."""
 
 
 def says(judge: Callable[P, str]) -> Callable[P, None]:
@@ -30,56 +30,48 @@ def says(judge: Callable[P, str]) -> Callable[P, None]:
     def check(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             print(judge(*args, **kwargs))
-        except NothingToJudge as reason:
-            print(reason)
+        except Wrong as wrong:
+            print(wrong)
 
     return check
 
 
-def result_of(answer: Answer, *arguments: Any) -> Any:
-    """Call an answer; if it gives no result, the check ends and says why."""
+def run(answer: Answer, *arguments: Any) -> Any:
+    """Return what an answer returns; an unfinished or failing one is `Wrong`."""
+    name = getattr(answer, "__name__", "your function")
     try:
         result = answer(*arguments)
-    except NotImplementedError as error:
-        raise NothingToJudge("Not done yet: replace the `...` with your code.") from error
+    except NotImplementedError:
+        result = None
     except Exception as error:
-        reason = f"Not yet: your code raised {type(error).__name__}: {error}"
-        raise NothingToJudge(reason) from error
+        raise Wrong(f"Not yet: {name} raised {type(error).__name__}: {error}") from error
     if result is None or result is Ellipsis or result is NotImplemented:
-        raise NothingToJudge("Not done yet: the function returns nothing so far.")
+        raise Wrong(f"Not written yet: {name} returns nothing.")
     return result
 
 
 def number_of(answer: Answer, *arguments: Any, wanted: str) -> float:
     """Call an answer that gives one number; `wanted` tells the reader which."""
-    result = result_of(answer, *arguments)
+    result = run(answer, *arguments)
     value = number(result)
     if value is None:
-        raise NothingToJudge(f"Not yet: {what(result)}; return one number, {wanted}.")
+        raise Wrong(f"Not yet: {what(result)}; return one number, {wanted}.")
     return value
 
 
 def tensor_of(answer: Answer, *arguments: Any, shape: tuple[int, ...]) -> Tensor:
     """Call an answer that gives a tensor of this shape."""
-    result = result_of(answer, *arguments)
+    result = run(answer, *arguments)
     if not isinstance(result, Tensor) or result.shape != shape:
-        raise NothingToJudge(f"Not yet: {what(result)}; return a tensor of shape {shape}.")
+        raise Wrong(f"Not yet: {what(result)}; return a tensor of shape {shape}.")
     return result
 
 
 def attempt(answer: Answer, *arguments: Any) -> Any:
     """Call an answer; None if it gives no result."""
-    with suppress(NothingToJudge):
-        return result_of(answer, *arguments)
+    with suppress(Wrong):
+        return run(answer, *arguments)
     return None
-
-
-def call(answer: Answer, *arguments: Any) -> tuple[Any, str]:
-    """Return the answer's result, and a sentence if there is none."""
-    try:
-        return result_of(answer, *arguments), ""
-    except NothingToJudge as reason:
-        return None, str(reason)
 
 
 def number(value: Any) -> float | None:
@@ -97,13 +89,15 @@ def what(value: Any) -> str:
 
 
 def close(value: Any, expected: Any) -> bool:
-    """Compare two numbers, or two tensors, up to rounding."""
+    """Compare two numbers, tensors, or lists of numbers, up to rounding."""
     if isinstance(expected, Tensor):
         same_shape = isinstance(value, Tensor) and value.shape == expected.shape
         return same_shape and torch.allclose(value.double(), expected.double(), 1e-4, 1e-5)
+    if isinstance(expected, list):
+        return len(value) == len(expected) and all(map(close, value, expected))
     return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
 
 
 def named(value: Any, mistakes: Mapping[str, Any]) -> str | None:
-    """Find the mistake that leads to this number or tensor."""
+    """Find the mistake that leads to this value."""
     return next((text for text, wrong in mistakes.items() if close(value, wrong)), None)

@@ -4,13 +4,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from gptlib.classification import Confusion, LabeledText, confusion
-from gptlib.extras.checks.answers import Answer, call, close, named, number, what
+from gptlib.extras.checks.answers import (
+    Answer,
+    attempt,
+    close,
+    named,
+    number,
+    number_of,
+    says,
+    tensor_of,
+)
 
 
-def count_twins(answer: Answer) -> None:
+@says
+def count_twins(answer: Answer) -> str:
     """Check `count_twins(train, test)`, exercise 1."""
     train: list[LabeledText] = [
         ("spam", "WIN £100 now!"),
@@ -28,14 +37,7 @@ def count_twins(answer: Answer) -> None:
         ("ham", "on my way"),
         ("ham", "lunch?"),
     ]
-    got, problem = call(answer, list(train), list(test))
-    if problem:
-        print(problem)
-        return
-    value = number(got)
-    if value is None:
-        print(f"Not yet: {what(got)}; return one number, how many test records have a twin.")
-        return
+    value = number_of(answer, list(train), list(test), wanted="how many test records have a twin")
     mistakes = {
         "You compared the texts as they are; twins are the same only when normalised.": 1,
         "You counted each different text once; count every test record that has a twin.": 3,
@@ -45,37 +47,30 @@ def count_twins(answer: Answer) -> None:
         "You counted pairs; a test record with two twins is one record.": 7,
     }
     if _without_label(answer) is False:
-        print("Not yet: a twin with another label is a twin too; compare the texts alone.")
-    elif close(value, 4):
-        empty = number(call(answer, [], list(test))[0])
-        print(
+        return "Not yet: a twin with another label is a twin too; compare the texts alone."
+    if close(value, 4):
+        empty = number(attempt(answer, [], list(test)))
+        return (
             "Correct: 4 of the 6 test records have a twin."
             if empty == 0
             else "Right, except that with no training records there is no twin: return 0."
         )
-    else:
-        print(named(value, mistakes) or f"Not yet: 4 test records have a twin, you say {value:g}.")
+    return named(value, mistakes) or f"Not yet: 4 test records have a twin, you say {value:g}."
 
 
 def _without_label(answer: Answer) -> bool | None:
     """Whether a twin with another label counts; None if plain twins are not found either."""
-    plain, _ = call(answer, [("ham", "ok")], [("ham", "OK")])
-    mixed, _ = call(answer, [("ham", "ok")], [("spam", "OK")])
-    return None if number(plain) != 1 else number(mixed) == 1
+    plain = number(attempt(answer, [("ham", "ok")], [("ham", "OK")]))
+    mixed = number(attempt(answer, [("ham", "ok")], [("spam", "OK")]))
+    return None if plain != 1 else mixed == 1
 
 
-def f_beta(answer: Answer) -> None:
+@says
+def f_beta(answer: Answer) -> str:
     """Check `f_beta(found, beta)`, exercise 2."""
     found = Confusion(6, 2, 4, 88)
     p, r = found.precision, found.recall
-    got, problem = call(answer, found, 2.0)
-    if problem:
-        print(problem)
-        return
-    value = number(got)
-    if value is None:
-        print(f"Not yet: {what(got)}; return one number.")
-        return
+    value = number_of(answer, found, 2.0, wanted="F for this beta")
 
     def formula(weight: float, a: float, b: float) -> float:
         return (1 + weight) * a * b / (weight * a + b)
@@ -90,34 +85,24 @@ def f_beta(answer: Answer) -> None:
         "You forgot the factor 1 + beta² above the line.": formula(4, p, r) / 5,
         "Without brackets only beta² is a factor; write (1 + beta²).": 1 + formula(4, p, r) * 4 / 5,
     }
-    if not close(value, formula(4, p, r)):
-        right = formula(4, p, r)
-        print(named(value, mistakes) or f"Not yet: F2 is {right:.4f} here, you say {value:.4f}.")
-        return
-    nothing, problem = call(answer, Confusion(0, 0, 3, 5), 2.0)
-    if problem or number(nothing) != 0:
-        print("Right, except where nothing was found: precision and recall are 0, and so is F.")
-        return
-    poor, problem = call(answer, Confusion(1, 9, 9, 81), 2.0)
-    if problem or not close(number(poor) or 0.0, 0.1):
-        print("Right, except where precision and recall are small: divide by the sum as it is.")
-        return
-    print("Correct: beta 2 leans towards recall, beta 1 is F1, and finding nothing gives 0.")
+    right = formula(4, p, r)
+    if not close(value, right):
+        return named(value, mistakes) or f"Not yet: F2 is {right:.4f} here, you say {value:.4f}."
+    if number(attempt(answer, Confusion(0, 0, 3, 5), 2.0)) != 0:
+        return "Right, except where nothing was found: precision and recall are 0, and so is F."
+    if not close(number(attempt(answer, Confusion(1, 9, 9, 81), 2.0)) or 0.0, 0.1):
+        return "Right, except where precision and recall are small: divide by the sum as it is."
+    return "Correct: beta 2 leans towards recall, beta 1 is F1, and finding nothing gives 0."
 
 
-def max_states(answer: Answer) -> None:
+@says
+def max_states(answer: Answer) -> str:
     """Check `max_states(x, last)`, exercise 3."""
     x = torch.randn(3, 5, 2, generator=torch.Generator().manual_seed(0)) - 2.0  # (B, T, C)
     last = torch.tensor([4, 2, 0])
     padding = torch.arange(5) > last[:, None]
     x[padding] = 0.0  # greater than nearly all that is real
-    got, problem = call(answer, x.clone(), last.clone())
-    if problem:
-        print(problem)
-        return
-    if not isinstance(got, Tensor) or got.shape != (3, 2):
-        print(f"Not yet: {what(got)}; return one state a row, shape (3, 2) here.")
-        return
+    got = tensor_of(answer, x.clone(), last.clone(), shape=(3, 2))
     right = x.masked_fill(padding[..., None], -torch.inf).amax(dim=1)
     one_less = padding | (torch.arange(5) == last[:, None])
     mistakes = {
@@ -135,39 +120,23 @@ def max_states(answer: Answer) -> None:
             x.masked_fill(padding[..., None], torch.inf).amin(dim=1)
         ),
     }
-    if torch.allclose(got, right, atol=1e-5):
-        print("Correct: the greatest value of each channel, whatever the padding holds.")
-        return
-    found = [text for text, wrong in mistakes.items() if _same(got, wrong)]
-    print(found[0] if found else "Not yet: row 2 has one real token, so its state is the answer.")
+    if close(got, right):
+        return "Correct: the greatest value of each channel, whatever the padding holds."
+    return named(got, mistakes) or (
+        "Not yet: row 2 has one real token, so its state is the answer."
+    )
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, atol=1e-5)
-
-
-def cheapest_threshold(answer: Answer) -> None:
+@says
+def cheapest_threshold(answer: Answer) -> str:
     """Check `cheapest_threshold(truth, probabilities, alarm_cost, miss_cost)`, exercise 4."""
     truth = [True, False, True, True, False, True, False, False]
     probabilities = [0.95, 0.9, 0.8, 0.6, 0.5, 0.4, 0.2, 0.1]
     prices = [(1.0, 10.0), (10.0, 1.0), (3.0, 2.0)]
     results = []
     for alarm_cost, miss_cost in prices:
-        got, problem = call(answer, list(truth), list(probabilities), alarm_cost, miss_cost)
-        if problem:
-            print(problem)
-            return
-        if isinstance(got, Confusion):
-            print("Not yet: you return the four counts; return the threshold that leads to them.")
-            return
-        if isinstance(got, tuple):
-            print("Not yet: you return a pair; return the threshold alone.")
-            return
-        value = number(got)
-        if value is None:
-            print(f"Not yet: {what(got)}; return one number, a threshold.")
-            return
-        results.append(value)
+        case = (list(truth), list(probabilities), alarm_cost, miss_cost)
+        results.append(number_of(answer, *case, wanted="the threshold alone"))
     tables = [_costs(truth, probabilities, *price) for price in prices]
     swapped = [_costs(truth, probabilities, miss, alarm) for alarm, miss in prices]
     best = [min(costs, key=lambda p: costs[p]) for costs in tables]
@@ -185,25 +154,19 @@ def cheapest_threshold(answer: Answer) -> None:
             alarm / (alarm + miss) for alarm, miss in prices
         ],
     }
-    found = [text for text, wrong in mistakes.items() if _all_close(results, wrong)]
-    if _all_close(results, best):
-        print("Correct: dear misses lower the threshold, dear false alarms raise it.")
-    elif found:
-        print(found[0])
-    elif _all_close(results, [results[0]] * len(prices)):
-        print("Your threshold doesn't depend on the costs; weigh the two kinds of error with them.")
-    else:
-        told = zip(prices, best, results, strict=True)
-        wrong = next(case for case in told if not close(case[1], case[2]))
-        (alarm_cost, miss_cost), right, value = wrong
-        print(
-            f"Not yet: where a false alarm costs {alarm_cost:g} and a miss {miss_cost:g}, the "
-            f"best is {right}, you say {value:g}."
-        )
-
-
-def _all_close(values: Sequence[float], others: Sequence[float]) -> bool:
-    return all(close(a, b) for a, b in zip(values, others, strict=True))
+    if close(results, best):
+        return "Correct: dear misses lower the threshold, dear false alarms raise it."
+    if mistake := named(results, mistakes):
+        return mistake
+    if close(results, [results[0]] * len(prices)):
+        return "Your threshold doesn't depend on the costs; weigh the two kinds of error with them."
+    told = zip(prices, best, results, strict=True)
+    wrong = next(case for case in told if not close(case[1], case[2]))
+    (alarm_cost, miss_cost), right, value = wrong
+    return (
+        f"Not yet: where a false alarm costs {alarm_cost:g} and a miss {miss_cost:g}, the "
+        f"best is {right}, you say {value:g}."
+    )
 
 
 def _costs(

@@ -5,21 +5,25 @@ import math
 import torch
 from torch import Tensor
 
-from gptlib.extras.checks.answers import Answer, call, close, named, number, what
+from gptlib.extras.checks.answers import (
+    Answer,
+    Wrong,
+    attempt,
+    close,
+    named,
+    number,
+    number_of,
+    says,
+    tensor_of,
+)
 from gptlib.gpt2 import GPTConfig
 
 
-def cache_bytes(answer: Answer) -> None:
+@says
+def cache_bytes(answer: Answer) -> str:
     """Check `cache_bytes(config, n_tokens, n_key_heads, bytes_per_value)`, exercise 1."""
     config = GPTConfig(vocab_size=50, context_length=64, n_layer=3, n_head=8, n_embd=64)
-    got, problem = call(answer, config, 10, 2, 4)
-    if problem:
-        print(problem)
-        return
-    value = number(got)
-    if value is None:
-        print(f"Not yet: {what(got)}; return one number, the bytes of the cache.")
-        return
+    value = number_of(answer, config, 10, 2, 4, wanted="the bytes of the cache")
     right = 2 * 3 * 2 * 8 * 10 * 4
     mistakes = {
         "You counted the keys or the values; the cache holds both.": right / 2,
@@ -39,20 +43,19 @@ def cache_bytes(answer: Answer) -> None:
         ),
     }
     if not close(value, right):
-        print(named(value, mistakes) or f"Not yet: it takes {right} bytes, you say {value:g}.")
-        return
-    full = number(call(answer, GPTConfig(), 1024, 12, 2)[0])
-    shared = number(call(answer, GPTConfig(), 1024, 1, 2)[0])
+        return named(value, mistakes) or f"Not yet: it takes {right} bytes, you say {value:g}."
+    full = number(attempt(answer, GPTConfig(), 1024, 12, 2))
+    shared = number(attempt(answer, GPTConfig(), 1024, 1, 2))
     if full != 2 * 12 * 12 * 64 * 1024 * 2 or shared != full / 12:
-        print("Right for the small model, but not for GPT-2: take every size from config.")
-        return
-    print(
+        return "Right for the small model, but not for GPT-2: take every size from config."
+    return (
         f"Correct: GPT-2's 1,024 tokens in 2-byte numbers take {full / 2**20:.0f} MiB, and "
         f"{shared / 2**20:.0f} MiB if all twelve heads share one set of keys and values."
     )
 
 
-def block_repeats(answer: Answer) -> None:
+@says
+def block_repeats(answer: Answer) -> str:
     """Check `block_repeats(logits, tokens, n)`, exercise 2."""
     logits = torch.tensor([0.5, 1.0, -1.0, 2.0, 0.0, 1.5])
     text = [4, 1, 2, 3, 0, 1, 2, 5, 0, 1, 2]
@@ -71,26 +74,22 @@ def block_repeats(answer: Answer) -> None:
     ]
     for n, tokens, banned in cases:
         given = logits.clone()
-        got, problem = call(answer, given, list(tokens), n)
-        if problem:
-            print(problem if (n, tokens) == (3, text) else f"With n = {n}, {tokens}: {problem}")
-            return
-        if not isinstance(got, Tensor) or got.shape != logits.shape:
-            print(f"Not yet: {what(got)}; return logits of shape (V,).")
-            return
+        try:
+            got = tensor_of(answer, given, list(tokens), n, shape=(6,))
+        except Wrong as problem:
+            return (
+                str(problem) if (n, tokens) == (3, text) else f"With n = {n}, {tokens}: {problem}"
+            )
         if not torch.equal(given, logits):
-            print("You changed the logits that were passed in; work on a copy (logits.clone()).")
-            return
+            return "You changed the logits that were passed in; work on a copy (logits.clone())."
         cut = {i for i in range(6) if got[i] == -math.inf}
         if cut == banned:
             kept = [i for i in range(6) if i not in banned]
             if not torch.equal(got[kept], logits[kept]):
-                print("Right what is cut, but the other logits must stay as they are.")
-                return
+                return "Right what is cut, but the other logits must stay as they are."
             continue
-        print(_repeat_mistake(got, logits, n, tokens, cut, banned))
-        return
-    print("Correct: no run of n tokens can occur twice; checked for n from 1 to 4 and short texts.")
+        return _repeat_mistake(got, logits, n, tokens, cut, banned)
+    return "Correct: no run of n tokens can occur twice; checked for n from 1 to 4 and short texts."
 
 
 def _repeat_mistake(
@@ -134,7 +133,8 @@ def _repeat_mistake(
     return f"Not yet: after {tokens} with n = {n}, {names[0]} must be cut; you cut {names[1]}."
 
 
-def keep_typical(answer: Answer) -> None:
+@says
+def keep_typical(answer: Answer) -> str:
     """Check `keep_typical(logits, p)`, exercise 3."""
     probabilities = torch.tensor([0.5, 0.12, 0.11, 0.1, 0.09, 0.05, 0.03])
     surprise = -probabilities.log()
@@ -166,42 +166,32 @@ def keep_typical(answer: Answer) -> None:
     logits = probabilities.log() + 3.0
     for p in shares:
         given = logits.clone()
-        got, problem = call(answer, given, p)
-        if problem:
-            print(problem)
-            return
-        if not isinstance(got, Tensor) or got.shape != logits.shape:
-            print(f"Not yet: {what(got)}; return logits of shape (V,), -inf for what is cut.")
-            return
+        got = tensor_of(answer, given, p, shape=(7,))
         if not torch.equal(given, logits):
-            print("You changed the logits that were passed in; work on a copy (logits.clone()).")
-            return
+            return "You changed the logits that were passed in; work on a copy (logits.clone())."
         sets.append({i for i in range(7) if got[i] != -math.inf})
         stays = sorted(sets[-1])
         if not torch.equal(got[stays], logits[stays]):
-            print("The logits of the tokens that stay must not change; cut the others to -inf.")
-            return
+            return "The logits of the tokens that stay must not change; cut the others to -inf."
     names = {name: [kept(order, p) for p in shares] for name, order in orders.items()}
     if sets == names.pop("right"):
-        print(_typical_edges(answer))
-        return
+        return _typical_edges(answer)
     if sets == [kept(orders["right"], p, crossing=False) for p in shares]:
-        print(
+        return (
             "You left out the token with which the sum reaches p; keep it, or the set is too small "
             "and may be empty."
         )
-        return
     mistake = next((name for name, expected in names.items() if sets == expected), None)
     expected = sorted(kept(orders["right"], 0.3))
     shown = sorted(sets[1])
-    print(mistake or f"Not yet: with p = 0.3 tokens {expected} stay; you keep {shown}.")
+    return mistake or f"Not yet: with p = 0.3 tokens {expected} stay; you keep {shown}."
 
 
 def _typical_edges(answer: Answer) -> str:
     given = torch.tensor([-math.inf, 0.0, -math.inf, 1.0])
     expected = torch.tensor([-math.inf, -math.inf, -math.inf, 1.0])
-    got, problem = call(answer, given, 0.5)
-    if problem or not isinstance(got, Tensor) or not torch.equal(got, expected):
+    got = attempt(answer, given, 0.5)
+    if not isinstance(got, Tensor) or not torch.equal(got, expected):
         return (
             "Right, except when some logits are -inf already: 0 · ln 0 is nan there. Count it "
             "as 0, for example with torch.special.entr."
@@ -209,22 +199,18 @@ def _typical_edges(answer: Answer) -> str:
     return "Correct: the tokens whose surprise is nearest to the entropy stay; checked for five p."
 
 
-def accept_or_replace(answer: Answer) -> None:
+@says
+def accept_or_replace(answer: Answer) -> str:
     """Check `accept_or_replace(token, p, q, u, v)`, exercise 4."""
     p, q = torch.tensor([0.5, 0.3, 0.2, 0.0]), torch.tensor([0.25, 0.25, 0.25, 0.25])
     counts = torch.zeros(4, 4)  # (drafted, returned)
     for token in range(4):
         for i in range(20):
             for j in range(60):
-                got, problem = call(answer, token, p, q, (i + 0.5) / 20, (j + 0.5) / 60)
-                if problem:
-                    print(problem)
-                    return
-                value = number(got)
-                if value is None or value not in (0.0, 1.0, 2.0, 3.0):
-                    shown = what(got) if value is None else f"you return {value:g}"
-                    print(f"Not yet: {shown}; return one token id.")
-                    return
+                case = (token, p, q, (i + 0.5) / 20, (j + 0.5) / 60)
+                value = number_of(answer, *case, wanted="a token id")
+                if value not in (0, 1, 2, 3):
+                    return f"Not yet: you return {value:g}; return one token id."
                 counts[token, int(value)] += 1
     table = counts / 1200
     result = q @ table
@@ -268,19 +254,18 @@ def accept_or_replace(answer: Answer) -> None:
     }
     if torch.allclose(table, rule(ratio, residual.expand(4, 4)), atol=0.02):
         accepted = (q * ratio).sum().item()
-        print(
+        return (
             f"Correct: drafts from q come out as p exactly, and {accepted:.0%} of them are "
             "accepted here."
         )
-    elif mistake := next(
+    if mistake := next(
         (text for text, wrong in mistakes.items() if torch.allclose(table, wrong, atol=0.02)), None
     ):
-        print(mistake)
-    elif torch.allclose(result, p, atol=0.02):
-        print(
+        return mistake
+    if torch.allclose(result, p, atol=0.02):
+        return (
             "The distribution is right, but you throw drafts away that p / q lets pass: a draft "
             "with p at least q is always accepted."
         )
-    else:
-        shares = ", ".join(f"{share:.2f}" for share in result.tolist())
-        print(f"Not yet: the tokens must come out as 0.50, 0.30, 0.20, 0.00; yours: {shares}.")
+    shares = ", ".join(f"{share:.2f}" for share in result.tolist())
+    return f"Not yet: the tokens must come out as 0.50, 0.30, 0.20, 0.00; yours: {shares}."

@@ -2,50 +2,35 @@
 
 from collections.abc import Callable
 from itertools import combinations
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gptlib.extras.checks.answers import (
+    Answer,
+    Wrong,
+    close,
+    named,
+    number_of,
+    run,
+    says,
+    tensor_of,
+    what,
+)
 from gptlib.gpt2 import GPT, GPT2_SMALL, GPT2_XL, GPTConfig, count_parameters, flops_per_token
 
-_UNFINISHED = "Not done yet: put your code in place of the dots, then run the cell again."
 
-
-def _call(answer: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """Return the answer and an empty text, or None and what went wrong."""
-    try:
-        result = answer(*arguments)
-    except NotImplementedError:
-        return None, _UNFINISHED
-    except Exception as error:  # a learner's mistake is the thing to report
-        return None, f"Not yet: your function stopped with {type(error).__name__}: {error}"
-    if result is ... or result is NotImplemented:
-        return None, _UNFINISHED
-    return result, "Not done yet: your function returns None." if result is None else ""
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return float(value)
-    return float(value) if isinstance(value, int | float) and value == value else None
-
-
-def _uses(answer: Callable[..., Any], name: str) -> bool:
-    """Return whether the function's own code names `name`."""
+def _uses(answer: Answer, name: str) -> bool:
     return name in getattr(getattr(answer, "__code__", None), "co_names", ())
 
 
-def training_days(answer: Callable[[GPTConfig, float, float], float]) -> None:
+@says
+def training_days(answer: Answer) -> str:
     """Check `training_days(config, n_tokens, flops_per_second)`, exercise 1."""
     cases = [(GPT2_SMALL, 1e10, 1e14), (GPT2_XL, 4e10, 3e14)]
     for config, n_tokens, rate in cases:
-        result, problem = _call(answer, config, n_tokens, rate)
-        got = _number(result)
-        if problem or got is None:
-            print(problem or f"Not yet: {result!r} is not a number of days.")
-            return
+        got = number_of(answer, config, n_tokens, rate, wanted="of days")
         flops = flops_per_token(config)
         right = flops["training"] * n_tokens / rate / 86_400
         rule = 6 * count_parameters(config)["total"] / flops["training"]
@@ -67,31 +52,24 @@ def training_days(answer: Callable[[GPTConfig, float, float], float]) -> None:
             continue
         for text, value in mistakes.items():
             if abs(got / value - 1) < 1e-6:
-                print(f"{text}.")
-                return
-        print(f"Not yet: expected {right:.4g} days for {n_tokens:g} tokens, you say {got:.4g}.")
-        return
-    print("Correct: GPT-2 small and XL, two numbers of tokens and two speeds agree.")
+                return f"{text}."
+        return f"Not yet: expected {right:.4g} days for {n_tokens:g} tokens, you say {got:.4g}."
+    return "Correct: GPT-2 small and XL, two numbers of tokens and two speeds agree."
 
 
-def rms_norm(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
+@says
+def rms_norm(answer: Answer) -> str:
     """Check `rms_norm(x, gain, eps)`, exercise 2."""
     generator = torch.Generator().manual_seed(0)
     x = 3 + 2 * torch.randn(2, 5, 8, generator=generator)  # (B, T, C)
     gain, eps = torch.rand(8, generator=generator) + 0.5, 1e-5
-    got, problem = _call(answer, x.clone(), gain, eps)
-    if "must match the size of tensor" in problem:
-        problem += "\nKeep the dimension when you take the mean: keepdim=True."
-    if problem or not isinstance(got, Tensor):
-        print(problem or f"Not yet: return a tensor, not {type(got).__name__}.")
-        return
+    try:
+        got = tensor_of(answer, x.clone(), gain, eps, shape=(2, 5, 8))
+    except Wrong as problem:
+        hint = "\nKeep the dimension when you take the mean: keepdim=True."
+        return f"{problem}{hint if 'must match the size of tensor' in str(problem) else ''}"
     if _uses(answer, "rms_norm") or _uses(answer, "RMSNorm"):
-        print("Not yet: build it from its parts; PyTorch's own is what the check compares with.")
-        return
-    if got.shape != x.shape:
-        print(f"Not yet: the result has shape {tuple(got.shape)}, x has {tuple(x.shape)}.")
-        return
-    small = x * 1e-3
+        return "Not yet: build it from its parts; PyTorch's own is what the check compares with."
     mean_square = x.square().mean(-1, keepdim=True)
     root = (mean_square + eps).sqrt()
     deviation = "You divided by the standard deviation, which subtracts the mean inside"
@@ -113,35 +91,24 @@ def rms_norm(answer: Callable[[Tensor, Tensor, float], Tensor]) -> None:
         / root,
         "You multiplied by the root; divide by it": gain * x * root,
     }
-    if not torch.allclose(got, F.rms_norm(x, (8,), gain, eps), atol=1e-5):
-        for text, value in mistakes.items():
-            if torch.allclose(got, value, atol=1e-4):  # wherever eps stands
-                print(f"{text}.")
-                return
-        print("Not yet: the values differ from F.rms_norm(x, (8,), gain, eps).")
-        return
-    got, _ = _call(answer, small.clone(), gain, eps)
-    if not torch.allclose(got, F.rms_norm(small, (8,), gain, eps), atol=1e-5):
-        print("Nearly: for small x you differ from PyTorch; add eps inside the root.")
-        return
-    print("Correct: equal to F.rms_norm for numbers of usual size and for very small ones.")
+    if not close(got, F.rms_norm(x, (8,), gain, eps)):
+        mistake = named(got, mistakes)
+        return f"{mistake or 'Not yet: the values differ from F.rms_norm(x, (8,), gain, eps)'}."
+    small = x * 1e-3
+    if not close(run(answer, small.clone(), gain, eps), F.rms_norm(small, (8,), gain, eps)):
+        return "Nearly: for small x you differ from PyTorch; add eps inside the root."
+    return "Correct: equal to F.rms_norm for numbers of usual size and for very small ones."
 
 
-def parameters(answer: Callable[[GPTConfig], int]) -> None:
+@says
+def parameters(answer: Answer) -> str:
     """Check `parameters(config)`, exercise 3."""
     configs = [
         GPTConfig(),
         GPTConfig(vocab_size=1000, context_length=64, n_layer=3, n_head=2, n_embd=48),
         GPTConfig(vocab_size=77, context_length=10, n_layer=5, n_head=1, n_embd=6),
     ]
-    results = []
-    for config in configs:
-        result, problem = _call(answer, config)
-        got = _number(result)
-        if problem or got is None:
-            print(problem or f"Not yet: {result!r} is not a number.")
-            return
-        results.append(got)
+    results = [number_of(answer, config, wanted="of parameters") for config in configs]
     offs: list[tuple[str, Callable[[GPTConfig], int]]] = [
         (
             "You counted the output layer too; it is the token embedding's own table",
@@ -177,23 +144,19 @@ def parameters(answer: Callable[[GPTConfig], int]) -> None:
     ]
     expected = [count_parameters(config)["total"] for config in configs]
     if _uses(answer, "count_parameters"):
-        print("Not yet: compute it from the configuration's numbers, without count_parameters.")
-        return
+        return "Not yet: compute it from the configuration's numbers, without count_parameters."
     if results == expected:
-        print("Correct: GPT-2 small and two small models have exactly as many.")
-        return
+        return "Correct: GPT-2 small and two small models have exactly as many."
     pairs = list(zip(configs, expected, results, strict=True))
     for text, off in offs:
         if all(got == right + off(config) for config, right, got in pairs):
-            print(f"{text}.")
-            return
+            return f"{text}."
     for (text, off), (other, off_too) in combinations(offs, 2):
         if all(got == right + off(config) + off_too(config) for config, right, got in pairs):
-            print(f"Two slips. {text}. {other}.")
-            return
+            return f"Two slips. {text}. {other}."
     config, right, got = next(pair for pair in pairs if pair[1] != pair[2])
     gap = f"{abs(got - right):,.0f} {'more' if got > right else 'fewer'}"
-    print(
+    return (
         f"Not yet: {config.n_layer} layers of width {config.n_embd} need {right:,}; "
         f"you say {got:,.0f}, {gap}{_in_terms_of_c(pairs)}."
     )
@@ -209,7 +172,8 @@ def _in_terms_of_c(pairs: list[tuple[GPTConfig, int, float]]) -> str:
     return ""
 
 
-def logits_by_depth(answer: Callable[[GPT, Tensor], Tensor]) -> None:
+@says
+def logits_by_depth(answer: Answer) -> str:
     """Check `logits_by_depth(model, tokens)`, exercise 4."""
     config = GPTConfig(vocab_size=23, context_length=8, n_layer=3, n_head=2, n_embd=12)
     model = GPT(config, torch.Generator().manual_seed(0)).eval()
@@ -218,7 +182,7 @@ def logits_by_depth(answer: Callable[[GPT, Tensor], Tensor]) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-        got, problem = _call(answer, model, tokens)
+        got = run(answer, model, tokens)
         stream = [model.embed(tokens)]
         for block in model.blocks:
             stream.append(block(stream[-1]))
@@ -228,16 +192,11 @@ def logits_by_depth(answer: Callable[[GPT, Tensor], Tensor]) -> None:
         no_chain = torch.stack(
             [right[0], *(model.unembed(block(stream[0])) for block in model.blocks)]
         )
-    if problem:
-        print(problem)
-        return
     if isinstance(got, list | tuple) and got and all(isinstance(x, Tensor) for x in got):
-        print("Nearly: stack your list into one tensor with torch.stack.")
-        return
+        return "Nearly: stack your list into one tensor with torch.stack."
     if not isinstance(got, Tensor):
-        print(f"Not yet: return a tensor, not {type(got).__name__}.")
-        return
-    named = {
+        return f"Not yet: {what(got)}; return a tensor."
+    mistakes = {
         "You left out the first entry, the logits straight after the embedding": right[1:],
         "You left out the last entry, the logits after the last block": right[:-1],
         "You multiplied by the table without ln_f; use model.unembed": no_norm,
@@ -250,14 +209,10 @@ def logits_by_depth(answer: Callable[[GPT, Tensor], Tensor]) -> None:
         ),
         "Those are probabilities; return the logits": right.softmax(-1),
     }
-    for text, value in named.items():
-        if got.shape == value.shape and torch.allclose(got, value, atol=1e-5):
-            print(f"{text}.")
-            return
+    if mistake := named(got, mistakes):
+        return f"{mistake}."
     if got.shape != right.shape:
-        print(f"Not yet: the shape is {tuple(got.shape)}; (L + 1, B, T, V) is "
-              f"{tuple(right.shape)} here.")  # fmt: skip
-    elif not torch.allclose(got, right, atol=1e-5):
-        print("Not yet: the shape is right, the logits differ from those of the model's stream.")
-    else:
-        print("Correct: one row of logits per depth, and the last equals model(tokens).")
+        return f"Not yet: {what(got)}; (L + 1, B, T, V) is {tuple(right.shape)} here."
+    if not close(got, right):
+        return "Not yet: the shape is right, the logits differ from those of the model's stream."
+    return "Correct: one row of logits per depth, and the last equals model(tokens)."

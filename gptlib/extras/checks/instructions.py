@@ -6,18 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gptlib.extras.checks.answers import Answer, call, close, named, number, what
+from gptlib.extras.checks.answers import (
+    Answer,
+    Wrong,
+    attempt,
+    close,
+    named,
+    number,
+    number_of,
+    run,
+    says,
+    tensor_of,
+    what,
+)
 from gptlib.gpt2 import GPT2_SMALL, GPTConfig
 from gptlib.instructions import IGNORED, PROJECTIONS, LoRAConfig
 
 
-def masked_targets(answer: Answer) -> None:
+@says
+def masked_targets(answer: Answer) -> str:
     """Check `masked_targets(prompt, response)`, exercise 1."""
     prompt, response = [11, 12, 13], [21, 22, 99]
-    got, problem = _integers(answer, prompt, response)
-    if problem:
-        print(problem)
-        return
+    got = _integers(answer, prompt, response)
     no = IGNORED
     mistakes = {
         "These are the inputs' own tokens; the target of a position is the token after it.": (
@@ -43,26 +53,18 @@ def masked_targets(answer: Answer) -> None:
         "Use IGNORED, which is -100; 0 is a token.": [0, 0, 21, 22, 99],
     }
     if got != [no, no, 21, 22, 99]:
-        print(_name(got, mistakes) or f"Not yet: for 3 + 3 tokens you return {got}.")
-        return
-    if _integers(answer, [5], [9])[0] != [9] or _integers(answer, [5, 6], [9])[0] != [no, 9]:
-        print("Right here, but not for a prompt of one token, or an answer of one.")
-        return
-    print("Correct: every token of the answer is a target, its end included, and nothing else.")
+        return named(got, mistakes) or f"Not yet: for 3 + 3 tokens you return {got}."
+    if _integers(answer, [5], [9]) != [9] or _integers(answer, [5, 6], [9]) != [no, 9]:
+        return "Right here, but not for a prompt of one token, or an answer of one."
+    return "Correct: every token of the answer is a target, its end included, and nothing else."
 
 
-def block_mask(answer: Answer) -> None:
+@says
+def block_mask(answer: Answer) -> str:
     """Check `block_mask(sizes)`, exercise 2."""
-    got, problem = call(answer, [2, 1, 3])
-    if problem:
-        print(problem)
-        return
-    if not isinstance(got, Tensor) or got.shape != (6, 6):
-        print(f"Not yet: {what(got)}; return one of shape (6, 6) for records of 2, 1 and 3 tokens.")
-        return
+    got = tensor_of(answer, [2, 1, 3], shape=(6, 6))
     if got.dtype != torch.bool:
-        print("Return booleans, True = may look; a mask of numbers would be added to the scores.")
-        return
+        return "Return booleans, True = may look; a mask of numbers would be added to the scores."
     same = torch.block_diag(*(torch.ones(n, n) for n in (2, 1, 3))).bool()
     causal = torch.ones(6, 6).tril().bool()
     mistakes = {
@@ -76,30 +78,21 @@ def block_mask(answer: Answer) -> None:
         "A token may look at itself, too.": same & causal & ~torch.eye(6).bool(),
     }
     if not torch.equal(got, same & causal):
-        found = (text for text, wrong in mistakes.items() if torch.equal(got, wrong))
-        print(next(found, "Not yet: compare your mask with the picture, row by row."))
-        return
-    other, problem = call(answer, [1, 1])
-    if problem or not torch.equal(other, torch.eye(2).bool()):
-        print("Right for these sizes, but not for two records of one token each.")
-        return
-    print("Correct: each token looks back within its own record, checked for several sizes.")
+        return named(got, mistakes) or "Not yet: compare your mask with the picture, row by row."
+    if not close(attempt(answer, [1, 1]), torch.eye(2)):
+        return "Right for these sizes, but not for two records of one token each."
+    return "Correct: each token looks back within its own record, checked for several sizes."
 
 
-def lora_parameters(answer: Answer) -> None:
+@says
+def lora_parameters(answer: Answer) -> str:
     """Check `lora_parameters(config, lora)`, exercise 3."""
     config = GPTConfig(vocab_size=50, context_length=8, n_layer=3, n_head=2, n_embd=10)
     every = {"attn.qkv": (30, 10), "attn.proj": (10, 10), "mlp.expand": (40, 10)}
     sides = every | {"mlp.proj": (10, 40)}
     chosen = ("attn.qkv", "mlp.expand")
-    got, problem = call(answer, config, LoRAConfig(rank=2, projections=chosen))
-    if problem:
-        print(problem)
-        return
-    value = number(got)
-    if value is None:
-        print(f"Not yet: {what(got)}; return one number.")
-        return
+    lora = LoRAConfig(rank=2, projections=chosen)
+    value = number_of(answer, config, lora, wanted="of all parameters that are trained")
     right = 3 * 2 * sum(sum(sides[name]) for name in chosen)
     mistakes = {
         "That is one block; every one of the n_layer blocks has adapters.": right / 3,
@@ -122,17 +115,16 @@ def lora_parameters(answer: Answer) -> None:
         "The scale alpha / rank changes the values, not how many there are.": right * 8,
     }
     if not close(value, right):
-        print(named(value, mistakes) or f"Not yet: there are {right}, you say {value:g}.")
-        return
-    full = number(call(answer, GPT2_SMALL, LoRAConfig(rank=8, projections=PROJECTIONS))[0])
+        return named(value, mistakes) or f"Not yet: there are {right}, you say {value:g}."
+    full = number(attempt(answer, GPT2_SMALL, LoRAConfig(rank=8, projections=PROJECTIONS)))
     if full != 12 * 8 * 768 * (4 + 2 + 5 + 5):
-        print("Right for these two matrices, but not for all four of GPT-2; look at each shape.")
-        return
+        return "Right for these two matrices, but not for all four of GPT-2; look at each shape."
     share = full / 124_439_808
-    print(f"Correct: rank 8 beside every matrix of GPT-2 trains {full:,.0f}, {share:.1%} of it.")
+    return f"Correct: rank 8 beside every matrix of GPT-2 trains {full:,.0f}, {share:.1%} of it."
 
 
-def factor(answer: Answer) -> None:
+@says
+def factor(answer: Answer) -> str:
     """Check `factor(update, rank)`, exercise 4."""
     generator = torch.Generator().manual_seed(0)
     left, _ = torch.linalg.qr(torch.randn(6, 5, generator=generator))
@@ -140,28 +132,21 @@ def factor(answer: Answer) -> None:
     values = torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5])
     update = left * values @ right.T  # (6, 5)
     for rank in (2, 1, 4):
-        got, problem = call(answer, update.clone(), rank)
-        if problem:
-            print(problem)
-            return
+        got = run(answer, update.clone(), rank)
         if not isinstance(got, tuple) or len(got) != 2 or not all(map(torch.is_tensor, got)):
-            print(f"Not yet: {what(got)}; return two tensors, up and down.")
-            return
+            return f"Not yet: {what(got)}; return two tensors, up and down."
         shapes = [tuple(part.shape) for part in got]
         if shapes == [(rank, 5), (6, rank)]:
-            print("You return down first; return up, then down.")
-            return
+            return "You return down first; return up, then down."
         if shapes != [(6, rank), (rank, 5)]:
-            print(
+            return (
                 f"Not yet: for a 6 × 5 update and rank {rank}, up has shape (6, {rank}) and down "
                 f"({rank}, 5); yours have {shapes[0]} and {shapes[1]}."
             )
-            return
         said = _name_product(got[0].float() @ got[1].float(), left, values, right, rank)
         if said:
-            print(said)
-            return
-    print("Correct: no other matrices of these sizes come nearer; checked for three ranks.")
+            return said
+    return "Correct: no other matrices of these sizes come nearer; checked for three ranks."
 
 
 def _name_product(
@@ -173,7 +158,7 @@ def _name_product(
         return left[:, kept] * weights[kept] @ right[:, kept].T
 
     first, last = slice(0, rank), slice(5 - rank, 5)
-    if torch.allclose(product, made(values, first), atol=1e-4):
+    if close(product, made(values, first)):
         return None
     mistakes = {
         "You left the singular values out; give them to one of the two, or a root to each.": (
@@ -186,24 +171,16 @@ def _name_product(
         "whole.": made(values.sqrt(), first),
         "You kept the smallest singular values; the largest come first.": made(values, last),
     }
-    found = (text for text, wrong in mistakes.items() if torch.allclose(product, wrong, atol=1e-4))
-    return next(found, None) or (
+    return named(product, mistakes) or (
         "Not yet: up @ down is not the nearest matrix of its rank. torch.linalg.svd gives U, S and "
         "V already transposed (Vh): keep columns of U and rows of Vh."
     )
 
 
-def _integers(answer: Answer, *arguments: Any) -> tuple[list[int], str]:
-    """Read a list or a tensor of whole numbers, or say why there is none."""
-    got, problem = call(answer, *arguments)
-    if problem:
-        return [], problem
+def _integers(answer: Answer, *arguments: Any) -> list[int]:
+    got = run(answer, *arguments)
     if isinstance(got, Tensor):
         got = got.tolist()
     if not isinstance(got, Sequence) or not all(type(one) is int for one in got):
-        return [], f"Not yet: {what(got)}; return a list of token ids."
-    return list(got), ""
-
-
-def _name(got: list[int], mistakes: dict[str, list[int]]) -> str | None:
-    return next((text for text, wrong in mistakes.items() if got == wrong), None)
+        raise Wrong(f"Not yet: {what(got)}; return a list of token ids.")
+    return list(got)

@@ -6,22 +6,25 @@ import torch
 from torch import Tensor
 
 from gptlib.attention import causal_mask
-from gptlib.extras.checks.answers import Answer, call, close, number, what
+from gptlib.extras.checks.answers import (
+    Answer,
+    close,
+    named,
+    number,
+    run,
+    says,
+    tensor_of,
+    what,
+)
 
 
-def sliding_window(answer: Answer) -> None:
+@says
+def sliding_window(answer: Answer) -> str:
     """Check `sliding_window(n_positions, window)`, exercise 1."""
     for n, window in ((6, 3), (5, 1), (4, 9), (7, 2)):
-        got, problem = call(answer, n, window)
-        if problem:
-            print(problem)
-            return
-        if not isinstance(got, Tensor) or got.shape != (n, n):
-            print(f"Not yet: {what(got)}; return a tensor of shape ({n}, {n}).")
-            return
+        got = tensor_of(answer, n, window, shape=(n, n))
         if got.dtype != torch.bool:
-            print(f"Not yet: the mask has dtype {got.dtype}; `attend` wants booleans.")
-            return
+            return f"Not yet: the mask has dtype {got.dtype}; `attend` wants booleans."
         causal = causal_mask(n)
         right = causal.triu(1 - window)
         if not torch.equal(got, right):
@@ -41,30 +44,21 @@ def sliding_window(answer: Answer) -> None:
                 "That is the whole causal mask; nothing is too far away.": causal,
                 "Rows are queries and columns are keys; you exchanged them.": right.T,
             }
-            named = (text for text, wrong in mistakes.items() if torch.equal(got, wrong))
             wrong = (got != right).sum()
-            print(next(named, f"Not yet: {wrong} entries are wrong for {n} positions."))
-            return
-    print("Correct: causal, and each position sees itself and window - 1 before it.")
+            return named(got, mistakes) or f"Not yet: {wrong} entries are wrong for {n} positions."
+    return "Correct: causal, and each position sees itself and window - 1 before it."
 
 
-def combine_gradients(answer: Answer) -> None:
+@says
+def combine_gradients(answer: Answer) -> str:
     """Check `combine_gradients(gradients, n_tokens)`, exercise 2."""
     generator = torch.Generator().manual_seed(0)
     for counts in ([512, 512, 100], [1, 3]):
         parts = [torch.randn(2, 3, generator=generator) for _ in counts]
-        got, problem = call(answer, [part.clone() for part in parts], list(counts))
-        if problem:
-            print(problem)
-            return
-        if not isinstance(got, Tensor) or got.shape != parts[0].shape:
-            print(f"Not yet: {what(got)}; it has the shape of one gradient, (2, 3).")
-            return
-        got = got.to(parts[0].dtype)
-        sums = sum(
-            (part * count for part, count in zip(parts, counts, strict=True)), torch.zeros(())
-        )
-        right, plain = sums / sum(counts), torch.stack(parts)
+        got = tensor_of(answer, [part.clone() for part in parts], list(counts), shape=(2, 3))
+        plain = torch.stack(parts)
+        sums = (plain * torch.tensor(counts)[:, None, None]).sum(dim=0)
+        right = sums / sum(counts)
         mistakes = {
             "That is the mean of the means: the short share weighs as much as a long one.": (
                 plain.mean(dim=0)
@@ -77,30 +71,26 @@ def combine_gradients(answer: Answer) -> None:
                 sums / len(counts)
             ),
         }
-        if not torch.allclose(got, right, atol=1e-6):
-            named = (text for text, wrong in mistakes.items() if torch.allclose(got, wrong))
-            print(next(named, "Not yet: weigh each gradient by its share of the tokens."))
-            return
-    print("Correct: every token weighs the same, wherever it was.")
+        if not close(got, right):
+            return (
+                named(got, mistakes) or "Not yet: weigh each gradient by its share of the tokens."
+            )
+    return "Correct: every token weighs the same, wherever it was."
 
 
-def rows_of(answer: Answer) -> None:
+@says
+def rows_of(answer: Answer) -> str:
     """Check `rows_of(rank, n, n_head, head_size)`, exercise 3."""
     for rank, n, n_head, size in ((0, 2, 4, 2), (1, 2, 4, 2), (2, 3, 6, 1), (0, 1, 2, 3)):
-        got, problem = call(answer, rank, n, n_head, size)
-        if problem:
-            print(problem)
-            return
+        got = run(answer, rank, n, n_head, size)
         if isinstance(got, Tensor):
             got = got.tolist()
         if not isinstance(got, list | tuple | range):
-            print(f"Not yet: {what(got)}; return a list of row numbers.")
-            return
+            return f"Not yet: {what(got)}; return a list of row numbers."
         right = _rows(rank, n, n_head, size)
         if list(got) != right:
-            print(_rows_mistake(list(got), right, (rank, n, n_head, size)))
-            return
-    print("Correct: whole heads, their queries, their keys, their values.")
+            return _rows_mistake(list(got), right, (rank, n, n_head, size))
+    return "Correct: whole heads, their queries, their keys, their values."
 
 
 def _rows(rank: int, n: int, n_head: int, size: int) -> list[int]:
@@ -127,49 +117,42 @@ def _rows_mistake(got: list[Any], right: list[int], case: tuple[int, int, int, i
     return named or f"Not yet: for {where}, the rows are {right}; you return {got}."
 
 
-def rental(answer: Answer) -> None:
+@says
+def rental(answer: Answer) -> str:
     """Check `rental(n_tokens, tokens_per_second, n_devices, efficiency)`, exercise 4."""
     for tokens, speed, n, share in ((3.6e9, 1000.0, 10, 1.0), (2.5e9, 1e5, 8, 0.8)):
-        got, problem = call(answer, tokens, speed, n, share)
-        if problem:
-            print(problem)
-            return
+        got = run(answer, tokens, speed, n, share)
         if not isinstance(got, tuple | list) or len(got) != 2:
-            print(f"Not yet: {what(got)}; return a pair of hours and device-hours.")
-            return
+            return f"Not yet: {what(got)}; return a pair of hours and device-hours."
         hours = tokens / (n * share * speed) / 3600
         first, second = number(got[0]), number(got[1])
         if first is None or second is None:
-            print("Not yet: hours and device-hours are two numbers.")
-            return
-        right, mine = (hours, hours * n), (first, second)
-        if not all(map(close, mine, right)):
-            print(_rental_mistake(mine, right, n, share))
-            return
-    print("Correct: more devices shorten the wait, and what they lose in efficiency is paid for.")
+            return "Not yet: hours and device-hours are two numbers."
+        if not close([first, second], [hours, hours * n]):
+            return _rental_mistake([first, second], hours, n, share)
+    return "Correct: more devices shorten the wait, and what they lose in efficiency is paid for."
 
 
-def _rental_mistake(
-    got: tuple[float, float], right: tuple[float, float], n: int, share: float
-) -> str:
-    def is_like(hours: float, device_hours: float) -> bool:
-        return close(got[0], hours) and close(got[1], device_hours)
-
-    hours, paid = right
-    if is_like(hours, hours):
-        return "The hours are right; every device is paid for each of them, so multiply by n."
-    if is_like(hours * 60, paid * 60):
-        return "Those are minutes; an hour has 60 of them."
-    if is_like(hours * 3600, paid * 3600):
-        return "Those are seconds; an hour has 3600 of them."
-    if is_like(paid, hours):
-        return "The two are exchanged: hours first, device-hours second."
-    if is_like(hours * share, paid * share):
-        return "You leave the efficiency out: the devices together do less than n single ones."
-    if is_like(hours * share**2, paid * share**2):
-        return "You divide where you should multiply: efficiency lowers the speed."
-    if is_like(hours, paid * share):
-        return "The hours are right; the waiting is paid for as well, so multiply by all devices."
-    if is_like(hours * n, paid * n):
-        return "You use the speed of one device for the hours."
-    return f"Not yet: expected {hours:.3g} hours and {paid:.3g} device-hours."
+def _rental_mistake(got: list[float], hours: float, n: int, share: float) -> str:
+    paid = hours * n
+    mistakes = {
+        "The hours are right; every device is paid for each of them, so multiply by n.": (
+            [hours, hours]
+        ),
+        "Those are minutes; an hour has 60 of them.": [hours * 60, paid * 60],
+        "Those are seconds; an hour has 3600 of them.": [hours * 3600, paid * 3600],
+        "The two are exchanged: hours first, device-hours second.": [paid, hours],
+        "You leave the efficiency out: the devices together do less than n single ones.": (
+            [hours * share, paid * share]
+        ),
+        "You divide where you should multiply: efficiency lowers the speed.": (
+            [hours * share**2, paid * share**2]
+        ),
+        "The hours are right; the waiting is paid for as well, so multiply by all devices.": (
+            [hours, paid * share]
+        ),
+        "You use the speed of one device for the hours.": [hours * n, paid * n],
+    }
+    return named(got, mistakes) or (
+        f"Not yet: expected {hours:.3g} hours and {paid:.3g} device-hours."
+    )

@@ -1,18 +1,25 @@
 """Checks of the exercises of chapter 1: each says what is right, or which step is off."""
 
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import regex
 
+from gptlib.extras.checks.answers import (
+    Answer,
+    Wrong,
+    attempt,
+    named,
+    number_of,
+    run,
+    says,
+)
 from gptlib.tokenizer import BPETokenizer
-
-Word = tuple[bytes, ...]
 
 SPACES = "You put spaces between the tokens; they carry their own. Join with b''.join."
 
 
-def most_frequent_pair(answer: Callable[[Mapping[Word, int]], tuple[bytes, bytes]]) -> None:
+@says
+def most_frequent_pair(answer: Answer) -> str:
     """Check `most_frequent_pair(words)`, exercise 1."""
     words = {
         (b"r", b"u", b"n"): 2,
@@ -23,96 +30,85 @@ def most_frequent_pair(answer: Callable[[Mapping[Word, int]], tuple[bytes, bytes
         (b"n", b" "): 1,
         (b"a", b"a", b"a", b"a"): 2,
     }
-    got, problem = _call(answer, dict(words))
-    if problem:
-        print(problem)
-    elif got == (b"i", b"t"):
+    got = run(answer, dict(words))
+    if got == (b"i", b"t"):
         more = {(b"p", b"q"): 3, (b"q", b"r"): 4, (b"q",): 100}
-        got, problem = _call(answer, dict(more))
-        if problem:
-            print(problem)
-        elif got == (b"q", b"r"):
-            _most_frequent_pair_within_a_word(answer)
-        else:
-            print(f"Not yet: in {more} the pair (b'q', b'r') occurs 4 times; you say {got!r}.")
-    elif got in ((b"u", b"n"), (b"a", b"a")):
-        print(
+        got = run(answer, dict(more))
+        if got == (b"q", b"r"):
+            return _most_frequent_pair_within_a_word(answer)
+        return f"Not yet: in {more} the pair (b'q', b'r') occurs 4 times; you say {got!r}."
+    if got in ((b"u", b"n"), (b"a", b"a")):
+        return (
             "You counted each different word once; a pair in a word that occurs 9 times counts "
             "9 times."
         )
-    elif got == 10:
-        print("You returned how often the pair occurs; return the pair itself.")
-    elif got == b"it":
-        print("You joined the pair; return its two tokens, as (left, right).")
-    elif got == (b"t", b"i"):
-        print("You swapped left and right; return the pair as (left, right).")
-    elif got == [b"i", b"t"]:
-        print("You returned a list; return a tuple, (left, right).")
-    elif isinstance(got, list) and got and got[0] == ((b"i", b"t"), 10):
-        print(
+    if got == 10:
+        return "You returned how often the pair occurs; return the pair itself."
+    if got == b"it":
+        return "You joined the pair; return its two tokens, as (left, right)."
+    if got == (b"t", b"i"):
+        return "You swapped left and right; return the pair as (left, right)."
+    if got == [b"i", b"t"]:
+        return "You returned a list; return a tuple, (left, right)."
+    if isinstance(got, list) and got and got[0] == ((b"i", b"t"), 10):
+        return (
             "You returned the list that most_common gives, of pairs with their counts; return "
             "the pair alone, its [0][0]."
         )
-    elif isinstance(got, tuple) and got and got[0] == (b"i", b"t"):
-        print("You returned the pair with its count, as most_common does; return the pair alone.")
-    elif got in list(words) or (isinstance(got, tuple) and len(got) != 2):
-        print(f"You returned the word {got!r}; count the neighbours inside the words.")
-    else:
-        print(f"Not yet: the pair (b'i', b't') occurs 10 times, most of all; you say {got!r}.")
+    if isinstance(got, tuple) and got and got[0] == (b"i", b"t"):
+        return "You returned the pair with its count, as most_common does; return the pair alone."
+    if got in list(words) or (isinstance(got, tuple) and len(got) != 2):
+        return f"You returned the word {got!r}; count the neighbours inside the words."
+    return f"Not yet: the pair (b'i', b't') occurs 10 times, most of all; you say {got!r}."
 
 
-def _most_frequent_pair_within_a_word(answer: Callable[..., Any]) -> None:
+def _most_frequent_pair_within_a_word(answer: Answer) -> str:
     """Check that a pair that occurs several times in one word counts each time."""
     words = {(b"a", b"a", b"a", b"a"): 2, (b"p", b"q"): 5}
-    got, problem = _call(answer, dict(words))
-    if problem:
-        print(problem)
-    elif got == (b"a", b"a"):
-        print("Correct: the pair is counted once for each time its word occurs.")
-    elif got == (b"p", b"q"):
-        print(
+    got = run(answer, dict(words))
+    if got == (b"a", b"a"):
+        return "Correct: the pair is counted once for each time its word occurs."
+    if got == (b"p", b"q"):
+        return (
             "Nearly: you counted a pair once for each word; in b'aaaa' with four tokens the pair "
             "(b'a', b'a') occurs 3 times, and the word occurs 2 times: 6."
         )
-    else:
-        print(f"Not yet: in {words} the pair (b'a', b'a') occurs 6 times; you say {got!r}.")
+    return f"Not yet: in {words} the pair (b'a', b'a') occurs 6 times; you say {got!r}."
 
 
-def decode_tokens(answer: Callable[[Sequence[int], Sequence[bytes]], str]) -> None:
+@says
+def decode_tokens(answer: Answer) -> str:
     """Check `decode_tokens(tokens, vocabulary)`, exercise 2."""
     tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e"), (b" ", b"\xc3")])
     for text in ("the café 🙂 é", "naïve", "Ж" * 3, ""):
         tokens = tokenizer.encode(text)
-        got, problem = _call(answer, tokens, tokenizer.tokens)
-        if "expected str instance, bytes found" in problem:
-            print("You joined bytes with a string; join bytes with b''.join.")
-            return
-        if "UnicodeDecodeError" in problem and "invalid continuation byte" in problem:
-            print(SPACES)
-            return
-        if problem and text == "the café 🙂 é" and "UnicodeDecodeError" in problem:
-            print(
-                "You decoded each token by itself, and a token can end in the middle of a "
-                "character. Join the bytes of all tokens first, decode once."
-            )
-            return
-        if problem:
-            print(problem)
-            return
+        try:
+            got = run(answer, tokens, tokenizer.tokens)
+        except Wrong as error:
+            return _wrong_join(str(error))
         if isinstance(got, bytes):
-            print("You returned bytes; turn them into text with bytes.decode.")
-            return
+            return "You returned bytes; turn them into text with bytes.decode."
         if got != text:
-            print(_wrong_text(text, got, [tokenizer.tokens[token] for token in tokens]))
-            return
-    half, problem = _call(answer, tokenizer.encode("é")[:1], tokenizer.tokens)
-    if problem or half != "\ufffd":
-        print(
+            return _wrong_text(text, got, [tokenizer.tokens[token] for token in tokens])
+    if attempt(answer, tokenizer.encode("é")[:1], tokenizer.tokens) != "\ufffd":
+        return (
             "Nearly: a model can stop in the middle of a character. Such bytes are to become "
             "U+FFFD, with errors='replace', not an error and not nothing."
         )
-    else:
-        print("Correct: whole texts come back, and half a character becomes U+FFFD.")
+    return "Correct: whole texts come back, and half a character becomes U+FFFD."
+
+
+def _wrong_join(problem: str) -> str:
+    if "expected str instance, bytes found" in problem:
+        return "You joined bytes with a string; join bytes with b''.join."
+    if "UnicodeDecodeError" in problem and "invalid continuation byte" in problem:
+        return SPACES
+    if "UnicodeDecodeError" in problem:
+        return (
+            "You decoded each token by itself, and a token can end in the middle of a character. "
+            "Join the bytes of all tokens first, decode once."
+        )
+    return problem
 
 
 def _wrong_text(text: str, got: Any, parts: list[bytes]) -> str:
@@ -138,19 +134,14 @@ def _wrong_text(text: str, got: Any, parts: list[bytes]) -> str:
     return f"Not yet: the tokens stand for {text!r}, you say {got!r}."
 
 
-def bytes_per_token(answer: Callable[[BPETokenizer, str], float]) -> None:
+@says
+def bytes_per_token(answer: Answer) -> str:
     """Check `bytes_per_token(tokenizer, text)`, exercise 3."""
     tokenizer = BPETokenizer.train("the café on the corner, the café at the end", 270)
     text = "the café on the corner, the cafés 🙂 the"
     tokens = tokenizer.encode(text)
     n_bytes, n_tokens = len(text.encode()), len(tokens)
-    got, problem = _call(answer, tokenizer, text)
-    if problem:
-        print(problem)
-        return
-    if not isinstance(got, int | float):
-        print(f"Not yet: you returned {got!r}; return a number.")
-        return
+    got = number_of(answer, tokenizer, text, wanted="bytes per token")
     mistakes = {
         "You counted characters; count the bytes of text.encode()": len(text) / n_tokens,
         "You turned the fraction over: these are tokens per byte": n_tokens / n_bytes,
@@ -170,29 +161,22 @@ def bytes_per_token(answer: Callable[[BPETokenizer, str], float]) -> None:
         ),
     }
     if abs(got - n_bytes / n_tokens) < 1e-9:
-        print(f"Correct: {n_bytes} bytes in {n_tokens} tokens are {got:.2f} bytes per token.")
-        return
-    for text_of_mistake, value in mistakes.items():
-        if abs(got - value) < 1e-9:
-            print(f"{text_of_mistake}.")
-            return
+        return f"Correct: {n_bytes} bytes in {n_tokens} tokens are {got:.2f} bytes per token."
+    if mistake := named(got, mistakes):
+        return f"{mistake}."
     if any(got == round(n_bytes / n_tokens, digits) for digits in range(1, 9)):
-        print("You rounded the number; return it as it is, and round only when you print.")
-        return
-    print(f"Not yet: {n_bytes} bytes in {n_tokens} tokens; you say {got:.3f}.")
+        return "You rounded the number; return it as it is, and round only when you print."
+    return f"Not yet: {n_bytes} bytes in {n_tokens} tokens; you say {got:.3f}."
 
 
-def number_pattern(answer: Callable[[], str]) -> None:
+@says
+def number_pattern(answer: Answer) -> str:
     """Check `number_pattern()`, exercise 4."""
-    pattern, problem = _call(answer)
-    if problem:
-        print(problem)
-        return
+    pattern = run(answer)
     try:
         regex.compile(pattern)
     except (regex.error, TypeError) as error:
-        print(f"Not yet: {pattern!r} is no pattern ({error}).")
-        return
+        return f"Not yet: {pattern!r} is no pattern ({error})."
     cases = {
         "in 1812": ["in", " ", "181", "2"],
         "1000000": ["100", "000", "0"],
@@ -203,9 +187,8 @@ def number_pattern(answer: Callable[[], str]) -> None:
     for text, expected in cases.items():
         got = [match.group() for match in regex.finditer(pattern, text)]
         if got != expected:
-            print(_wrong_cut(text, expected, got))
-            return
-    print(f"Correct: all {len(cases)} texts are cut as they should be, and nothing is lost.")
+            return _wrong_cut(text, expected, got)
+    return f"Correct: all {len(cases)} texts are cut as they should be, and nothing is lost."
 
 
 def _wrong_cut(text: str, expected: list[str], got: list[str]) -> str:
@@ -224,16 +207,3 @@ def _wrong_cut(text: str, expected: list[str], got: list[str]) -> str:
     if len(numbers) > 1 and max(map(len, numbers)) == 1:
         return f"You cut digits one by one; up to three stay together. {example}"
     return f"Not yet: {example}"
-
-
-def _call(answer: Callable[..., Any], *arguments: Any) -> tuple[Any, str]:
-    """Call an answer; return what it gave, and what to print if that is nothing to judge."""
-    try:
-        got = answer(*arguments)
-    except NotImplementedError:
-        got = None
-    except Exception as error:
-        return None, f"Not yet: your code stopped with {type(error).__name__}: {error}."
-    if got is None or got is ... or got is NotImplemented:
-        return None, "Not done yet: replace the ... by your code, then run the cell again."
-    return got, ""

@@ -3,32 +3,36 @@
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gptlib.extras.checks.answers import Answer, call, close, named, number, what
+from gptlib.extras.checks.answers import (
+    Answer,
+    attempt,
+    close,
+    named,
+    number,
+    number_of,
+    run,
+    says,
+    what,
+)
 from gptlib.training import TrainingConfig, bits_per_byte
 
 
-def _said(answer: Answer, *arguments: Any, wanted: str) -> float | None:
-    """Return the number that an answer gives, or print what is missing and return None."""
-    got, problem = call(answer, *arguments)
-    value = None if problem else number(got)
-    if value is None:
-        print(problem or f"Not yet: {what(got)}; return one number, {wanted}.")
-    return value
-
-
-def stable_loss(answer: Answer) -> None:
+@says
+def stable_loss(answer: Answer) -> str:
     """Check `stable_loss(logits, targets)`, exercise 1."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 5, generator=generator)
     targets = torch.tensor([0, 4, 2, 2, 1, 3])
-    value = _said(answer, logits.clone(), targets, wanted="the mean over the positions")
-    if value is None:
-        return
+    with patch.object(F, "cross_entropy", wraps=F.cross_entropy) as ready_made:
+        value = number_of(answer, logits.clone(), targets, wanted="the mean over the positions")
+    if ready_made.called:
+        return "Not yet: you call F.cross_entropy; write it yourself, with logsumexp."
     right = F.cross_entropy(logits, targets).item()
     probabilities = logits.softmax(-1)[range(6), targets]
     mistakes = {
@@ -54,21 +58,20 @@ def stable_loss(answer: Answer) -> None:
         ),
     }
     if not close(value, right):
-        print(named(value, mistakes) or f"Not yet: the loss is {right:.4f}, you say {value:.4f}.")
-        return
-    value = number(call(answer, 1000 * logits, targets)[0])
+        return named(value, mistakes) or f"Not yet: the loss is {right:.4f}, you say {value:.4f}."
+    large = number(attempt(answer, 1000 * logits, targets))
     expected = F.cross_entropy(1000 * logits, targets).item()
-    if value is None or not math.isfinite(value) or abs(value - expected) > 1e-3 * expected:
-        print(
+    if large is None or not math.isclose(large, expected, rel_tol=1e-3):
+        return (
             "Right for small logits, but with logits in the thousands it gives "
-            f"{value if value is None else format(value, '.4g')}: exp overflowed or a probability "
+            f"{large if large is None else format(large, '.4g')}: exp overflowed or a probability "
             "became 0. Don't form the probabilities; use logsumexp."
         )
-        return
-    print("Correct: equal to F.cross_entropy, also with logits in the thousands.")
+    return "Correct: equal to F.cross_entropy, also with logits in the thousands."
 
 
-def clip_gradients(answer: Answer) -> None:
+@says
+def clip_gradients(answer: Answer) -> str:
     """Check `clip_gradients(gradients, max_norm)`, exercise 2."""
     gradients = [torch.tensor([3.0, 4.0]), torch.tensor([[0.0, 12.0]]), torch.tensor(84.0)]
     length = 85.0
@@ -81,59 +84,50 @@ def clip_gradients(answer: Answer) -> None:
 
     results = []
     for max_norm in (1.0, 100.0):
-        got, problem = call(answer, [g.clone() for g in gradients], max_norm)
-        if problem:
-            print(problem)
-            return
+        got = run(answer, [g.clone() for g in gradients], max_norm)
         vector = flat(got)
         if vector is None:
-            print(f"Not yet: {what(got)}; return a list with a tensor for each gradient.")
-            return
+            return f"Not yet: {what(got)}; return a list with a tensor for each gradient."
         results.append(vector)
     cut, untouched = results
     whole = torch.cat([g.flatten() for g in gradients])
-    each = torch.cat([(g / g.norm()).flatten() for g in gradients])
-    norms = sum(g.norm() for g in gradients)
-    if torch.allclose(cut, whole / length, atol=1e-4):
-        zeros, problem = call(answer, [torch.zeros_like(g) for g in gradients], 1.0)
-        vector = flat(zeros)
-        if problem or vector is None or not torch.equal(vector, torch.zeros_like(whole)):
-            print("Right, except when all gradients are 0: you divide by their length, which is 0.")
-        elif torch.allclose(untouched, whole, atol=1e-3):
-            print("Correct: a long gradient keeps its direction, a short one is left alone.")
-        else:
-            print(
+    mistakes = {
+        "You cut each tensor by itself, which bends the direction; take one length over all "
+        "tensors together.": torch.cat([(g / g.norm()).flatten() for g in gradients]),
+        "You clamped each value, which bends the direction; scale all by one factor.": (
+            whole.clamp(-1, 1)
+        ),
+        "You divided by the squared length; take the square root of the sum of squares.": (
+            whole / length**2
+        ),
+        "You added the lengths up; take the square root of the sum of all squares.": (
+            whole / sum(g.norm() for g in gradients)
+        ),
+        "Not yet: a gradient of length 85 came back whole with max_norm 1.": whole,
+    }
+    if close(cut, whole / length):
+        if not close(untouched, whole):
+            return (
                 "Long gradients are right, but a short one was stretched to the limit; scale only "
                 "when the length exceeds max_norm."
             )
-    elif torch.allclose(cut, each, atol=1e-4):
-        print(
-            "You cut each tensor by itself, which bends the direction; take one length over all "
-            "tensors together."
-        )
-    elif torch.allclose(cut, whole.clamp(-1, 1), atol=1e-4):
-        print("You clamped each value, which bends the direction; scale all by one factor.")
-    elif torch.allclose(cut, whole / length**2, atol=1e-4):
-        print("You divided by the squared length; take the square root of the sum of squares.")
-    elif torch.allclose(cut, whole / norms, atol=1e-4):
-        print("You added the lengths up; take the square root of the sum of all squares.")
-    elif torch.allclose(cut, whole, atol=1e-4):
-        print("Not yet: a gradient of length 85 came back whole with max_norm 1.")
-    else:
-        print(f"Not yet: with max_norm 1 the length came out as {cut.norm().item():.4f}.")
+        zeros = flat(attempt(answer, [torch.zeros_like(g) for g in gradients], 1.0))
+        if not close(zeros, torch.zeros_like(whole)):
+            return "Right, except when all gradients are 0: you divide by their length, which is 0."
+        return "Correct: a long gradient keeps its direction, a short one is left alone."
+    return named(cut, mistakes) or (
+        f"Not yet: with max_norm 1 the length came out as {cut.norm().item():.4f}."
+    )
 
 
-def linear_schedule(answer: Answer) -> None:
+@says
+def linear_schedule(answer: Answer) -> str:
     """Check `linear_schedule(step, config)`, exercise 3."""
     config = TrainingConfig(
         n_steps=51, warmup_steps=10, max_learning_rate=1.0, min_learning_rate=0.1
     )
-    values = []
-    for step in range(55):
-        value = _said(answer, step, config, wanted="the learning rate of the step")
-        if value is None:
-            return
-        values.append(value)
+    wanted = "the learning rate of the step"
+    values = [number_of(answer, step, config, wanted=wanted) for step in range(55)]
 
     def follows(rule: Callable[[int], float], steps: range) -> bool:
         return all(close(values[step], rule(step)) for step in steps)
@@ -144,36 +138,34 @@ def linear_schedule(answer: Answer) -> None:
         return max(0.1, 1.0 - 0.9 * (step - 10) / 40)
 
     if follows(lambda step: step / 10, range(10)):
-        print(
+        return (
             "The warm-up starts at 0, so the first step learns nothing; use (step + 1) / "
             "warmup_steps."
         )
-    elif not follows(right, range(10)):
-        print(f"Not yet: step 0 of a warm-up of 10 is 0.1 of the maximum, you say {values[0]:.4f}.")
-    elif follows(lambda step: 1.0 - 0.9 * step / 50, range(11, 50)):
-        print("The line starts at step 0; it must start where the warm-up ends, or the rate jumps.")
-    elif follows(lambda step: 1.0 - (step - 10) / 40, range(10, 46)):
-        print("The line ends at 0; it must end at min_learning_rate.")
-    elif follows(right, range(10, 51)) and not follows(right, range(51, 55)):
-        print("Right until the last step; after it the rate must stay at min_learning_rate.")
-    elif follows(lambda step: 1.0 - 0.9 * (step - 10) / 41, range(10, 50)):
-        print("The line ends one step late: the last step is n_steps - 1.")
-    elif follows(lambda step: 0.55 + 0.45 * math.cos(math.pi * (step - 10) / 40), range(10, 50)):
-        print("That is still the cosine; between warm-up and end, let the rate fall in a line.")
-    elif follows(lambda step: 0.1 + 0.9 * (step - 10) / 40, range(10, 50)):
-        print("The line rises; progress 0 must give the highest rate, progress 1 the lowest.")
-    elif follows(right, range(55)):
-        print("Correct: up in a straight line, down in a straight line, and level after the end.")
-    else:
-        wrong = next(step for step in range(55) if not close(values[step], right(step)))
-        print(f"Not yet: step {wrong} has {right(wrong):.4f}, you say {values[wrong]:.4f}.")
+    if not follows(right, range(10)):
+        return f"Not yet: step 0 of a warm-up of 10 is 0.1 of the maximum, you say {values[0]:.4f}."
+    if follows(lambda step: 1.0 - 0.9 * step / 50, range(11, 50)):
+        return "The line starts at step 0; it must start where the warm-up ends, or the rate jumps."
+    if follows(lambda step: 1.0 - (step - 10) / 40, range(10, 46)):
+        return "The line ends at 0; it must end at min_learning_rate."
+    if follows(right, range(10, 51)) and not follows(right, range(51, 55)):
+        return "Right until the last step; after it the rate must stay at min_learning_rate."
+    if follows(lambda step: 1.0 - 0.9 * (step - 10) / 41, range(10, 50)):
+        return "The line ends one step late: the last step is n_steps - 1."
+    if follows(lambda step: 0.55 + 0.45 * math.cos(math.pi * (step - 10) / 40), range(10, 50)):
+        return "That is still the cosine; between warm-up and end, let the rate fall in a line."
+    if follows(lambda step: 0.1 + 0.9 * (step - 10) / 40, range(10, 50)):
+        return "The line rises; progress 0 must give the highest rate, progress 1 the lowest."
+    if follows(right, range(55)):
+        return "Correct: up in a straight line, down in a straight line, and level after the end."
+    wrong = next(step for step in range(55) if not close(values[step], right(step)))
+    return f"Not yet: step {wrong} has {right(wrong):.4f}, you say {values[wrong]:.4f}."
 
 
-def loss_in_other_tokens(answer: Answer) -> None:
+@says
+def loss_in_other_tokens(answer: Answer) -> str:
     """Check `loss_in_other_tokens(loss, n_tokens, n_other_tokens)`, exercise 4."""
-    value = _said(answer, 3.0, 1000, 1500, wanted="in nats per token")
-    if value is None:
-        return
+    value = number_of(answer, 3.0, 1000, 1500, wanted="in nats per token")
     mistakes = {
         "You left the loss as it is; more tokens share the same total.": 3.0,
         "Upside down: the same total over more tokens is less per token.": 4.5,
@@ -183,6 +175,5 @@ def loss_in_other_tokens(answer: Answer) -> None:
     }
     if close(value, 2.0):
         same = bits_per_byte(3.0, 1000, 5000)
-        print(f"Correct: both losses are {same:.3f} bits per byte if the text has 5,000 bytes.")
-    else:
-        print(named(value, mistakes) or f"Not yet: 3.0 nats become 2.0, you say {value:.4f}.")
+        return f"Correct: both losses are {same:.3f} bits per byte if the text has 5,000 bytes."
+    return named(value, mistakes) or f"Not yet: 3.0 nats become 2.0, you say {value:.4f}."

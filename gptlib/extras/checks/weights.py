@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from gptlib.attention import Mix
-from gptlib.extras.checks.answers import Answer, call, what
+from gptlib.extras.checks.answers import (
+    Answer,
+    Wrong,
+    close,
+    named,
+    run,
+    says,
+    tensor_of,
+    what,
+)
 from gptlib.gpt2 import GPT, Block, GPTConfig
 from gptlib.weights import Difference
 
@@ -24,32 +33,28 @@ CAUSES = (
 """What exercise 2 offers to choose from."""
 
 
-def untangle(answer: Answer) -> None:
+@says
+def untangle(answer: Answer) -> str:
     """Check `untangle(weight, n_head)`, exercise 1."""
     for n_head, size in ((2, 4), (3, 2), (1, 5)):
         channels = n_head * size
         weight = torch.arange(3.0 * channels * channels).view(3 * channels, channels)
         for theirs in (weight, weight[:, 0]):
-            got, problem = call(answer, theirs.clone(), n_head)
-            if problem:
+            try:
+                got = tensor_of(answer, theirs.clone(), n_head, shape=tuple(theirs.shape))
+            except Wrong as problem:
                 of_bias = theirs.dim() == 1 and n_head == 2
-                print(f"Right for the matrix, but with a bias: {problem}" if of_bias else problem)
-                return
-            complaint = _untangle_mistake(got, theirs, n_head, size)
-            if complaint:
-                print(complaint)
-                return
-    print(
+                before = "Right for the matrix, but with a bias: " if of_bias else ""
+                return f"{before}{problem}"
+            by_head = theirs.unflatten(0, (n_head, 3, size))
+            if not close(got, by_head.transpose(0, 1).flatten(0, 2)):
+                return _untangle_mistake(got, theirs, n_head, size)
+    return (
         "Correct: all queries, then all keys, then all values; matrices and biases, 1 to 3 heads."
     )
 
 
-def _untangle_mistake(got: Any, theirs: Tensor, n_head: int, size: int) -> str | None:
-    if not isinstance(got, Tensor) or got.shape != theirs.shape:
-        return f"Not yet: {what(got)}; the shape must stay {tuple(theirs.shape)}."
-    right = theirs.unflatten(0, (n_head, 3, size)).transpose(0, 1).flatten(0, 2)
-    if torch.equal(got, right):
-        return None
+def _untangle_mistake(got: Tensor, theirs: Tensor, n_head: int, size: int) -> str:
     mistakes = {
         "Not yet: the rows stand where they stood.": theirs,
         "That goes the other way, from our order to theirs: it is the heads that come first in "
@@ -61,8 +66,9 @@ def _untangle_mistake(got: Any, theirs: Tensor, n_head: int, size: int) -> str |
             theirs.unflatten(0, (n_head, 3, size)).transpose(1, 2).flatten(0, 2)
         ),
     }
-    named = next((text for text, wrong in mistakes.items() if torch.equal(got, wrong)), None)
-    return named or f"Not yet: with {n_head} heads of {size} rows, some rows are in a wrong place."
+    return named(got, mistakes) or (
+        f"Not yet: with {n_head} heads of {size} rows, some rows are in a wrong place."
+    )
 
 
 def suspects(model: GPT) -> list[GPT]:
@@ -93,7 +99,8 @@ class _Forgetful(Block):
         return x + self.mlp(self.ln_2(x))
 
 
-def three_mistakes(found: Sequence[Any], model: GPT) -> None:
+@says
+def three_mistakes(found: Sequence[Any], model: GPT) -> str:
     """Check the three pairs of stage and cause, exercise 2."""
     third, half = model.config.n_layer // 3, model.config.n_layer // 2
     right = [
@@ -107,32 +114,33 @@ def three_mistakes(found: Sequence[Any], model: GPT) -> None:
         "the norm itself is right, so look at what went into it: the stream after attention.",
     )
     if not isinstance(found, list | tuple) or len(found) != 3:
-        print("Not yet: `found` must be a list of three pairs, one for each suspect.")
-        return
+        return "Not yet: `found` must be a list of three pairs, one for each suspect."
     if all(pair is ... or pair is None for pair in found):
-        print("Not done yet: put a pair (stage, cause) in place of each `...`.")
-        return
-    for number, (pair, (stage, cause)) in enumerate(zip(found, right, strict=True)):
-        name = f"suspects[{number}]"
-        if pair is ... or pair is None:
-            print(f"{name}: not done yet.")
-        elif not isinstance(pair, list | tuple) or len(pair) != 2:
-            print(f"{name}: give a pair of stage and cause, not {what(pair)[11:]}.")
-        elif isinstance(pair[0], Difference):
-            print(f"{name}: give the stage's name, the `.stage` of what first_divergence returns.")
-        elif pair[0] != stage:
-            print(
-                f"{name}: not {pair[0]!r}; first_divergence({name}, model, page) names the stage."
-            )
-        elif pair[1] not in CAUSES:
-            print(f"{name}: the stage is right. Choose the cause among those printed above.")
-        elif pair[1] != cause:
-            print(f"{name}: the stage is right, the cause another: {hints[number]}")
-        else:
-            print(f"Correct, {name}: at {stage}, {cause}.")
+        return "Not done yet: put a pair (stage, cause) in place of each `...`."
+    return "\n".join(
+        _about_suspect(f"suspects[{number}]", pair, stage, cause, hints[number])
+        for number, (pair, (stage, cause)) in enumerate(zip(found, right, strict=True))
+    )
 
 
-def wrong_blocks(answer: Answer) -> None:
+def _about_suspect(name: str, pair: Any, stage: str, cause: str, hint: str) -> str:
+    if pair is ... or pair is None:
+        return f"{name}: not done yet."
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return f"{name}: give a pair of stage and cause, not {what(pair)[11:]}."
+    if isinstance(pair[0], Difference):
+        return f"{name}: give the stage's name, the `.stage` of what first_divergence returns."
+    if pair[0] != stage:
+        return f"{name}: not {pair[0]!r}; first_divergence({name}, model, page) names the stage."
+    if pair[1] not in CAUSES:
+        return f"{name}: the stage is right. Choose the cause among those printed above."
+    if pair[1] != cause:
+        return f"{name}: the stage is right, the cause another: {hint}"
+    return f"Correct, {name}: at {stage}, {cause}."
+
+
+@says
+def wrong_blocks(answer: Answer) -> str:
     """Check `wrong_blocks(model, reference, tokens)`, exercise 3."""
     config = GPTConfig(vocab_size=50, context_length=16, n_layer=5, n_head=2, n_embd=16)
     generator = torch.Generator().manual_seed(0)
@@ -144,20 +152,14 @@ def wrong_blocks(answer: Answer) -> None:
     for planted in ([1, 3], [0, 4], [2], []):
         model = deepcopy(reference)
         _plant(model, planted)
-        got, problem = call(answer, model, reference, tokens)
-        if problem:
-            print(problem)
-            return
+        got = run(answer, model, reference, tokens)
         if not isinstance(got, list | tuple | set):
-            print(f"Not yet: {what(got)}; return a list of block numbers.")
-            return
+            return f"Not yet: {what(got)}; return a list of block numbers."
         if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in got):
-            print("Not yet: the list must hold the numbers of blocks, such as [1, 3].")
-            return
+            return "Not yet: the list must hold the numbers of blocks, such as [1, 3]."
         if sorted(got) != planted:
-            print(_blocks_mistake(sorted(got), planted))
-            return
-    print(
+            return _blocks_mistake(sorted(got), planted)
+    return (
         "Correct: two wrong blocks of five, the first and the last block, one whose weights are "
         "right, and none at all; rounding does not count."
     )

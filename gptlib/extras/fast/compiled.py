@@ -82,7 +82,7 @@ def compile_decode(model: GPT) -> Step:
 
     def read(token: Tensor, position: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
         mixes = [_look_back(position, *both) for both in zip(keys, values, strict=True)]
-        x = one_row.stream(one_row.embed(token[None], position), mixes)  # (1, 1, C)
+        x = one_row.stream(token[None], mixes, position)  # (1, 1, C)
         return one_row.unembed(x)[0]  # (1, V)
 
     # PyTorch keeps what it compiled beside a function's code, for so many models and no more: each

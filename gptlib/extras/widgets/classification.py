@@ -1,4 +1,4 @@
-"""The widget of chapter 8: which token makes a text what the classifier says it is."""
+"""The widget of chapter 8: which word makes a text what the classifier says it is."""
 
 import html
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from gptlib.classification import (
     leave_one_out,
     length_batches,
     pad_batch,
+    predict_probabilities,
 )
 from gptlib.extras.plots import COLORS, png, style
 
@@ -42,13 +43,13 @@ def text_vectors(classifier: TextClassifier, texts: Sequence[str]) -> Tensor:
 
 
 class MessageLens(widgets.VBox):
-    """Type or pick a message; see what each token does, and which messages are like it.
+    """Type or pick a message; see what each word does, and which messages are like it.
 
     Controls: `pick` (the examples), `message` (any text), `label` (whose probability is shown).
-    Results: `result`, a dictionary with "probability", "label" (the most probable one), "tokens"
-    (pairs of piece and what leaving it out takes away), "prefixes" (the probability after each
-    token), "nearest" (triples of cosine, label and text) and "cut" (tokens not read); empty while
-    there is a problem, which `problem` then names. `readout` says it in words.
+    Results: `result`, a dictionary with "probability", "label" (the most probable one), "words"
+    (pairs of word and what leaving it out takes away), "prefixes" (the probability if the text
+    ended after each word), "nearest" (triples of cosine, label and text) and "cut" (tokens not
+    read); empty while there is a problem, which `problem` then names. `readout` says it in words.
 
     Args:
         classifier: In evaluation mode afterwards.
@@ -64,9 +65,9 @@ class MessageLens(widgets.VBox):
         >>> from gptlib.tokenizer import BPETokenizer
         >>> config = GPTConfig(vocab_size=257, context_length=16, n_layer=1, n_head=1, n_embd=8)
         >>> classifier = TextClassifier(GPT(config), BPETokenizer([]), ["ham", "spam"], 16)
-        >>> lens = MessageLens(classifier, ["win"], [("ham", "see you"), ("spam", "win")])
-        >>> [piece for piece, _ in lens.result["tokens"]], lens.result["nearest"][0][1:]
-        (['w', 'i', 'n'], ('spam', 'win'))
+        >>> lens = MessageLens(classifier, ["win it"], [("ham", "see you"), ("spam", "win")])
+        >>> [word for word, _ in lens.result["words"]], len(lens.result["nearest"])
+        (['win ', 'it'], 2)
     """
 
     def __init__(
@@ -116,26 +117,26 @@ class MessageLens(widgets.VBox):
         self.label.observe(lambda _: self._judge(), names="value")
 
     def __repr__(self) -> str:
-        return "MessageLens: type or pick a message, see what each token does to its probability"
+        return "MessageLens: type or pick a message, see what each word does to its probability"
 
     def picture(self) -> Figure:
-        """Draw what each token does, and the probability as it moves with each token."""
+        """Draw what each word does, and the probability as it moves with each word."""
         style()
         figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 4.6), sharex=True)
-        tokens, label = self.result.get("tokens", []), self.label.value
-        changes = [change for _, change in tokens]
-        places = range(1, len(tokens) + 1)
+        words, label = self.result.get("words", []), self.label.value
+        changes = [change for _, change in words]
+        places = range(1, len(words) + 1)
         top.bar(places, changes, color=[FOR if change > 0 else AGAINST for change in changes])
         top.axhline(0, color="k", linewidth=0.8)
         most = max([0.05, *map(abs, changes)])
         top.set_ylim(-1.1 * most, 1.1 * most)  # so that small changes look small
-        top.set(ylabel="lost without it", title=f"What each token does for “{label}”")
+        top.set(ylabel="lost without it", title=f"What each word does for “{label}”")
         bottom.plot(places, self.result.get("prefixes", []), "o-", color="k", markersize=3)
         bottom.axhline(0.5, color="#555", linestyle="--", linewidth=1)
         bottom.set(ylim=(-0.03, 1.03), ylabel=f"probability of {label}")
-        bottom.set(title="After reading up to here, a text that ends in mid-air")
-        size = 9 if len(tokens) <= 40 else 7
-        shown = [_visible(piece).replace("$", r"\$") for piece, _ in tokens]
+        bottom.set(title="If the text ended here")
+        size = 9 if len(words) <= 40 else 7
+        shown = [_short(word.strip(), 16).replace("$", r"\$") for word, _ in words]
         bottom.set_xticks(places, labels=shown, rotation=90, fontsize=size)
         return figure
 
@@ -151,38 +152,31 @@ class MessageLens(widgets.VBox):
     def _judge(self) -> None:
         text, label = self.message.value, self.label.value
         try:
-            tokens = leave_one_out(self.classifier, text, label)
-            (row,), _ = encode_texts(self.classifier, [text])
+            changes = leave_one_out(self.classifier, text, label)
         except ValueError as error:
             self.problem, self.result = str(error), {}
             self.readout.value = f"<p role='alert'>{html.escape(self.problem)}</p>"
             self.colored.value = self.nearest.value = ""
             self.image.value = png(self.picture())
             return
-        probabilities = self._prefixes(row)  # (T, n_labels)
-        prefixes = probabilities[:, self.classifier.labels.index(label)].tolist()
-        best = int(probabilities[-1].argmax())
+        words = [word for word, _ in changes]
+        prefixes = ["".join(words[:n]).strip() for n in range(1, len(words))]
+        probabilities = predict_probabilities(self.classifier, [*prefixes, text])  # (n, n_labels)
+        said = probabilities[:, self.classifier.labels.index(label)].tolist()
+        read, limit = self.classifier.tokenizer.encode_ordinary(text), self.classifier.max_tokens
         self.problem = ""
         self.result = {
-            "probability": prefixes[-1],
-            "label": self.classifier.labels[best],
-            "tokens": tokens,
-            "prefixes": prefixes,
+            "probability": said[-1],
+            "label": self.classifier.labels[int(probabilities[-1].argmax())],
+            "words": changes,
+            "prefixes": said,
             "nearest": self._find_nearest(text),
-            "cut": len(self.classifier.tokenizer.encode(text)) - len(row),
+            "cut": max(0, len(read) - (limit or len(read))),
         }
         self.readout.value = f"<p aria-live='polite'>{html.escape(self.sentence)}</p>"
-        self.colored.value = _paragraph(tokens)
+        self.colored.value = _paragraph(changes)
         self.nearest.value = _table(self.result["nearest"])
         self.image.value = png(self.picture())
-
-    @torch.no_grad()
-    def _prefixes(self, row: Tensor) -> Tensor:
-        """Probabilities after each token, (T, n_labels): a causal model reads them all at once."""
-        states = self.classifier.run_stages(row[None]).expand(len(row), -1, -1)  # (T, T, C)
-        ends = torch.arange(len(row), device=row.device)
-        logits = self.classifier.head(self.classifier.pool(states, ends))
-        return logits.softmax(dim=-1).cpu()
 
     def _find_nearest(self, text: str, n: int = 3) -> list[tuple[float, str, str]]:
         if not self.known:
@@ -202,10 +196,10 @@ class MessageLens(widgets.VBox):
             f"This reads as {self.result['label']}: the probability of {label} is "
             f"{self.result['probability']:.3f}."
         ]
-        order = sorted(self.result["tokens"], key=lambda pair: pair[1])
+        order = sorted(self.result["words"], key=lambda pair: pair[1])
         for name, pairs in (("for", order[::-1]), ("against", order)):
             sign = 1 if name == "for" else -1
-            told = [f"“{_visible(p)}” ({c:+.3f})" for p, c in pairs[:3] if sign * c > 0.0005]
+            told = [f"“{p.strip()}” ({c:+.3f})" for p, c in pairs[:3] if sign * c > 0.0005]
             if told:
                 words.append(f"Most {name} {label}: {', '.join(told)}.")
         if self.result["cut"]:
@@ -224,20 +218,16 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _visible(piece: str) -> str:
-    return piece.strip().replace("\n", "↵") or "␣"
-
-
-def _paragraph(tokens: Sequence[tuple[str, float]]) -> str:
-    """Write the text in colours: the stronger a token, the fuller its colour; its figure in it."""
-    most = max(0.02, *(abs(change) for _, change in tokens))
+def _paragraph(words: Sequence[tuple[str, float]]) -> str:
+    """Write the text in colours: the stronger a word, the fuller its colour; its figure in it."""
+    most = max(0.02, *(abs(change) for _, change in words))
     spans = []
-    for piece, change in tokens:
+    for word, change in words:
         color, line = (FOR, "solid") if change > 0 else (AGAINST, "dotted")
         strength = round(85 * abs(change) / most)  # percent; the ink stays readable
         shade = f"color-mix(in srgb, {color} {strength // 2}%, transparent)"
         border = f"border-bottom:3px {line} {color if strength > 5 else 'transparent'}"
-        shown = html.escape(piece).replace("\n", "↵<br>")
+        shown = html.escape(word).replace("\n", "↵<br>")
         spans.append(
             f"<span title='{change:+.3f}' style='background:{shade};{border}'>{shown}</span>"
         )

@@ -49,7 +49,7 @@ def _draw_stage(ax: Axes, panel: dict[str, Any], before: int, number: int) -> No
         if p > old:
             ax.barh(y, p - old, left=old, color=COLORS[5])
         elif p < old:
-            ax.barh(y, old - p, left=p, facecolor="none", edgecolor="#555", linestyle="--")
+            ax.barh(y, old - p, left=p, color="0.8")
         ax.text(max(p, old) + 0.03 * most, y, percent(p), va="center", fontsize=9)
     ax.set(xlim=(0, 1.45 * most), ylim=(len(rows) - 0.4, -0.6), xlabel="probability")
     ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= min(1, 1.45 * most)])

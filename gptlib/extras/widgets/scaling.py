@@ -30,8 +30,8 @@ class StepPlanner(widgets.VBox):
     `at_once` (windows per pass and device), `speed`
     (trillion operations per second that a device reaches), `inside` and `between` (GB/s within a
     machine of 8 and from machine to machine), `checkpointed`. Results: `cost`, a `StepCost` or
-    None if the batch is too small to be shared, `limit` (the first number of devices at which
-    sending takes longer than computing, or None) and the sentence in `readout`.
+    None if the batch is too small to be shared, `limit` (the first number of devices at which the
+    step waits for what is sent, or None) and the sentence in `readout`.
 
     Example:
         >>> planner = StepPlanner()
@@ -101,7 +101,7 @@ class StepPlanner(widgets.VBox):
         strategy = self.strategy.value
         self.cost = self._cost(self.devices.value, strategy)
         costs = {n: self._cost(n, strategy) for n in COUNTS}
-        waits = (n for n, c in costs.items() if c is not None and c.communication > c.compute)
+        waits = (n for n, c in costs.items() if c is not None and c.seconds > c.compute)
         self.limit = next(waits, None)
         self.readout.value = f"<p aria-live='polite'>{html.escape(self.sentence)}</p>"
         self.image.value = png(self.picture())
@@ -114,9 +114,9 @@ class StepPlanner(widgets.VBox):
         if self.cost is None:
             return f"{what}: less than one window for each device; raise the batch."
         cost = self.cost
-        limit = "up to 1,024 devices sending never takes longer than computing"
+        limit = "up to 1,024 devices it never waits for what is sent"
         if self.limit is not None:
-            limit = f"from {self.limit:,} devices on sending takes longer than computing"
+            limit = f"from {self.limit:,} devices on it waits for what is sent"
         fits = "" if cost.memory <= MEMORY else f", more than its {MEMORY / 1e9:.0f}"
         return (
             f"{what}: {_seconds(cost.compute)} of computing, {_seconds(cost.communication)} of "
