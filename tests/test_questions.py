@@ -32,8 +32,6 @@ SOLVERS: dict[str, Callable[[Record], str]] = {
     "last-word": lambda record: words(record)[-1],
     "longest-word": longest,
     "count-words": lambda record: NUMBERS[len(words(record))],
-    "reverse-words": lambda record: " ".join(reversed(words(record))),
-    "sort-words": lambda record: " ".join(sorted(words(record))),
     "find-name": lambda record: only({*KNOWN.names, *NEW.names} & {*words(record)}),
     "find-city": lambda record: only({*KNOWN.cities, *NEW.cities} & {*words(record)}),
 }

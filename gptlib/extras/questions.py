@@ -168,18 +168,6 @@ def _count(rng: random.Random, stock: Stock) -> tuple[str, str]:
     return " ".join(rng.sample(stock.words, n)), ["two", "three", "four", "five", "six"][n - 2]
 
 
-def _reverse(rng: random.Random, stock: Stock) -> tuple[str, str]:
-    drawn = rng.sample(stock.words, 3)
-    return " ".join(drawn), " ".join(drawn[::-1])
-
-
-def _sort(rng: random.Random, stock: Stock) -> tuple[str, str]:
-    while True:
-        drawn = rng.sample(stock.words, 3)
-        if len({word[0] for word in drawn}) == 3:
-            return " ".join(drawn), " ".join(sorted(drawn))
-
-
 def _name(rng: random.Random, stock: Stock) -> tuple[str, str]:
     name = rng.choice(stock.names)
     return rng.choice(stock.who).format(name=name), name
@@ -215,18 +203,6 @@ TASKS: dict[str, tuple[Make, list[str]]] = {
         _city,
         ["Which city is named here?", "Write the name of the city.", "Find the city."],
     ),
-    "reverse-words": (
-        _reverse,
-        ["Reverse the words.", "Write the words backward.", "Turn the words around."],
-    ),
-    "sort-words": (
-        _sort,
-        [
-            "Sort the words from A to Z.",
-            "Sort the words.",
-            "Sort these by the alphabet.",
-        ],
-    ),
 }
 """What makes a task's inputs and answers, and the wordings of its instruction."""
 
@@ -245,7 +221,7 @@ def make_records(
 
     Example:
         >>> make_records(1, seed=0, tasks=["first-word"])[0]["output"]
-        'x'
+        'road'
     """
     records = []
     for task in tasks:
