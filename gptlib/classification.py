@@ -367,8 +367,8 @@ class FineTuning:
         counts = {name: getattr(self, name) for name in ("n_epochs", "batch_size", "patience")}
         whole = "a whole number, at least 1"
         rules = {name: (whole, isinstance(n, int) and n >= 1) for name, n in counts.items()}
-        rules["learning_rate"] = ("above 0", 0 < self.learning_rate < math.inf)
-        rules["head_learning_rate"] = ("above 0", 0 < self.head_learning_rate < math.inf)
+        rules["learning_rate"] = ("above 0 and finite", 0 < self.learning_rate < math.inf)
+        rules["head_learning_rate"] = ("above 0 and finite", 0 < self.head_learning_rate < math.inf)
         rules["frozen"] = (f"one of {get_args(Frozen)}", self.frozen in get_args(Frozen))
         check_fields(self, rules)
 

@@ -89,7 +89,7 @@ def keep_top_k(logits: Tensor, k: int) -> Tensor:
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest likeliest tokens whose probabilities sum to at least p, and cut the tail.
 
-    Sums are compared with p up to one part in a million, which is more than rounding adds.
+    Sums are compared with p up to what rounding adds, in float32 one part in a million.
 
     Source:
         Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1.
@@ -105,7 +105,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         best, tokens = logits.sort(dim=-1, descending=True)  # (..., V)
     share = (best - total).exp()
     before = share.cumsum(dim=-1) - share  # what the likelier tokens sum to
-    best = best.masked_fill(before >= p * (1 - 1e-6), -math.inf)  # sums are rounded
+    reached = before >= p * (1 - 8 * torch.finfo(logits.dtype).eps)  # sums are rounded
+    best = best.masked_fill(reached, -math.inf)
     return torch.full_like(logits, -math.inf).scatter(-1, tokens, best)
 
 
@@ -182,7 +183,11 @@ class Sampling:
     """
 
     repetition_penalty: float = knob(
-        1.0, penalize_repetition, "above 0; 1 is none", lambda x: 0 < x < math.inf, "texts"
+        1.0,
+        penalize_repetition,
+        "above 0 and finite; 1 is none",
+        lambda x: 0 < x < math.inf,
+        "texts",
     )
     """Above 1 makes tokens of the prompt and the text less likely, below 1 more; above 0."""
     frequency_penalty: float = knob(
@@ -194,7 +199,7 @@ class Sampling:
     )
     """Subtracted from a logit once if the token was written at all; any number."""
     temperature: float = knob(
-        1.0, apply_temperature, "at least 0; 0 is greedy", lambda x: 0 <= x < math.inf
+        1.0, apply_temperature, "at least 0 and finite; 0 is greedy", lambda x: 0 <= x < math.inf
     )
     """Divides the logits, 0 or more: below 1 the likely gets likelier; 0 takes the best token."""
     top_k: int | None = knob(

@@ -19,6 +19,8 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -29,7 +31,15 @@ from gptlib.attention import causal_mask
 from gptlib.generation import Sampling, generate_batch
 from gptlib.gpt2 import GPT, check_fields
 from gptlib.tokenizer import Tokenizer, end_of_text
-from gptlib.training import Report, TrainingConfig, TrainingState, run_steps, take_step
+from gptlib.training import (
+    Report,
+    TrainingConfig,
+    TrainingState,
+    load_checkpoint,
+    restore,
+    run_steps,
+    take_step,
+)
 
 Record = Mapping[str, str]
 """What is asked and answered: "instruction", "output", and perhaps "input" and "task"."""
@@ -396,6 +406,8 @@ def tune(
     *,
     packed: bool = True,
     learn_prompt: bool = False,
+    checkpoint: Path | None = None,
+    resume: bool = False,
 ) -> Generator[Report, None, None]:
     """Fine-tune a model on answers, and hand over a report from time to time.
 
@@ -409,6 +421,8 @@ def tune(
         config: The plan; `batch_size` counts rows.
         packed: Whether a row holds as many records as it has room for, or one.
         learn_prompt: Whether the questions are learnt like the answers.
+        checkpoint: Where to save, every `save_every` steps and at the end. None saves nothing.
+        resume: Whether to go on from the checkpoint that is there, as `train` does.
 
     Returns:
         A generator of reports; losses are in nats per token of the answers, tokens per second
@@ -428,7 +442,11 @@ def tune(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("all parameters are frozen; call add_lora, or unfreeze what should learn")
     state = TrainingState.start(model, config)
-    rows = draw_rows(examples, config.batch_size, length if packed else None, state.generator)
+    if checkpoint is not None and resume:
+        restore(state, load_checkpoint(checkpoint))
+    # A round's order is drawn at its beginning, so what was learnt is drawn again and left out.
+    order, width = state.generator.manual_seed(config.seed), length if packed else None
+    rows = islice(draw_rows(examples, config.batch_size, width, order), state.step, None)
 
     def draw(state: TrainingState) -> list[Batch]:
         batch = make_batch(next(rows), learn_prompt)
@@ -437,7 +455,7 @@ def tune(
 
     step = partial(take_step, draw=draw, loss=response_loss)
     score = None if validation is None else partial(evaluate_responses, model, validation)
-    return run_steps(state, step, score)
+    return run_steps(state, step, score, checkpoint)
 
 
 PROJECTIONS = ("attn.qkv", "attn.proj", "mlp.expand", "mlp.proj")
@@ -465,7 +483,7 @@ class LoRAConfig:
         all_fit = 0 < len(chosen) == len(self.projections)
         rules = {
             "rank": ("a whole number of at least 1", isinstance(self.rank, int) and self.rank >= 1),
-            "alpha": ("above 0", 0 < self.alpha < math.inf),
+            "alpha": ("above 0 and finite", 0 < self.alpha < math.inf),
             "projections": (f"one or more of {some}, each once", all_fit),
         }
         check_fields(self, rules)

@@ -132,7 +132,7 @@ class TrainingConfig:
         low, high = self.min_learning_rate, self.max_learning_rate
         rules = {
             "warmup_steps": ("from 0 to n_steps - 1", self.warmup_steps in range(self.n_steps)),
-            "max_learning_rate": ("above 0", 0 < high < math.inf),
+            "max_learning_rate": ("above 0 and finite", 0 < high < math.inf),
             "min_learning_rate": ("from 0 to max_learning_rate", 0 <= low <= high),
             "max_gradient_norm": ("above 0; inf sets no limit", self.max_gradient_norm > 0),
             "precision": ("float32 or bfloat16", self.precision in ("float32", "bfloat16")),
@@ -345,7 +345,8 @@ def restore(
     """Put a run back to where a checkpoint was made, random states included.
 
     Args:
-        state: A run with the same model configuration and the same plan.
+        state: A run of the same model configuration, weight decay, betas and seed; steps, rates,
+            batches and intervals may be others from here on.
         checkpoint: What `load_checkpoint` returned.
         load: Fills the model and the optimizer, where the run's own hold only a part; by default
             each loads its state dictionary.
@@ -356,10 +357,10 @@ def restore(
     # Compared before anything changes, so that a refused checkpoint does no harm.
     ours = asdict(cast(GPT, state.model).config) | asdict(state.config)
     theirs = checkpoint["model_config"] | checkpoint["training_config"]
-    # Theirs alone: a checkpoint from before a new setting still loads.
-    for name, value in theirs.items():
-        if value != ours.get(name):
-            other = f"{value!r} in the checkpoint and {ours.get(name)!r} in this run"
+    # What the optimizer and the order of batches hold stays; the rest of a plan may change.
+    for name in (*checkpoint["model_config"], "weight_decay", "betas", "seed"):
+        if theirs.get(name) != ours.get(name):
+            other = f"{theirs.get(name)!r} in the checkpoint and {ours.get(name)!r} in this run"
             raise ValueError(f"{name} is {other}; use the checkpoint's, or start anew elsewhere")
     if load is None:  # the whole model is here
         state.model.load_state_dict(checkpoint["model"])

@@ -389,7 +389,7 @@ def save_gpt2(
         ):
             described.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             save_file(tensors, stored, {"format": "pt"})
-            for path in sorted(folder.iterdir(), key=lambda path: path.name != "config.json"):
+            for path in sorted(folder.iterdir(), key=lambda p: (p.name != "config.json", p.name)):
                 if path.name in ("config.json", "model.safetensors", *listed):
                     path.unlink()  # from here to the end there is no model
             write_tokenizer(folder, tokenizer)

@@ -26,7 +26,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have sw
 if sys.stdin.isatty():
     import fcntl, termios
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # this terminal's Ctrl-C goes to this process
-from gptlib.extras.cli import main
+from gptlib.__main__ import main
 raise SystemExit(main())
 """
 

@@ -142,7 +142,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
             lambda t, p, a, m: confusion(t, t),
             "you return Confusion; return one number, the threshold alone",
         ),
-        (priced_hits, "Not yet: where a false alarm costs 3 and a miss 2, the best is 0.6"),
+        (priced_hits, "Not yet: with costs 3 and 2 it is 0.6"),
         (threshold, "Correct"),
     ],
 }

@@ -87,8 +87,8 @@ MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
         lambda g, n: combine(g, n) * sum(n) / len(n),
         "number of processes",
     ),
-    (checks.combine_gradients, lambda g, n: g[0], "weigh each gradient"),
-    (checks.combine_gradients, lambda g, n: g[0].double(), "weigh each gradient"),
+    (checks.combine_gradients, lambda g, n: g[0], "weigh by the share of the tokens"),
+    (checks.combine_gradients, lambda g, n: g[0].double(), "weigh by the share of the tokens"),
     (
         checks.rows_of,
         lambda r, n, h, d: list(range(r * 3 * h * d // n, (r + 1) * 3 * h * d // n)),
@@ -116,7 +116,7 @@ MISTAKES: list[tuple[Check, Callable[..., Any], str]] = [
     (checks.rental, lambda *a: (rental(*a)[0], rental(*a)[0]), "multiply by n"),
     (checks.rental, lambda *a: tuple(60 * x for x in rental(*a)), "Those are minutes"),
     (checks.rental, lambda *a: (None, "a"), "two numbers"),
-    (checks.rental, lambda *a: (1.0, 2.0), "expected"),
+    (checks.rental, lambda *a: (1.0, 2.0), "Not yet: it is"),
 ]
 
 

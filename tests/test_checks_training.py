@@ -64,7 +64,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda g, m: [t * m / (total_length(g) + 1e-9) for t in g], "a short one was stretched"),
         (lambda g, m: [t * m / total_length(g) ** 2 for t in g], "squared length"),
         (lambda g, m: g, "came back whole"),
-        (lambda g, m: [t * 0.5 for t in g], "the length came out as 42.5"),
+        (lambda g, m: [t * 0.5 for t in g], "the length is 42.5"),
         (lambda g, m: [t * m / sum(u.norm() for u in g) for t in g], "added the lengths up"),
         (lambda g, m: [t * min(1.0, m / total_length(g)) for t in g], "all gradients are 0"),
         (lambda g, m: [t * min(1.0, m / (total_length(g) + 1e-9)) for t in g], "Correct"),

@@ -86,8 +86,12 @@ def test_the_module_runs_the_command_line(monkeypatch: pytest.MonkeyPatch) -> No
     pretend(monkeypatch, Finding("disk", "problem", "0.1 GB free", "free 2 GB"))
     monkeypatch.setattr(sys, "argv", ["gptlib", "doctor"])
     monkeypatch.delitem(sys.modules, "gptlib.__main__", raising=False)
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_module("gptlib", run_name="__main__")
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module("gptlib", run_name="__main__")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.value.code == 1
 
 
@@ -322,8 +326,10 @@ except SystemExit:
             ["--temperature", "warm"],
             "argument --temperature: 'warm' can't be used; write a number like",
         ),
-        (["--temperature", "-1"], "--temperature is -1.0; it must be at least 0; 0 is greedy"),
-        (["--temperature", "nan"], "--temperature is nan; it must be at least 0; 0 is greedy"),
+        (["--temperature", "-1"], "--temperature is -1.0; it must be at least 0 and finite; 0"),
+        (["--temperature", "nan"], "--temperature is nan; it must be at least 0 and finite; 0"),
+        (["--temperature", "inf"], "--temperature is inf; it must be at least 0 and finite; 0"),
+        (["--repetition-penalty", "inf"], "is inf; it must be above 0 and finite; 1 is none"),
         (["--top-k", "0"], "--top-k is 0; it must be at least 1, or leave it out to keep all"),
         (["--top-k", "2.5"], "argument --top-k: '2.5' can't be used; write a whole number like 40"),
         (["--top-p", "0"], "--top-p is 0.0; it must be above 0 and at most 1; 1 keeps all"),
@@ -364,8 +370,6 @@ def test_a_bad_value_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("words", "content", "message"),
     [
-        ([], b"", 'the prompt is empty; write how the text begins, such as "It was"'),
-        (["--prompt", ""], b"", "the prompt is empty"),
         ([], b"a\xff", "standard input is no UTF-8 text (byte 1); convert it first"),
         (["--prompt", "a\udcff"], b"", r"character '\udcff' in position 1: surrogates not allowed"),
         (["--prompt", "a", "--beams", "0"], b"", "argument --beams: 0 is too small; write 1 or"),
@@ -388,13 +392,24 @@ def test_a_bad_prompt_or_search_is_told_in_one_line(
     assert message in refusal(capsys, "generate", "--model", folder, *words)
 
 
-def test_without_a_prompt_at_a_terminal_it_is_asked_for(
-    capsys: pytest.CaptureFixture[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("words", "at_terminal"), [([], True), (["--prompt", ""], True), ([], False)]
+)
+def test_without_a_prompt_a_text_begins_where_another_one_ended(
+    words: list[str],
+    at_terminal: bool,
+    capsys: pytest.CaptureFixture[str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pipe_in(monkeypatch, b"")
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    message = refusal(capsys, "generate", "--model", folder)
-    assert 'the text has no beginning; add --prompt "It was", or pipe a text in' in message
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: at_terminal)
+    model, tokenizer = load_model(folder)
+    [end] = end_of_text(tokenizer)
+    tokens = generate(model, [end], 9, Sampling(temperature=0), min_new_tokens=9)
+    options = ("--max-new-tokens", 9, "--min-new-tokens", 9, "--temperature", 0)
+    text = written(capsys, "generate", "--model", folder, *options, *words)
+    assert text == tokenizer.decode(list(tokens)) + "\n"
 
 
 def test_logits_that_are_no_numbers_end_in_one_line(

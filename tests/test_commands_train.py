@@ -143,7 +143,7 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         (["--config", "novels-cpu"], "'library'; let python data/models/make_library.py of the"),
         (
             ["--config", "war-and-peace"],
-            "or one of gpt2-124M, novels-cpu, novels-gpu, tiny-shakespeare, w",
+            "or one of fine-tune, gpt2-124M, novels-cpu, novels-gpu, tiny",
         ),
         (["--config", "war-and-peace"], "did you mean war-and-peace-cpu?"),
         (
@@ -161,6 +161,12 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["BOOK", "--training.stops", "5"], "--training.stops; did you mean --training.steps?"),
         (["BOOK", "--training.warmup-steps", "4500"], "--training.warmup-steps is 4500; it must"),
+        (["BOOK", "--training.max-learning-rate", "inf"], "is inf; it must be above 0 and finite"),
+        (["BOOK", "--training.weight-decay", "nan"], "is nan; it must be at least 0 and finite"),
+        (["BOOK", "--training.betas", "[1, 0.9]"], "it must be two numbers from 0 to below 1"),
+        (["BOOK", "--training.seed", "-1"], "--training.seed is -1; it must be from 0 to 92233"),
+        (["BOOK", "--start-std", "inf"], "--start-std is inf; it must be above 0 and finite"),
+        (["BOOK", "--lora.alpha", "inf"], "--lora.alpha is inf; it must be above 0 and finite"),
         (
             ["BOOK", "--model.n-head", "3"],
             "--model.n-embd is 128; it must be divisible by --model.n-head",
@@ -171,7 +177,7 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (["BOOK", "--data.validation-fraction", "1"], "--data.validation-fraction is 1.0; it must"),
         (["BOOK", "--start-std", "0"], "--start-std is 0.0; it must be above 0"),
-        (["BOOK", "--model.vocab-size", "99999"], "too few for --model.vocab-size=99999; pass"),
+        (["BOOK", "--model.vocab-size", "99999"], "needs more text: this one is enough for"),
         (
             ["BOOK", "--model.vocab-size", "300", "--model.context-length", "9999"],
             "give no window of",
@@ -183,8 +189,8 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         (["BOOK", "--resume", "--overwrite"], "--resume goes on and --overwrite begins anew"),
         (["BOOK", "--resume"], "holds no run, so there is nothing to resume; leave --resume out"),
         ([""], "a text's name is empty; name a file or a folder"),
-        (["BOOK", "--folder", ""], "--folder is empty; name the run's folder, or leave it out"),
-        (["BOOK", "--folder", "BOOK"], "holds something that is no run"),
+        (["BOOK", "--folder", ""], "argument --folder: '' can't be a folder; name a new one"),
+        (["BOOK", "--folder", "BOOK"], "can't be a folder; name a new one"),
         (["BOOK", "--fold", "x"], "there is no option --fold; did you mean --folder?"),
         (["--resume"], "--resume needs to know which run goes on; add --folder DIR"),
         (["BOOK", "--folder", "."], ". holds something that is no run; name another folder"),
@@ -259,7 +265,7 @@ def test_a_run_learns_what_the_library_learns(run: Path, book: Path) -> None:
         assert torch.equal(value, loaded.state_dict()[name]), name
     assert set(os.listdir(run)) == {
         *("config.yaml", "tokenizer", "tokens.bin", "tokens.bin.json"),
-        *("checkpoint.pt", "log.jsonl", "model"),
+        *("checkpoint.pt", "log.jsonl", "model", "loss.svg"),
     }
     last = JsonLines.read(run / "log.jsonl")[-1]
     n_bytes = len(tokenizer.decode(judge[1:-1].tolist()).encode())
@@ -282,7 +288,7 @@ def test_a_run_is_never_replaced_without_being_told(
     said = refusal(capsys, "train", book, *TINY, "--folder", run)
     assert "holds a run already; go on with --resume, name another folder with --folder, or" in said
     said = refusal(capsys, "train", book, *TINY, "--training.seed", 5, "--folder", run, "--resume")
-    assert "was begun with training.seed 0, not 5; go on with python -m gptlib train --res" in said
+    assert "was begun with training.seed 0, not 5; leave --training.seed out to go on" in said
     assert call("train", book, *TINY, "--folder", run, "--resume") == 0
     assert "is complete: 12 steps are done" in capsys.readouterr().err
     assert (run / "checkpoint.pt").read_bytes() == before
@@ -344,9 +350,8 @@ def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_again(
     with monkeypatch.context() as patch:
         patch.setattr(texts, "prepare_tokens", killed)
         assert call("train", book, *TINY, "--folder", folder) == 130
-    assert (
-        "ended at once; no step is saved. Go on with: python -m gptlib train --resume --folder"
-        in (capsys.readouterr().err)
+    assert "stopped; no step is saved. Go on with: python -m gptlib train --resume --folder" in (
+        capsys.readouterr().err
     )
     assert "has no checkpoint yet; go on with" in refusal(
         capsys, "generate", "--model", folder, "--prompt", "x"
@@ -410,7 +415,7 @@ def test_blocks_that_are_computed_in_another_way_learn_the_same(
 def test_the_course_s_novel_is_told_when_it_is_fetched_and_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datasets, "_from_address", lambda *_: False)
+    monkeypatch.setattr(datasets, "_from_address", lambda *_: "no network")
     monkeypatch.setenv("GPTLIB_DATA_MIRROR", "")
     monkeypatch.setenv("GPTLIB_DATA", str(tmp_path))
     texts._read_course_text.cache_clear()
@@ -446,7 +451,8 @@ def test_a_loss_that_is_no_number_ends_in_one_line(
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert "lower the learning rate" in err
-    assert "lower --training.max-learning-rate, warm up for longer" in err
+    assert "begin anew with the same command and --training.max-learning-rate 1e+29" in err
+    assert call("train", book, *TINY, "--folder", tmp_path / "b") == 0, "no flag is needed"
 
 
 def test_too_little_memory_is_told_with_the_way_out(
@@ -501,7 +507,7 @@ def test_a_second_ctrl_c_ends_at_once(book: Path, tmp_path: Path) -> None:
         os.write(talk.out, b"\x03")
         talk.wait_for("unsaved")
         os.write(talk.out, b"\x03")
-        talk.wait_for("ended at once; no step is saved. Go on with")
+        talk.wait_for("stopped; no step is saved. Go on with")
         assert talk.process.wait(PATIENCE) == 130
         assert b"Traceback" not in talk.seen
 

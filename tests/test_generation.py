@@ -789,10 +789,10 @@ def test_a_knob_turned_too_far_is_refused(options: dict[str, Any], message: str)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: generate(MODEL, [], 5), r"prompt 0 has 0 tokens; begin with at least 1"),
+        (lambda: generate(MODEL, [], 5), r"prompt 0 has 0 tokens; pass 1"),
         (lambda: generate_batch(MODEL, [[1], []], 5), r"prompt 1 has 0 tokens"),
         (lambda: generate_batch(MODEL, [], 5), r"there are 0 prompts; pass at least 1"),
-        (lambda: generate(MODEL, [1] * 17, 5), r"prompt 0 has 17 tokens; .*at most the 16"),
+        (lambda: generate(MODEL, [1] * 17, 5), r"prompt 0 has 17 tokens; .* to 16"),
         (lambda: generate(MODEL, [1, 50], 5), r"token id 50 is outside 0..49, the model's ids"),
         (lambda: generate(MODEL, [-1], 5), r"token id -1 is outside 0..49"),
         (lambda: generate(MODEL, [1], 5, end_tokens=[99]), r"token id 99 is outside 0..49"),

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,7 +162,7 @@ def test_an_answer_that_is_too_long_loses_its_end_and_that_is_counted() -> None:
 def test_a_prompt_without_room_for_an_answer_is_refused_by_its_number() -> None:
     n = len(encoded()[1].prompt)
     assert [len(e.response) for e in encode_records(RECORDS[:2], BYTES, CHAT, n)] == [3, 1]
-    message = rf"the prompt of record 1 has {n} tokens and leaves the context of {n - 1} no room"
+    message = rf"the prompt of record 1, {n} tokens, fills context_length={n - 1}"
     with pytest.raises(ValueError, match=message):
         encode_records(RECORDS, BYTES, CHAT, n - 1)
 
@@ -374,6 +375,18 @@ def test_a_caller_may_look_at_the_model_between_reports() -> None:
     assert expected[:4] == expected[4:]
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_tuning_that_was_stopped_goes_on_to_the_bit(packed: bool, tmp_path: Path) -> None:
+    config = plan(n_steps=9, report_every=1, batch_size=1 if packed else 2)
+    wanted = [r.loss for r in tune(small(), encoded(), None, config, packed=packed)]
+    path = tmp_path / "run.pt"
+    run = tune(small(), encoded(), None, config, packed=packed, checkpoint=path)
+    found = [next(run).loss for _ in range(4)]
+    run.close()  # in the middle of a round
+    rest = tune(small(5), encoded(), None, config, packed=packed, checkpoint=path, resume=True)
+    assert found + [r.loss for r in rest] == wanted
+
+
 def test_learning_the_prompts_takes_their_loss_in() -> None:
     model, config = small(), plan(n_steps=1, batch_size=9)
     (masked,) = tune(small(), encoded(), None, config)
@@ -395,7 +408,7 @@ def test_half_precision_learns_too() -> None:
     ("examples", "changes", "message"),
     [
         ([], {}, "there are 0 examples; pass at least 1"),
-        ([Example([1] * 70, [2])], {}, "takes 70 positions, more than the 64"),
+        ([Example([1] * 70, [2])], {}, "takes 70 positions of a row's 64"),
         ([Example([1], [2])], {"accumulation_steps": 2}, "is 2; it must be 1, because"),
     ],
 )
@@ -421,7 +434,7 @@ def test_a_loss_that_is_no_number_stops_the_run_with_its_step() -> None:
     next(reports)
     with torch.no_grad():
         model.ln_f.weight.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 2"):
+    with pytest.raises(FloatingPointError, match="loss nan at step 2"):
         next(reports)
 
 
@@ -438,7 +451,7 @@ def test_a_tuning_step_is_the_step_of_chapter_5_with_another_loss() -> None:
 def test_the_speed_counts_tokens_and_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
 
-    def spy(state: TrainingState, step: Any, score: Any) -> Any:
+    def spy(state: TrainingState, step: Any, *_: Any) -> Any:
         for _ in range(2):
             step(state)
             counted.append(state.n_tokens)

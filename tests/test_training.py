@@ -551,7 +551,7 @@ def test_a_run_that_holds_only_a_part_saves_and_restores_what_was_gathered(
     assert states[1].step == 0
     assert same(part, whole)
     other = TrainingState.start(new_model(), replace(CONFIG, seed=9))
-    with pytest.raises(ValueError, match="made with seed 0, this run has 9"):
+    with pytest.raises(ValueError, match="seed is 0 in the checkpoint and 9 in this"):
         restore(other, load_checkpoint(path), load)
     assert len(seen) == 1
 
@@ -651,10 +651,10 @@ def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_layer": 3}, "made with n_layer 2, this run has 3; use the checkpoint's model_config"),
+        ({"n_layer": 3}, "n_layer is 2 in the checkpoint and 3 in this run; use"),
         (
             {"dropout": 0.1},
-            "made with dropout 0.0, this run has 0.1; use the checkpoint's model_config",
+            "dropout is 0.0 in the checkpoint and 0.1 in this run; use",
         ),
     ],
 )
@@ -667,13 +667,23 @@ def test_a_checkpoint_of_another_model_is_refused(
         train(new_model(**change), text(), None, CONFIG, checkpoint=path, resume=True)
 
 
-def test_a_checkpoint_of_another_plan_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_seed_is_refused_and_nothing_is_changed(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     save_checkpoint(path, TrainingState.start(new_model(seed=1), CONFIG))
-    state = TrainingState.start(new_model(), replace(CONFIG, n_steps=30))
-    with pytest.raises(ValueError, match="made with n_steps 20, this run has 30; use the"):
+    state = TrainingState.start(new_model(), replace(CONFIG, seed=3))
+    with pytest.raises(ValueError, match="seed is 0 in the checkpoint and 3 in this run; use the"):
         restore(state, load_checkpoint(path))
     assert same(state.model, new_model())
+
+
+def test_a_finished_run_goes_on_with_more_steps_other_rates_and_batches(tmp_path: Path) -> None:
+    path, plan = tmp_path / "run.pt", replace(CONFIG, n_steps=4, warmup_steps=1)
+    list(train(new_model(), text(), None, plan, checkpoint=path))
+    more = replace(plan, n_steps=6, max_learning_rate=1e-4, batch_size=3, report_every=1)
+    reports = train(new_model(seed=9), text(), None, more, checkpoint=path, resume=True)
+    assert [(r.step, r.learning_rate) for r in reports] == [
+        (step + 1, learning_rate_at(step, more)) for step in (4, 5)
+    ]
 
 
 def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:

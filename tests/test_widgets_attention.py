@@ -45,6 +45,9 @@ class Letters:
         return "".join(map(chr, tokens))
 
 
+LETTERS: Any = Letters()
+
+
 def test_the_controls_choose_the_row(maps: AttentionMaps) -> None:
     maps.layer.value, maps.head.value, maps.query.value = 1, 2, 3
     assert maps.row == maps.weights[1, 2, 3].tolist()
@@ -148,7 +151,7 @@ def test_without_labels_the_ids_are_shown(model: GPT) -> None:
 
 
 def test_a_reader_types_a_text(model: GPT) -> None:
-    maps = AttentionMaps.of(model, tokenizer=Letters(), text="so it goes")
+    maps = AttentionMaps.of(model, tokenizer=LETTERS, text="so it goes")
     assert maps.text in maps.children
     assert maps.tokens == ["s", "o", "·", "i", "t", "·", "g", "o", "e", "s"]
     maps.query.value, maps.head.value = 9, 1
@@ -161,7 +164,7 @@ def test_a_reader_types_a_text(model: GPT) -> None:
 
 
 def test_a_text_that_cannot_be_read_is_explained_and_the_map_stays(model: GPT) -> None:
-    maps = AttentionMaps.of(model, torch.tensor([97, 98]), tokenizer=Letters())
+    maps = AttentionMaps.of(model, torch.tensor([97, 98]), tokenizer=LETTERS)
     assert maps.text.value == "ab"
     maps.text.value = ""
     assert "type at least one word" in maps.message.value
@@ -174,7 +177,7 @@ def test_a_text_that_cannot_be_read_is_explained_and_the_map_stays(model: GPT) -
 
 
 def test_a_long_text_is_cut_to_what_can_be_shown(model: GPT) -> None:
-    maps = AttentionMaps.of(model, tokenizer=Letters(), text="x" * 500)
+    maps = AttentionMaps.of(model, tokenizer=LETTERS, text="x" * 500)
     assert len(maps.tokens) == module.LONGEST
 
 

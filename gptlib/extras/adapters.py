@@ -97,10 +97,6 @@ def load_adapters(model: GPT, path: str | Path) -> GPT:
 
     Args:
         model: The base model, without adapters; it is changed in place, and frozen but for them.
-        path: A file that `save_adapters` wrote.
-
-    Returns:
-        The same model.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -34,9 +34,7 @@ def fit_prompt(
 
     Args:
         instruction: What to do; it is cut only if there is no input.
-        input: What it is about.
-        tokenizer: The model's own.
-        form: How to ask.
+        input: What it is about; may be empty.
         room: The most tokens.
 
     Returns:
@@ -77,10 +75,7 @@ def remember(
     """Put earlier questions and their answers before a prompt, the latest ones that fit.
 
     Args:
-        prompt: What `fit_prompt` returned.
         history: Earlier turns, with "instruction", "input" and "output"; the latest last.
-        tokenizer: The model's own.
-        form: How they were asked.
         room: The most tokens in all.
 
     Returns:
@@ -109,11 +104,8 @@ def answer(
 
     Args:
         model: In evaluation mode.
-        tokenizer: Its tokenizer.
-        prompt: The tokens of a filled form.
-        max_new_tokens: Where an answer is cut off.
-        sampling: The knobs; the likeliest token each time if None.
-        generator: The source of randomness, on the CPU; PyTorch's global one if None.
+        sampling: The likeliest token each time if None.
+        generator: On the CPU; PyTorch's global one if None.
         step: What `gptlib.extras.fast` made for this model, if anything.
 
     Returns:
@@ -137,14 +129,10 @@ def save_tuned(
     folder: str | Path,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write a tuned model in GPT-2's layout, and the form that it answers to beside it.
+    """Write a tuned model in GPT-2's layout, as `save_gpt2` does, and its form beside it.
 
-    Args:
-        model: The model, its adapters merged.
-        tokenizer: Its tokenizer.
-        form: The form that it was tuned with.
-        folder: Where to write; it is made if it is not there.
-        dtype: How the numbers are stored, as `save_gpt2` does it.
+    Raises:
+        ValueError: If the model has adapters that are not merged.
     """
     if adapter_tensors(model):
         raise ValueError("the model has adapters, which GPT-2's layout can't hold; merge_lora it")

@@ -9,8 +9,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 
+from gptlib.extras.interrupt import last_words, ways_on
 from gptlib.extras.options import CommandParser
 
 __all__ = ["COMMANDS", "main"]
@@ -18,7 +20,10 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "tokenizer": "train a tokenizer; turn text into tokens and back",
     "data": "turn texts of any size into a file of tokens",
-    "train": "train a model on your own texts; stop and go on",
+    "train": "train a model on your own texts, from nothing or from a model; stop and go on",
+    "tune": "teach a model to answer, from your own questions and answers",
+    "runs": "list what was trained, and how far it came",
+    "plot": "draw the losses of runs",
     "evaluate": "measure how well a model predicts texts",
     "generate": "go on from the beginning of a text",
     "chat": "write in turns with a model",
@@ -40,12 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: With status 2 and one line that says what to do if a command or a value can't
-            be used, 0 after `--help`.
+            be used, 0 after `--help` and `--version`.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     program = "gptlib" if Path(sys.argv[0]).stem == "gptlib" else "python -m gptlib"
     if not words or words[0] not in COMMANDS:
         everything = CommandParser(program, description="The course's command line.")
+        everything.add_argument(
+            "--version", action="version", version=f"gptlib {version('gptlib')}"
+        )
         for name, purpose in COMMANDS.items():
             everything.add_command(name, None, purpose)
         everything.parse_args(words[:1])
@@ -54,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a "?" where a console can't spell a letter
+    ways_on.clear()
     try:
         module = import_module(f"gptlib.extras.commands.{words[0]}")
         wishes = module.parser(f"{program} {words[0]}").read(words[1:])
@@ -64,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
         return 141
     except KeyboardInterrupt:
-        print(file=sys.stderr)
+        sys.stderr.write(last_words())
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         wishes.parser.error(str(error))  # ends the program

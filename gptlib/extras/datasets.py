@@ -26,8 +26,8 @@ import shutil
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,28 +39,10 @@ import requests
 
 from gptlib.tokenizer import find_data
 
-__all__ = [
-    "DATA_SETS",
-    "DataSet",
-    "alpaca",
-    "course_text",
-    "data_folder",
-    "fetch",
-    "instructions",
-    "is_real",
-    "sms_spam",
-    "state",
-    "war_and_peace",
-]
-
-CONNECT_SECONDS = 5.0
-"""How long to wait for a connection to one host, in seconds."""
-
-READ_SECONDS = 20.0
-"""How long a host may stay silent in the middle of a file, in seconds."""
-
+CONNECT_SECONDS, READ_SECONDS = 5.0, 20.0
+"""How long to wait for a connection, and for the next bytes in the middle of a file."""
 REST_SECONDS = 60.0
-"""How long a host that could not be reached is left alone, in seconds."""
+"""How long a host that could not be reached is left alone."""
 
 _COURSE = Path(__file__).resolve().parents[2]
 _unreachable: dict[str, float] = {}  # host -> when it could not be reached, monotonic seconds
@@ -166,12 +148,8 @@ def course_text(name: str) -> str:
     Args:
         name: A key of `DATA_SETS` whose record has a function `clean`.
 
-    Returns:
-        The text, lines ended by a single newline character.
-
     Raises:
         ValueError: If a file with other contents stands in its place.
-        FileNotFoundError: If not even a stand-in is there.
     """
     record = DATA_SETS[name]
     path, real = _find_or_stand_in(record)
@@ -184,9 +162,6 @@ def sms_spam() -> list[tuple[str, str]]:
 
     Returns:
         Pairs (label, message), 5,574 of them in the collection; the label is "ham" or "spam".
-
-    Raises:
-        ValueError: If a file with other contents stands in its place.
     """
     path, _ = _find_or_stand_in(DATA_SETS["sms-spam"])
     lines = path.read_text(encoding="utf-8").split("\n")
@@ -219,9 +194,6 @@ def instructions() -> list[dict[str, str]]:
 def fetch(name: str) -> Path:
     """Get the real file of a data set, from this machine or from the internet.
 
-    Returns:
-        Path of a file with the recorded sha256.
-
     Raises:
         ValueError: If the name is unknown, or a file with other contents stands in its place.
         FileNotFoundError: If it cannot be had; the message says which file to put where.
@@ -252,8 +224,8 @@ def state(name: str) -> str:
     """Look where a data set is on this machine, without the network.
 
     Returns:
-        "ready" (in the data folder), "mirror" (in the mirror folder), "wrong" (a file with
-        other contents stands in its place) or "absent".
+        "ready", "mirror" (in the mirror's folder), "wrong" (another file stands in its place) or
+        "absent".
     """
     record = _record(name)
     place = data_folder() / record.file
@@ -267,14 +239,8 @@ def state(name: str) -> str:
 
 
 def data_folder() -> Path:
-    """Name the folder in which downloads are kept.
-
-    Returns:
-        `GPTLIB_DATA` if it is set, `data/` in a checkout of the course, else the folder
-        for `gptlib` among your user's caches. It may not exist yet.
-    """
-    chosen = os.environ.get("GPTLIB_DATA", "")
-    if chosen:
+    """Name the folder in which downloads are kept, which may not exist yet."""
+    if chosen := os.environ.get("GPTLIB_DATA"):
         return Path(chosen).expanduser().absolute()
     if (_COURSE / "pyproject.toml").is_file() and (_COURSE / "data").is_dir():
         return _COURSE / "data"
@@ -289,12 +255,10 @@ def _record(name: str) -> DataSet:
 
 def _matches(path: Path, record: DataSet) -> bool:
     """Whether the file is there with the recorded size and hash."""
-    try:
-        if path.stat().st_size != record.size:
-            return False
-        return hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
-    except OSError:
-        return False
+    with suppress(OSError):
+        if path.stat().st_size == record.size:
+            return hashlib.sha256(path.read_bytes()).hexdigest() == record.sha256
+    return False
 
 
 def _find(record: DataSet) -> tuple[Path | None, list[str]]:
@@ -375,28 +339,12 @@ def _from_address(record: DataSet, address: str, place: Path) -> str:
 
 def _retrieve(record: DataSet, source: str, place: Path) -> None:
     """Let pooch write to a temporary file, check its hash and move it to its place."""
-    with _quiet_pooch():
-        pooch.retrieve(
-            source,
-            known_hash=f"sha256:{record.sha256}",
-            fname=place.name,
-            path=place.parent,
-            downloader=_download,
-        )
+    pooch.get_logger().setLevel(logging.CRITICAL)  # its log names folders of this machine
+    pooch.retrieve(
+        source, f"sha256:{record.sha256}", place.name, place.parent, downloader=_download
+    )
     with suppress(OSError):
         place.chmod(0o644)  # a temporary file is readable for its owner only; this data is public
-
-
-@contextmanager
-def _quiet_pooch() -> Iterator[None]:
-    """Keep pooch's log, which names folders of this machine, out of notebooks."""
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _download(source: str, output: str, _: Any) -> None:

@@ -6,8 +6,6 @@ import re
 import torch
 import torch.nn.functional as F
 
-__all__ = ["TOLERANCE", "agrees_with_cpu", "best_device"]
-
 TOLERANCE = 1e-3
 """Largest difference from the CPU's numbers, which are of the order of 1, that is accepted."""
 

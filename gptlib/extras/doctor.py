@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Finding", "examine", "report", "short_report"]
-
 DISK_BYTES = 2_000_000_000
 """Free disk that the course needs for data, models and checkpoints, in bytes."""
 

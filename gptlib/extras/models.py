@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+import yaml
 
 from gptlib.extras.formats.folders import load_folder, read_any_tokenizer
 from gptlib.extras.formats.hub import RELEASES, find_release
 from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.instructions import LoRAConfig, add_lora, lora_layers, merge_lora
 from gptlib.tokenizer import BPETokenizer, Tokenizer, find_data, gpt2_encoding
 from gptlib.training import load_checkpoint
 
@@ -146,11 +148,22 @@ def _load_checkpoint(run: Path, tokenizer: Tokenizer, dtype: torch.dtype) -> tup
     checkpoint = load_checkpoint(run)
     try:
         with torch.device("meta"):  # the starting weights are never drawn
-            model = GPT(GPTConfig(**checkpoint["model_config"]))
+            model = _with_lora(GPT(GPTConfig(**checkpoint["model_config"])), run.parent)
         model.load_state_dict(checkpoint["model"], assign=True)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{run}: the weights are not those of its configuration ({error}); train anew"
         ) from error
     check_vocabulary(tokenizer, model)
+    if lora_layers(model):
+        merge_lora(model)
     return model.to(dtype).eval(), tokenizer
+
+
+def _with_lora(model: GPT, folder: Path) -> GPT:
+    """Give a model the low-rank additions that its run's configuration asks for, if any."""
+    config = folder / "config.yaml"
+    values = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if not (lora := values.get("lora")):
+        return model
+    return add_lora(model, LoRAConfig(**lora | {"projections": tuple(lora["projections"])}))

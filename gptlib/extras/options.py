@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 EXIT_STATUS = (
-    "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it.\n"
+    "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it, 141 if\n"
+    "nobody reads its output any more.\n"
 )
 
 _METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", tuple: "[A,B]"}
@@ -58,9 +59,11 @@ class CommandParser(argparse.ArgumentParser):
         **more: Any,
     ) -> None:
         self.program = prog.partition("gptlib")[0] + "gptlib"
+        # every help says what the status means, where its examples don't
+        epilog = examples if "exit status" in examples else f"{examples}\n{EXIT_STATUS}".lstrip()
         super().__init__(
             prog=prog,
-            epilog=examples.replace("python -m gptlib", self.program),
+            epilog=epilog.replace("python -m gptlib", self.program),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             **more,

@@ -58,9 +58,6 @@ def show(figure: Figure, description: str) -> None:
         figure: The finished figure; it is closed.
         description: What there is to see, with its figures, for someone who can't see it; at
             least 40 characters.
-
-    Raises:
-        ValueError: If the description is too short to describe anything.
     """
     description = " ".join(description.split())
     if len(description) < 40:
@@ -87,14 +84,10 @@ def heatmap(
     """Draw a matrix as coloured cells with its labels and, if asked, its numbers.
 
     Args:
-        ax: Where to draw.
         matrix: Numbers of shape (n_rows, n_columns); a tensor or anything like an array.
-        rows: A label for each row.
-        columns: A label for each column.
         values: A format such as ".2f" to write each number into its cell; None writes none.
         limits: The numbers at the two ends of the colours; the matrix's own by default.
         cmap: The colour map; "cividis" by default, "PuOr" for numbers of both signs.
-        columns_at: Whether column labels stand above or below.
 
     Returns:
         The image, for a colour bar.

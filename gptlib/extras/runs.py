@@ -4,7 +4,9 @@ config.yaml     all that decides what the run learns
 tokenizer/      GPT-2's two files, vocab.json and merges.txt
 tokens.bin      the texts as tokens, with a description beside it (not of prepared texts)
 checkpoint.pt   the run itself
-log.jsonl       a line of JSON for each report
+log.jsonl       a line of JSON for each report, and for each change of the plan
+records.jsonl   of a run that learns answers, its records
+loss.svg        in the end, a picture of the losses
 model/          in the end, the model in GPT-2's layout
 """
 
@@ -14,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -24,14 +26,24 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from gptlib.embeddings import check_stream, split_tokens
+from gptlib.extras.formats.hub import RELEASES
+from gptlib.extras.formats.records import read_instructions
+from gptlib.extras.models import load_model
 from gptlib.extras.options import suggestion
-from gptlib.extras.terminal import note
+from gptlib.extras.terminal import note, read_text
 from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, prepare
 from gptlib.extras.tokens import open_tokens
 from gptlib.gpt2 import GPT, GPTConfig, check_fields
+from gptlib.instructions import (
+    ALPACA,
+    CHAT,
+    Example,
+    LoRAConfig,
+    add_lora,
+    encode_records,
+)
 from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size, whole_file
 from gptlib.training import TrainingConfig, load_checkpoint
 
@@ -39,8 +51,11 @@ __all__ = [
     "CHECKPOINT",
     "CONFIG",
     "DEFAULT_CONFIG",
+    "FINE_TUNE",
+    "FORMS",
     "LOG",
     "MODEL",
+    "PICTURE",
     "READY_CONFIGS",
     "SECTIONS",
     "START_STD",
@@ -48,12 +63,13 @@ __all__ = [
     "JsonLines",
     "Run",
     "RunConfig",
-    "begin_run",
     "checkpoint_step",
-    "find_run_texts",
+    "differences",
     "open_run",
     "read_config",
     "to_yaml",
+    "want_run",
+    "with_start",
 ]
 
 DEFAULT_CONFIG = "war-and-peace-cpu"
@@ -63,11 +79,18 @@ _CONFIGS = Path(str(files("gptlib.extras") / "configs"))
 READY_CONFIGS = {file.stem: file for file in sorted(_CONFIGS.glob("*.yaml"))}
 """The configurations that come with the package, by name."""
 
+FINE_TUNE = "fine-tune"
+"""The one that is used instead where a run begins with a model."""
+
 START_STD = 0.02
 """What `gptlib.gpt2` draws weights with, after GPT-2."""
 
 CONFIG, CHECKPOINT, LOG, MODEL = "config.yaml", "checkpoint.pt", "log.jsonl", "model"
-_FILES = (CONFIG, CHECKPOINT, LOG, TOKENS_FILE, TOKENS_FILE + ".json", "wandb-id.txt")
+RECORDS, PICTURE = "records.jsonl", "loss.svg"
+_FILES = (
+    *(CONFIG, CHECKPOINT, LOG, RECORDS, PICTURE),
+    *(TOKENS_FILE, TOKENS_FILE + ".json", "wandb-id.txt"),
+)
 _FOLDERS = (MODEL, "tokenizer", "tensorboard", "wandb", "checkpoints")  # the last: of older runs
 
 
@@ -102,17 +125,31 @@ class RunConfig:
     """The plan."""
     start_std: float = START_STD
     """Standard deviation of the starting weights; narrow models want more than GPT-2's."""
+    init: str = ""
+    """The model that it begins with, which brings its sizes and its tokenizer: a folder, or gpt2
+    and its larger sizes."""
+    lora: LoRAConfig | None = None
+    """Train a low-rank addition to the matrices, and nothing else."""
+    form: str = ""
+    """The form of the prompts if the texts are records of questions and answers."""
 
     def __post_init__(self) -> None:
-        is_share = 0 < self.data.validation_fraction < 1
+        plan, is_share = self.training, 0 < self.data.validation_fraction < 1
         check_fields(self.data, {"validation_fraction": ("between 0 and 1", is_share)})
-        check_fields(self, {"start_std": ("above 0", 0 < self.start_std < math.inf)})
+        check_fields(self, {"start_std": ("above 0 and finite", 0 < self.start_std < math.inf)})
+        rules = {
+            "weight_decay": ("at least 0 and finite", 0 <= plan.weight_decay < math.inf),
+            "betas": ("two numbers from 0 to below 1", all(0 <= beta < 1 for beta in plan.betas)),
+            "seed": ("from 0 to 9223372036854775807", 0 <= plan.seed < 2**63),
+        }
+        check_fields(plan, rules)
 
 
 SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig,
     "model": GPTConfig,
     "training": TrainingConfig,
+    "lora": LoRAConfig,
 }
 """The parts of a configuration, by their names in YAML."""
 
@@ -120,6 +157,7 @@ SECTIONS: dict[str, type[Any]] = {
 def to_yaml(config: RunConfig) -> str:
     """Write a configuration as YAML that `--config` reads."""
     values = json.loads(json.dumps(asdict(config)))  # makes lists of tuples
+    values = {name: value for name, value in values.items() if value not in (None, "", START_STD)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -159,7 +197,7 @@ def read_config(name: str) -> list[str]:
     for part, values in parts.items():
         for field, value in (values if isinstance(values, dict) else {"": values}).items():
             key = f"{part}.{field}".rstrip(".")
-            if key not in (*known, "start_std"):
+            if key not in (*known, "start_std", "init", "form"):
                 close = suggestion(key, known)
                 raise ValueError(f"{file} has {key!r}, which is none of its fields{close}")
             text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -180,59 +218,165 @@ class Run:
     """What it learns, with the vocabulary size of its tokenizer."""
     tokenizer: Tokenizer
     """Ours or tiktoken's."""
-    train_tokens: Tensor
-    """Shape (n,), mapped from a file."""
-    validation_tokens: Tensor
-    """Shape (m,), mapped from a file."""
+    train_part: Any
+    """What it learns: tokens of shape (n,), mapped from a file, or examples."""
+    validation_part: Any
+    """What it is judged by, of the same kind."""
     step: int = 0
     """Steps that are done."""
+    fits_gpt2: bool = True
+    """Whether GPT-2's layout has a place for the model."""
 
     def start_model(self) -> GPT:
-        """Draw the starting weights, the same ones each time."""
-        seed = self.config.training.seed
+        """Draw or load the starting weights, the same ones each time."""
+        config, seed = self.config, self.config.training.seed
         torch.manual_seed(seed)  # dropout draws from PyTorch's own generator
-        model = GPT(self.config.model, torch.Generator().manual_seed(seed))
-        if self.config.start_std != START_STD:
+        generator = torch.Generator().manual_seed(seed)
+        model = GPT(config.model, generator)
+        if config.init and not self.step:  # later, the checkpoint holds all of it
+            begun, weights = load_model(config.init)[0].state_dict(), model.state_dict()
+            # where the context is shorter than the model's, only the first positions are needed
+            model.load_state_dict({name: begun[name][: len(w)] for name, w in weights.items()})
+        elif config.start_std != START_STD:
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.dim() == 2:
-                        parameter.mul_(self.config.start_std / START_STD)
-        return model
+                        parameter.mul_(config.start_std / START_STD)
+        return add_lora(model, config.lora, generator) if config.lora else model
 
     @cached_property
-    def validation_bytes(self) -> int:
-        """Bytes that the predicted tokens of the validation part stand for."""
+    def validation_size(self) -> tuple[int, int]:
+        """Tokens of the validation part that are predicted, and the bytes they stand for."""
+        if self.config.form:
+            tokens = [token for example in self.validation_part for token in example.response]
+        else:
+            tokens = self.validation_part[1:].tolist()
         ends = end_of_text(self.tokenizer)
-        tokens = [token for token in self.validation_tokens[1:].tolist() if token not in ends]
-        return max(1, len(self.tokenizer.decode_bytes(tokens)))
+        text = self.tokenizer.decode_bytes([token for token in tokens if token not in ends])
+        return len(tokens), max(1, len(text))
 
 
-def begin_run(folder: Path, config: RunConfig, overwrite: bool = False) -> Run:
-    """Make the folder of a new run, with its tokenizer and tokens.
+def want_run(
+    folder: Path, config: RunConfig, goes_on: bool, overwrite: bool
+) -> tuple[Run, dict[str, Any]]:
+    """Begin a run, or open the one that goes on.
 
     Args:
-        folder: Where; it may be there already if it is empty.
-        config: What to learn.
-        overwrite: Whether to delete the run that is there.
+        folder: The run's.
+        config: What is wanted.
+        goes_on: Whether a run that is there goes on; a part of its plan may be another from now.
+        overwrite: Whether a run that is there is replaced.
 
     Returns:
-        The run.
+        The run, and what changes in its plan: by the field's name, what it was and what it is.
 
     Raises:
-        ValueError: If something is there already, or the texts can't be used.
+        ValueError: If the folder, the texts or the configuration don't allow it.
     """
-    config, texts = find_run_texts(config)
+    is_there, is_learnt = (folder / CONFIG).is_file(), (folder / CHECKPOINT).exists()
+    if any(folder.glob("checkpoints/step-*")) and not is_learnt and not overwrite:
+        raise ValueError(
+            f"{folder} is a run that an older gptlib began; finish it there, or add --overwrite"
+        )
+    if goes_on and not is_there:
+        raise ValueError(
+            f"{folder} holds no run, so there is nothing to resume; leave --resume out, "
+            "or name the run's folder with --folder"
+        )
+    for draft in folder.glob(".*.part"):  # a kill left it behind
+        draft.unlink()
+    if not (goes_on and is_learnt):
+        return _begin_run(folder, config, overwrite), {}
+    step, changes = checkpoint_step(folder) or 0, _changes(folder, config)
+    if config.training.n_steps < step:
+        raise ValueError(
+            f"{folder} has done {step} steps, and n_steps is {config.training.n_steps}; ask for "
+            "more, or leave it out"
+        )
+    if changes:
+        with whole_file(folder / CONFIG) as draft:
+            draft.write_text(to_yaml(config), encoding="utf-8")
+    return open_run(folder, config), changes
+
+
+def differences(folder: Path, config: str) -> dict[str, Any]:
+    """Compare a run's configuration with another one in YAML, field by field.
+
+    Returns:
+        By names such as "training.seed", the values of the two where they differ; None where one
+        has none.
+    """
+    saved, other = (_flat(text) for text in (read_text(str(folder / CONFIG)), config))
+    sections = {name.partition(".")[0] for name in saved}
+    pairs = {name: [saved.get(name), other.get(name)] for name in saved | other}
+    return {
+        name: pair
+        for name, pair in pairs.items()
+        # a field that is younger than the run had its default then
+        if pair[0] != pair[1] and (name in saved or name.partition(".")[0] not in sections)
+    }
+
+
+def _flat(config: str) -> dict[str, Any]:
+    """Read a configuration with one name for each value."""
+    values = {}
+    for part, value in yaml.safe_load(config).items():
+        for field, single in (value if isinstance(value, dict) else {"": value}).items():
+            values[f"{part}.{field}".rstrip(".")] = single
+    return values
+
+
+MAY_CHANGE = {f"training.{field.name}" for field in fields(TrainingConfig)} - {
+    *("training.weight_decay", "training.betas", "training.seed")
+}
+"""What a run may be told anew when it goes on."""
+
+
+def _changes(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """Find out what a run is told anew, and refuse what it can't be told."""
+    found = differences(folder, to_yaml(config))
+    if "data.texts" in found:
+        config, _ = find_run_texts(config)
+        found = differences(folder, to_yaml(config))
+    if config.data.tokenizer != "train" or is_prepared(config.data.texts[0]):
+        found.pop("model.vocab_size", None)  # it is the tokenizer's, and that was made elsewhere
+    for name, (saved, wanted) in found.items():
+        if name not in MAY_CHANGE:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(
+                f"{folder} was begun with {name} {saved!r}, not {wanted!r}; leave {option} out to "
+                "go on, or begin another run with another --folder"
+            )
+    return {name.removeprefix("training."): pair for name, pair in found.items()}
+
+
+def with_start(config: RunConfig) -> RunConfig:
+    """Take over the sizes and the tokenizer of the model that a run begins with."""
+    theirs = load_model(config.init)[0].config
+    length = min(theirs.context_length, config.model.context_length)
+    sizes = replace(theirs, context_length=length, dropout=config.model.dropout)
+    is_release = config.init in RELEASES
+    init = config.init if is_release else str(Path(config.init).expanduser().resolve())
+    data = replace(config.data, tokenizer="gpt2" if is_release else init)
+    return replace(config, init=init, model=sizes, data=data)
+
+
+def _begin_run(folder: Path, config: RunConfig, overwrite: bool) -> Run:
+    """Make the folder of a new run, with its tokenizer and tokens."""
+    config, texts = find_run_texts(with_start(config) if config.init else config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / CONFIG).is_file():
             raise ValueError(
                 f"{folder} holds something that is no run; name another folder with --folder"
             )
-        if not overwrite:
+        if (folder / CHECKPOINT).exists() and not overwrite:
             raise ValueError(
                 f"{folder} holds a run already; go on with --resume, name another folder with "
                 "--folder, or replace it with --overwrite"
             )
-        _delete(folder)
+        changed = differences(folder, to_yaml(config))
+        if overwrite or any(n.startswith("data") or n == "model.vocab_size" for n in changed):
+            _delete(folder)  # else what was prepared is used
     with whole_file(folder / CONFIG) as draft:
         draft.write_text(to_yaml(config), encoding="utf-8")
     try:
@@ -246,21 +390,11 @@ def begin_run(folder: Path, config: RunConfig, overwrite: bool = False) -> Run:
 
 
 def open_run(folder: Path, config: RunConfig) -> Run:
-    """Open the folder of a run, and finish the preparation if it was broken off.
-
-    Args:
-        folder: The run's.
-        config: What its config.yaml says.
-
-    Returns:
-        The run.
-
-    Raises:
-        ValueError: If its files don't belong together.
-    """
+    """Open the folder of a run, and finish the preparation if it was broken off."""
     texts: list[Text] = []
     try:
-        open_tokens(folder / TOKENS_FILE)
+        if not config.form:
+            open_tokens(folder / TOKENS_FILE)
     except (ValueError, FileNotFoundError):
         _, texts = find_run_texts(config)
     return _load(folder, config, texts, checkpoint_step(folder) or 0)
@@ -281,11 +415,14 @@ def find_run_texts(config: RunConfig) -> tuple[RunConfig, list[Text]]:
     """
     names = config.data.texts
     texts: list[Text] = []
+    places: list[Path | None]
     if not names:
         raise ValueError(
             "there is no text to learn from; name files or folders: train my-book.txt ..."
         )
-    if not any(map(is_prepared, names)):
+    if config.form:
+        places = [Path(names[0]).expanduser()]
+    elif not any(map(is_prepared, names)):
         texts = find_texts(names, config.data.pattern)
         places = [text.place for text in texts]
     elif len(names) == 1:
@@ -303,6 +440,9 @@ def find_run_texts(config: RunConfig) -> tuple[RunConfig, list[Text]]:
 def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> Run:
     """Make or load the tokenizer and the tokens."""
     data, size, source = config.data, config.model.vocab_size, folder
+    if config.form:
+        tokenizer = prepare(folder, data.tokenizer)
+        return Run(folder, config, tokenizer, *_read_examples(folder, config, tokenizer), step)
     if is_prepared(data.texts[0]):
         source = Path(data.texts[0])
         tokenizer = prepare(folder, str(source))
@@ -310,6 +450,11 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
         tokenizer = prepare(folder, data.tokenizer, texts, size)
     tokens = open_tokens(source / TOKENS_FILE)
     n_tokens = vocabulary_size(tokenizer)
+    if n_tokens != size and config.init:
+        raise ValueError(
+            f"{source} has {n_tokens} tokens, and the model that the run begins with {size}; "
+            "prepare the texts with that model's tokenizer"
+        )
     if n_tokens != size:
         note(f"model.vocab_size is {n_tokens}, as the tokenizer has, not {size}")
         config = replace(config, model=replace(config.model, vocab_size=n_tokens))
@@ -318,13 +463,49 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
     for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
         check_stream(part, config.model.context_length, f"the {name} split")
-    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step)
+    fits_gpt2 = config.model.bias and config.model.positions == "learned"
+    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step, fits_gpt2)
+
+
+FORMS = {form.name: form for form in (CHAT, ALPACA)}
+"""Forms of prompts, by name."""
+
+
+def _read_examples(
+    folder: Path, config: RunConfig, tokenizer: Tokenizer
+) -> tuple[list[Example], list[Example]]:
+    """Read the records into the run's folder, encode them, and keep a share to judge by."""
+    copy, examples, broken = folder / RECORDS, list[Example](), list[str]()
+    if not copy.exists():
+        records = read_instructions(config.data.texts[0])
+        with whole_file(copy) as draft:
+            draft.write_text("".join(map(_json_line, records)), encoding="utf-8")
+    for number, line in enumerate(read_text(str(copy)).splitlines(), start=1):
+        try:
+            form, length = FORMS[config.form], config.model.context_length
+            examples += encode_records([json.loads(line)], tokenizer, form, length)
+        except ValueError as error:
+            broken.append(f"{error}".replace("record 0", f"record {number}"))
+    if broken:
+        note(f"{len(broken)} records are left out; {broken[0]}")
+    if n_cut := sum(example.n_cut > 0 for example in examples):
+        note(f"{n_cut} answers are longer than the context and lose their ends")
+    generator = torch.Generator().manual_seed(config.training.seed)
+    order = torch.randperm(len(examples), generator=generator).tolist()
+    n_judged = max(1, round(len(order) * config.data.validation_fraction))
+    if n_judged >= len(order):
+        raise ValueError(f"{len(order)} records are too few; 2 is the least, 100 a beginning")
+    shuffled = [examples[i] for i in order]
+    return shuffled[n_judged:], shuffled[:n_judged]
+
+
+def _json_line(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False) + "\n"
 
 
 def _delete(folder: Path) -> None:
     """Delete a run, and nothing else that somebody may have put there."""
-    for name in (*_FILES, *_FOLDERS):
-        path = folder / name
+    for path in (folder / name for name in (*_FILES, *_FOLDERS)):
         if path.is_dir():
             shutil.rmtree(path)
         elif os.path.lexists(path):
@@ -344,15 +525,20 @@ class JsonLines:
         path: The file; lines are added to it.
         step: The step that the run goes on from: lines of later steps, and a line that a kill cut
             off, are taken out, because those steps are done again.
+        changes: What changes in the plan from there on; it gets a line of its own.
     """
 
-    def __init__(self, path: Path, step: int = 0) -> None:
+    def __init__(
+        self, path: Path, step: int = 0, changes: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
         before = self.read(path) if path.exists() else []
         kept = [line for line in before if line["step"] <= step]
         self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
         with whole_file(path) as draft:
-            draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            draft.write_text("".join(map(_json_line, kept)), encoding="utf-8")
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
+        if changes:
+            self.write({"step": step, "seconds": 0.0, "changed": changes})
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
@@ -366,7 +552,7 @@ class JsonLines:
     def write(self, record: Mapping[str, Any]) -> None:
         """Add a line; "seconds" goes on from the lines before."""
         whole = {**record, "seconds": round(self.seconds + record["seconds"], 3)}
-        self._file.write(json.dumps({**whole, "time": round(time.time(), 3)}) + "\n")
+        self._file.write(_json_line({**whole, "time": round(time.time(), 3)}))
         self._file.flush()
 
     def close(self) -> None:

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size, whole_file
 
-__all__ = ["TokenFile", "open_tokens", "prepare_tokens"]
-
 
 @dataclass
 class TokenFile:
@@ -85,28 +83,6 @@ class TokenFile:
         return header
 
 
-def _begin(path: Path, tokenizer: Tokenizer) -> TokenFile:
-    """Make an empty file of tokens, or find out how far an earlier preparation came."""
-    header = TokenFile.of(tokenizer)
-    try:
-        begun = TokenFile.load(path)
-    except FileNotFoundError:  # of one of the two files
-        if path.exists() and path.stat().st_size:
-            raise ValueError(
-                f"{path} holds something else than tokens; choose another path"
-            ) from None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-        header.save(path)
-        return header
-    if begun.tokenizer != header.tokenizer:
-        raise ValueError(
-            f"{path} was begun with another tokenizer, of {begun.vocab_size} tokens; use that "
-            "one, or another path"
-        )
-    return begun
-
-
 def prepare_tokens(
     texts: Iterable[str], tokenizer: Tokenizer, path: str | Path, save_every: int = 1_000_000
 ) -> Generator[int, None, None]:
@@ -141,7 +117,23 @@ def prepare_tokens(
     if isinstance(texts, str):
         raise ValueError(f"texts is one string, {texts[:40]!r}; put it into a list")
     path, end = Path(path), sorted(end_of_text(tokenizer))
-    header = _begin(path, tokenizer)
+    header = TokenFile.of(tokenizer)
+    try:
+        begun = TokenFile.load(path)
+    except FileNotFoundError:  # of one of the two files
+        if path.exists() and path.stat().st_size:
+            what = f"{path} holds something else than tokens; choose another path"
+            raise ValueError(what) from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        header.save(path)
+    else:
+        if begun.tokenizer != header.tokenizer:
+            raise ValueError(
+                f"{path} was begun with another tokenizer, of {begun.vocab_size} tokens; use that "
+                "one, or another path"
+            )
+        header = begun
     done, safe, number, checksum = header.n_documents, header.n_tokens, 0, 0
     with open(path, "r+b") as file:
         file.seek(file.truncate(header.n_tokens * np.dtype(header.dtype).itemsize))

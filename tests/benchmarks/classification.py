@@ -14,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -33,6 +34,7 @@ from gptlib.extras.baselines import NaiveBayes
 from gptlib.extras.datasets import DATA_SETS, is_real, sms_spam
 from gptlib.extras.device import best_device
 from gptlib.extras.models import load_model
+from gptlib.gpt2 import GPT
 
 STUDENT = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 14: 2.145, 19: 2.093}
 """Student's t for a two-sided interval of 95 %, by degrees of freedom."""
@@ -48,7 +50,10 @@ ROWS: dict[str, tuple[Pooling, FineTuning]] = {
     "mean, last block learns": ("mean", LAST_BLOCK),
     "last token, nothing frozen": ("last", ALL),
     "mean, nothing frozen": ("mean", ALL),
+    "last token, random weights": ("last", ALL),
 }
+RANDOM = "last token, random weights"
+"""The row whose model has read nothing: what is left of the others is the classifier's own."""
 
 Parts = tuple[list[LabeledText], list[LabeledText], list[LabeledText]]
 
@@ -69,11 +74,19 @@ def count_words(parts: Parts) -> Confusion:
     return judge((p >= 0.5).tolist(), parts[2])
 
 
-def fine_tune(parts: Parts, model: str | None, pooling: Pooling, plan: FineTuning) -> Confusion:
+def fine_tune(parts: Parts, model: str | None, row: str, seed: int) -> Confusion:
     """Judge a fresh copy of the model after `fit`."""
+    pooling, plan = ROWS[row]
+    plan = replace(plan, seed=seed)
     gpt, tokenizer = load_model(model)
+    draw = torch.Generator().manual_seed(seed)
+    if row == RANDOM:
+        gpt = GPT(gpt.config, draw)
+        with torch.no_grad():
+            for parameter in gpt.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(math.sqrt(768 / gpt.config.n_embd))  # as the model was begun
     gpt.to(best_device())
-    draw = torch.Generator().manual_seed(plan.seed)
     labels = ["ham", "spam"]
     classifier = TextClassifier(gpt, tokenizer, labels, MAX_TOKENS, pooling, draw)
     for _ in fit(classifier, parts[0], parts[1], plan):
@@ -106,10 +119,8 @@ def main() -> None:
         "naive Bayes": lambda parts, seed: count_words(parts),
     }
     for name in arguments.rows:
-        pooling, plan = ROWS[name]
-        seeded = {**vars(plan)}
-        runs[name] = lambda parts, seed, pooling=pooling, given=seeded: fine_tune(  # type: ignore[misc]
-            parts, arguments.model, pooling, FineTuning(**{**given, "seed": seed})
+        runs[name] = lambda parts, seed, name=name: fine_tune(  # type: ignore[misc]
+            parts, arguments.model, name, seed
         )
     found: dict[str, list[Confusion]] = {name: [] for name in runs}
     seconds = dict.fromkeys(runs, 0.0)

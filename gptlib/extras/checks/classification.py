@@ -122,9 +122,7 @@ def max_states(answer: Answer) -> str:
     }
     if close(got, right):
         return "Correct: the greatest value of each channel, whatever the padding holds."
-    return named(got, mistakes) or (
-        "Not yet: row 2 has one real token, so its state is the answer."
-    )
+    return named(got, mistakes) or "Not yet: row 2 has one real token; its state is the answer."
 
 
 @says
@@ -163,10 +161,7 @@ def cheapest_threshold(answer: Answer) -> str:
     told = zip(prices, best, results, strict=True)
     wrong = next(case for case in told if not close(case[1], case[2]))
     (alarm_cost, miss_cost), right, value = wrong
-    return (
-        f"Not yet: where a false alarm costs {alarm_cost:g} and a miss {miss_cost:g}, the "
-        f"best is {right}, you say {value:g}."
-    )
+    return f"Not yet: with costs {alarm_cost:g} and {miss_cost:g} it is {right}, you say {value:g}."
 
 
 def _costs(

@@ -6,14 +6,7 @@ import torch
 from torch import Tensor
 
 from gptlib.embeddings import TokenWindows, sinusoidal_positions
-from gptlib.extras.checks.answers import (
-    Answer,
-    close,
-    named,
-    number_of,
-    says,
-    tensor_of,
-)
+from gptlib.extras.checks.answers import Answer, close, named, number_of, says, tensor_of
 
 
 @says
@@ -168,30 +161,18 @@ def _shift_mistake(matrix: Tensor, before: Tensor, after: Tensor, distance: int)
     n_embd = before.size(1)
     halves = [*range(0, n_embd, 2), *range(1, n_embd, 2)]
     if torch.allclose(after @ matrix, before, atol=1e-4):
-        return (
-            "You turned the wrong way: your matrix moves positions back. Swap the signs of the "
-            "two sines, or transpose the matrix (the row stands on the left of the product)."
-        )
+        return "You turned the wrong way: swap the signs of the sines, or transpose the matrix."
     for direction in (matrix, matrix.T):
         unmixed = torch.zeros_like(direction)
         unmixed[torch.tensor(halves)[:, None], torch.tensor(halves)] = direction
         if torch.allclose(before @ unmixed, after, atol=1e-4):
-            return (
-                "You put all sines first and all cosines after them; here they alternate: "
-                "channels 2i and 2i + 1 are a pair."
-            )
+            return "You put all sines first and all cosines last; channels 2i, 2i + 1 are a pair."
     blocks = [matrix[i : i + 2, i : i + 2] for i in range(0, n_embd, 2)]
     right = [_turn(distance, 2 * pair, n_embd) for pair in range(n_embd // 2)]
     if any(_symmetric(matrix, right, sign) for sign in (1, -1)):
-        return (
-            "You gave both sines of a pair the same sign; the two sines need opposite signs, as "
-            "cos(a + b) = cos a cos b - sin a sin b has a minus."
-        )
+        return "You gave both sines of a pair the same sign; the two sines need opposite signs."
     if _turned(blocks, [_turn(distance, 0, n_embd)] * (n_embd // 2)):
-        return (
-            "You turned every pair by the same angle; pair i turns by "
-            "distance / 10000^(2i / n_embd)."
-        )
+        return "You turned every pair by the same angle; it is distance / 10000^(2i / n_embd)."
     if _turned(blocks, [_turn(distance, pair, n_embd) for pair in range(n_embd // 2)]):
         return "You gave pair i the exponent i / n_embd; it is 2i / n_embd."
     error = float((before @ matrix - after).abs().max())

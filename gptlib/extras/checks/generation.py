@@ -98,14 +98,10 @@ def _repeat_mistake(
     changed = {i for i in range(6) if got[i] != logits[i]}
     if changed == banned and not cut:
         value = got[min(banned)].item()
-        return (
-            f"You changed the right tokens, but to {value:g} and not to -inf; only -inf gives "
-            "them a probability of exactly 0."
-        )
+        return f"The right tokens, but changed to {value:g}; only -inf gives a probability of 0."
     if n == 1 and tokens:
         return (
-            "Right until n = 1: then the last n - 1 tokens are none, but tokens[-0:] is the whole "
-            "text. Take tokens[len(tokens) - n + 1 :]."
+            "Right until n = 1: tokens[-0:] is the whole text; use tokens[len(tokens) - n + 1 :]."
         )
     if cut == set(tokens) and tokens:
         return "You cut every token seen; cut only those that would repeat a whole run of n tokens."
@@ -119,16 +115,12 @@ def _repeat_mistake(
         return "You stopped at the first place where the run begins; go through the whole text."
     if followers and not cut and 2 * n > len(tokens):
         return (
-            f"You stopped too early: in {tokens} a run of n = {n} may overlap the end of the "
-            "text; look at each of the len(tokens) - n + 1 places."
+            f"You stopped too early: in {tokens} a run of n = {n} may overlap the end of the text."
         )
     starts = range(len(tokens) - n)
     longer = {tokens[i + n] for i in starts if tokens[i : i + n] == tokens[-n:]}
     if longer and cut == longer and n > 1:
-        return (
-            f"You compared the last n = {n} tokens; the new token is part of the run, so compare "
-            f"the last n - 1 = {n - 1}."
-        )
+        return f"You compared the last n = {n} tokens; the new one is the n-th, compare {n - 1}."
     names = [str(sorted(ids)) if ids else "nothing" for ids in (banned, cut)]
     return f"Not yet: after {tokens} with n = {n}, {names[0]} must be cut; you cut {names[1]}."
 
@@ -177,10 +169,7 @@ def keep_typical(answer: Answer) -> str:
     if sets == names.pop("right"):
         return _typical_edges(answer)
     if sets == [kept(orders["right"], p, crossing=False) for p in shares]:
-        return (
-            "You left out the token with which the sum reaches p; keep it, or the set is too small "
-            "and may be empty."
-        )
+        return "You left out the token with which the sum reaches p; the set could be empty."
     mistake = next((name for name, expected in names.items() if sets == expected), None)
     expected = sorted(kept(orders["right"], 0.3))
     shown = sorted(sets[1])
@@ -192,10 +181,7 @@ def _typical_edges(answer: Answer) -> str:
     expected = torch.tensor([-math.inf, -math.inf, -math.inf, 1.0])
     got = attempt(answer, given, 0.5)
     if not isinstance(got, Tensor) or not torch.equal(got, expected):
-        return (
-            "Right, except when some logits are -inf already: 0 · ln 0 is nan there. Count it "
-            "as 0, for example with torch.special.entr."
-        )
+        return "Right, but not for logits of -inf: 0 · ln 0 is nan, and torch.special.entr says 0."
     return "Correct: the tokens whose surprise is nearest to the entropy stay; checked for five p."
 
 
@@ -263,9 +249,6 @@ def accept_or_replace(answer: Answer) -> str:
     ):
         return mistake
     if torch.allclose(result, p, atol=0.02):
-        return (
-            "The distribution is right, but you throw drafts away that p / q lets pass: a draft "
-            "with p at least q is always accepted."
-        )
+        return "The distribution is right, but a draft with p at least q must always be accepted."
     shares = ", ".join(f"{share:.2f}" for share in result.tolist())
     return f"Not yet: the tokens must come out as 0.50, 0.30, 0.20, 0.00; yours: {shares}."

@@ -109,49 +109,43 @@ def parameters(answer: Answer) -> str:
         GPTConfig(vocab_size=77, context_length=10, n_layer=5, n_head=1, n_embd=6),
     ]
     results = [number_of(answer, config, wanted="of parameters") for config in configs]
-    offs: list[tuple[str, Callable[[GPTConfig], int]]] = [
-        (
-            "You counted the output layer too; it is the token embedding's own table",
-            lambda c: c.vocab_size * c.n_embd,
+    offs: dict[str, Callable[[GPTConfig], int]] = {
+        "You counted the output layer too; it is the token embedding's own table": (
+            lambda c: c.vocab_size * c.n_embd
         ),
-        ("You forgot the table of positions", lambda c: -c.context_length * c.n_embd),
-        ("You forgot the last norm, ln_f", lambda c: -2 * c.n_embd),
-        ("You forgot the norms in the blocks", lambda c: -4 * c.n_layer * c.n_embd),
-        (
-            "You forgot all norms: a gain and a bias each, two in a block and ln_f",
-            lambda c: -(4 * c.n_layer + 2) * c.n_embd,
+        "You forgot the table of positions": lambda c: -c.context_length * c.n_embd,
+        "You forgot the last norm, ln_f": lambda c: -2 * c.n_embd,
+        "You forgot the norms in the blocks": lambda c: -4 * c.n_layer * c.n_embd,
+        "You forgot all norms: a gain and a bias each, two in a block and ln_f": (
+            lambda c: -(4 * c.n_layer + 2) * c.n_embd
         ),
-        ("You forgot the biases of the four matrices", lambda c: -9 * c.n_layer * c.n_embd),
-        (
-            "You forgot the norms' biases; each norm has a gain and a bias",
-            lambda c: -(2 * c.n_layer + 1) * c.n_embd,
+        "You forgot the biases of the four matrices": lambda c: -9 * c.n_layer * c.n_embd,
+        "You forgot the norms' biases; each norm has a gain and a bias": (
+            lambda c: -(2 * c.n_layer + 1) * c.n_embd
         ),
-        (
-            "You counted one block only; multiply by n_layer",
-            lambda c: -(c.n_layer - 1) * (12 * c.n_embd**2 + 13 * c.n_embd),
+        "You counted one block only; multiply by n_layer": (
+            lambda c: -(c.n_layer - 1) * (12 * c.n_embd**2 + 13 * c.n_embd)
         ),
-        ("You forgot attention's output projection", lambda c: -c.n_layer * c.n_embd**2),
-        (
-            "qkv makes three vectors, so it has 3C² weights; you counted C²",
-            lambda c: -2 * c.n_layer * c.n_embd**2,
+        "You forgot attention's output projection": lambda c: -c.n_layer * c.n_embd**2,
+        "qkv makes three vectors, so it has 3C² weights; you counted C²": (
+            lambda c: -2 * c.n_layer * c.n_embd**2
         ),
-        ("You forgot qkv's 3C² weights", lambda c: -3 * c.n_layer * c.n_embd**2),
-        ("You forgot qkv's 3C biases", lambda c: -3 * c.n_layer * c.n_embd),
-        (
-            "2C are missing in each block: its two norms' biases, or two of qkv's three",
-            lambda c: -2 * c.n_layer * c.n_embd,
+        "You forgot qkv's 3C² weights": lambda c: -3 * c.n_layer * c.n_embd**2,
+        "You forgot qkv's 3C biases": lambda c: -3 * c.n_layer * c.n_embd,
+        "2C are missing in each block: its two norms' biases, or two of qkv's three": (
+            lambda c: -2 * c.n_layer * c.n_embd
         ),
-    ]
+    }
     expected = [count_parameters(config)["total"] for config in configs]
     if _uses(answer, "count_parameters"):
         return "Not yet: compute it from the configuration's numbers, without count_parameters."
     if results == expected:
         return "Correct: GPT-2 small and two small models have exactly as many."
     pairs = list(zip(configs, expected, results, strict=True))
-    for text, off in offs:
+    for text, off in offs.items():
         if all(got == right + off(config) for config, right, got in pairs):
             return f"{text}."
-    for (text, off), (other, off_too) in combinations(offs, 2):
+    for (text, off), (other, off_too) in combinations(offs.items(), 2):
         if all(got == right + off(config) + off_too(config) for config, right, got in pairs):
             return f"Two slips. {text}. {other}."
     config, right, got = next(pair for pair in pairs if pair[1] != pair[2])

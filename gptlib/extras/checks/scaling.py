@@ -6,16 +6,7 @@ import torch
 from torch import Tensor
 
 from gptlib.attention import causal_mask
-from gptlib.extras.checks.answers import (
-    Answer,
-    close,
-    named,
-    number,
-    run,
-    says,
-    tensor_of,
-    what,
-)
+from gptlib.extras.checks.answers import Answer, close, named, number, run, says, tensor_of, what
 
 
 @says
@@ -72,9 +63,7 @@ def combine_gradients(answer: Answer) -> str:
             ),
         }
         if not close(got, right):
-            return (
-                named(got, mistakes) or "Not yet: weigh each gradient by its share of the tokens."
-            )
+            return named(got, mistakes) or "Not yet: weigh by the share of the tokens."
     return "Correct: every token weighs the same, wherever it was."
 
 
@@ -153,6 +142,4 @@ def _rental_mistake(got: list[float], hours: float, n: int, share: float) -> str
         ),
         "You use the speed of one device for the hours.": [hours * n, paid * n],
     }
-    return named(got, mistakes) or (
-        f"Not yet: expected {hours:.3g} hours and {paid:.3g} device-hours."
-    )
+    return named(got, mistakes) or f"Not yet: it is {hours:.3g} hours and {paid:.3g} device-hours."

@@ -4,17 +4,10 @@ from typing import Any
 
 import regex
 
-from gptlib.extras.checks.answers import (
-    Answer,
-    Wrong,
-    attempt,
-    named,
-    number_of,
-    run,
-    says,
-)
+from gptlib.extras.checks.answers import Answer, Wrong, attempt, named, number_of, run, says
 from gptlib.tokenizer import BPETokenizer
 
+ALONE = "You decoded each token by itself; a character can lie in two. Join the bytes first."
 SPACES = "You put spaces between the tokens; they carry their own. Join with b''.join."
 
 
@@ -38,10 +31,7 @@ def most_frequent_pair(answer: Answer) -> str:
             return _most_frequent_pair_within_a_word(answer)
         return f"Not yet: in {more} the pair (b'q', b'r') occurs 4 times; you say {got!r}."
     if got in ((b"u", b"n"), (b"a", b"a")):
-        return (
-            "You counted each different word once; a pair in a word that occurs 9 times counts "
-            "9 times."
-        )
+        return "You counted each different word once; one that occurs 9 times counts 9 times."
     if got == 10:
         return "You returned how often the pair occurs; return the pair itself."
     if got == b"it":
@@ -51,10 +41,7 @@ def most_frequent_pair(answer: Answer) -> str:
     if got == [b"i", b"t"]:
         return "You returned a list; return a tuple, (left, right)."
     if isinstance(got, list) and got and got[0] == ((b"i", b"t"), 10):
-        return (
-            "You returned the list that most_common gives, of pairs with their counts; return "
-            "the pair alone, its [0][0]."
-        )
+        return "You returned the list that most_common gives; return the pair alone, its [0][0]."
     if isinstance(got, tuple) and got and got[0] == (b"i", b"t"):
         return "You returned the pair with its count, as most_common does; return the pair alone."
     if got in list(words) or (isinstance(got, tuple) and len(got) != 2):
@@ -69,10 +56,7 @@ def _most_frequent_pair_within_a_word(answer: Answer) -> str:
     if got == (b"a", b"a"):
         return "Correct: the pair is counted once for each time its word occurs."
     if got == (b"p", b"q"):
-        return (
-            "Nearly: you counted a pair once for each word; in b'aaaa' with four tokens the pair "
-            "(b'a', b'a') occurs 3 times, and the word occurs 2 times: 6."
-        )
+        return "Nearly: you counted a pair once for each word; in b'aaaa' there are 3 (b'a', b'a')."
     return f"Not yet: in {words} the pair (b'a', b'a') occurs 6 times; you say {got!r}."
 
 
@@ -91,10 +75,7 @@ def decode_tokens(answer: Answer) -> str:
         if got != text:
             return _wrong_text(text, got, [tokenizer.tokens[token] for token in tokens])
     if attempt(answer, tokenizer.encode("é")[:1], tokenizer.tokens) != "\ufffd":
-        return (
-            "Nearly: a model can stop in the middle of a character. Such bytes are to become "
-            "U+FFFD, with errors='replace', not an error and not nothing."
-        )
+        return "Nearly: half a character must become U+FFFD; decode with errors='replace'."
     return "Correct: whole texts come back, and half a character becomes U+FFFD."
 
 
@@ -104,10 +85,7 @@ def _wrong_join(problem: str) -> str:
     if "UnicodeDecodeError" in problem and "invalid continuation byte" in problem:
         return SPACES
     if "UnicodeDecodeError" in problem:
-        return (
-            "You decoded each token by itself, and a token can end in the middle of a character. "
-            "Join the bytes of all tokens first, decode once."
-        )
+        return ALONE
     return problem
 
 
@@ -115,10 +93,7 @@ def _wrong_text(text: str, got: Any, parts: list[bytes]) -> str:
     if got == "".join(part.decode("utf-8", "replace") for part in parts) or got == "".join(
         part.decode("utf-8", "ignore") for part in parts
     ):
-        return (
-            "You decoded each token by itself, so characters that lie in two tokens are lost. "
-            "Join the bytes of all tokens first, decode once."
-        )
+        return ALONE
     if got == b"".join(parts).decode("latin-1"):
         return "You decoded with latin-1; the bytes are UTF-8."
     if isinstance(got, str) and got.startswith("b'"):

@@ -8,16 +8,7 @@ import torch
 from torch import Tensor
 
 from gptlib.attention import Mix
-from gptlib.extras.checks.answers import (
-    Answer,
-    Wrong,
-    close,
-    named,
-    run,
-    says,
-    tensor_of,
-    what,
-)
+from gptlib.extras.checks.answers import Answer, Wrong, close, named, run, says, tensor_of, what
 from gptlib.gpt2 import GPT, Block, GPTConfig
 from gptlib.weights import Difference
 
@@ -66,9 +57,7 @@ def _untangle_mistake(got: Tensor, theirs: Tensor, n_head: int, size: int) -> st
             theirs.unflatten(0, (n_head, 3, size)).transpose(1, 2).flatten(0, 2)
         ),
     }
-    return named(got, mistakes) or (
-        f"Not yet: with {n_head} heads of {size} rows, some rows are in a wrong place."
-    )
+    return named(got, mistakes) or f"Not yet: with {n_head} heads, some rows are in a wrong place."
 
 
 def suspects(model: GPT) -> list[GPT]:
@@ -181,24 +170,15 @@ def _plant(model: GPT, planted: list[int]) -> None:
 
 def _blocks_mistake(got: list[int], planted: list[int]) -> str:
     if planted == [2] and 2 not in got:
-        return (
-            "Block 2 has the reference's weights and computes something else (its norm has another "
-            "epsilon). Don't compare weights: run the blocks."
-        )
+        return "Don't compare weights: block 2 has the reference's, and another epsilon in a norm."
     if len(got) == 5:
-        return (
-            "You name all blocks. Differences of 1e-7 are rounding; compare what the blocks "
-            "compute, with a relative error above 1e-5."
-        )
+        return "You name all blocks; differences of 1e-7 are rounding, an error is above 1e-5."
     if not planted:
         return f"Two models equal but for rounding have no wrong block; you name {got}."
     if got == planted[:1]:
         return f"You stop at the first one, {got}; go on to the end."
     if got == list(range(planted[0], 5)):
-        return (
-            "You compare what comes out when each model runs on its own, and behind the first "
-            "mistake everything differs. Give both blocks the same input."
-        )
+        return "Behind the first mistake everything differs: give both blocks the same input."
     if got == [layer + 1 for layer in planted]:
         return "Count the blocks from 0."
     if got == [layer for layer in planted if layer] and planted[0] == 0:

@@ -4,10 +4,12 @@ import argparse
 import re
 from pathlib import Path
 
+from gptlib.extras.models import SHIPPED
 from gptlib.extras.options import CommandParser
 from gptlib.extras.texts import COURSE_TEXTS
+from gptlib.tokenizer import find_data
 
-__all__ = ["DEVICE", "add_model", "add_texts", "new_folder"]
+__all__ = ["DEVICE", "add_json", "add_model", "add_texts", "model_name", "new_folder"]
 
 DEVICE = "cpu, cuda, cuda:N or mps (default: the best that this machine has)"
 """The help of `--device`."""
@@ -34,24 +36,33 @@ def add_model(group: argparse._ArgumentGroup, which: str = "a model") -> None:
     """Add `--model` and `--device`; `which` says what the folder holds."""
     group.add_argument(
         "--model",
-        type=_model,
+        type=model_name,
         metavar="DIR",
-        help=f"folder of {which}, or of a training run, or gpt2, gpt2-medium, gpt2-large, gpt2-xl "
+        help=f"folder of {which}, or of a training run, or gpt2, gpt2-medium, gpt2-large, gpt2-xl, "
+        f"or {SHIPPED} "
         "(default: what the environment variable GPTLIB_MODEL names, else the model that comes "
         "with the course)",
     )
     group.add_argument("--device", metavar="NAME", help=DEVICE)
 
 
-def _model(text: str) -> str | Path:
+def add_json(group: argparse._ActionsContainer, what: str = "print JSON instead") -> None:
+    """Add `--json`."""
+    group.add_argument("--json", action="store_true", help=what)
+
+
+def model_name(text: str) -> str:
+    """Read the value of `--model`: a folder, or a name that `load_model` knows."""
     if re.fullmatch("gpt2(-medium|-large|-xl)?", text):
         return text
     folder = Path(text).expanduser()
+    if text == SHIPPED and not folder.is_dir():
+        folder = find_data(f"models/{SHIPPED}/model.safetensors").parent
     if not folder.is_dir():
         raise argparse.ArgumentTypeError(
             f"there is no folder {text!r}; name one that holds a model, or gpt2, or leave it out"
         )
-    return folder
+    return str(folder)
 
 
 def new_folder(text: str) -> Path:

@@ -5,11 +5,14 @@ import io
 import os
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 from gptlib.extras.chat import fit_prompt, load_form, remember
 from gptlib.extras.commands.writing import Writer, show, writing_parser
 from gptlib.extras.formats.hub import RELEASES
+from gptlib.extras.interrupt import raising
 from gptlib.extras.options import CommandParser, whole
+from gptlib.extras.runs import MODEL
 from gptlib.generation import Sampling
 from gptlib.instructions import PromptForm, Record
 
@@ -115,7 +118,9 @@ def _open(arguments: argparse.Namespace) -> _Text | _Questions:
     """Begin a conversation of the kind that the model is made for."""
     writer = Writer(arguments)
     writer.write(writer.tokenizer.encode_ordinary("\n")).close()  # what is refused is refused now
-    form = None if str(writer.wanted) in RELEASES else load_form(writer.wanted)
+    places = (Path(writer.wanted), Path(writer.wanted, MODEL))  # a model's folder, or a run's
+    forms = () if str(writer.wanted) in RELEASES else map(load_form, places)
+    form = next(filter(None, forms), None)
     if form is not None:
         return _Questions(writer, form)
     if arguments.remember is not None:
@@ -139,12 +144,13 @@ def _chat(arguments: argparse.Namespace) -> int:
     at_terminal = sys.stdin.isatty()
     while True:
         try:
-            line = input("> " if at_terminal else "")
-            if line.strip() == "/clear":
-                conversation.clear()
-                print("(forgotten)", file=sys.stderr)
-            else:
-                conversation.take(line)
+            with raising():
+                line = input("> " if at_terminal else "")
+                if line.strip() == "/clear":
+                    conversation.clear()
+                    print("(forgotten)", file=sys.stderr)
+                else:
+                    conversation.take(line)
         except EOFError:
             print(end="\n" * at_terminal)
             return 0

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,11 +24,11 @@ from gptlib.classification import (
     save_classifier,
     split_records,
 )
-from gptlib.extras.commands.base import add_model, new_folder
+from gptlib.extras.commands.base import add_json, add_model, new_folder
 from gptlib.extras.device import best_device
 from gptlib.extras.formats.records import read_records
 from gptlib.extras.models import load_model
-from gptlib.extras.options import EXIT_STATUS, CommandParser
+from gptlib.extras.options import CommandParser
 from gptlib.extras.terminal import note, print_json, read_text
 
 __all__ = ["parser"]
@@ -39,14 +40,13 @@ for each message: its label, how probable that is, and the message.
 With --train, a classifier is made of a language model and records: a file in which each line is a
 label, a tab and a text. A tenth is kept to stop by and two tenths to judge by."""
 
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 examples:
   python -m gptlib classify --train messages.tsv --save my-spam-filter
   python -m gptlib classify --model my-spam-filter "WIN a prize now" "See you at five"
   python -m gptlib classify --model my-spam-filter --file messages.txt
   tail -f chat.log | python -m gptlib classify --model my-spam-filter
-
-{EXIT_STATUS}"""
+"""
 
 
 def parser(prog: str) -> CommandParser:
@@ -59,7 +59,7 @@ def parser(prog: str) -> CommandParser:
         help="a message in quotes (default: each line of standard input is one)",
     )
     parser.add_argument("--file", metavar="FILE", help="a text file; each line is a message")
-    parser.add_argument("--json", action="store_true", help="a line of JSON for each message")
+    add_json(parser, "a line of JSON for each message, or with --train one in the end")
     add_model(parser.add_argument_group("the classifier, or with --train its model"))
     training = parser.add_fields(FineTuning, "making a classifier")
     training.add_argument("--train", metavar="FILE", help="records: label, tab and text in a line")
@@ -76,7 +76,7 @@ def _classify(arguments: argparse.Namespace) -> int:
     if arguments.save or wishes:
         name = "save" if arguments.save else next(iter(wishes)).replace("_", "-")
         raise ValueError(f"--{name} belongs to --train; add the file of records, or leave it out")
-    if not isinstance(arguments.model, Path):
+    if not arguments.model or not Path(arguments.model).is_dir():
         raise ValueError(
             "name a classifier with --model DIR; one is made with --train FILE --save DIR"
         )
@@ -142,7 +142,11 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     generator = torch.Generator().manual_seed(config.seed)
     longest = model.config.context_length
     classifier = TextClassifier(model, tokenizer, labels, longest, "mean", generator)
-    print(f"{len(train)} records to learn from, {len(validation)} to stop by, {len(test)} to judge")
+    progress = sys.stderr if arguments.json else sys.stdout
+    sizes = (
+        f"{len(train)} records to learn from, {len(validation)} to stop by, {len(test)} to judge"
+    )
+    print(sizes, file=progress)
     best = math.inf
     for epoch, report in enumerate(fit(classifier, train, validation, config), start=1):
         loss = report.validation_loss or 0.0
@@ -150,20 +154,29 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
         print(
             f"epoch {epoch}: loss {report.loss:.4f}, on the others {loss:.4f}{mark}, "
             f"{report.seconds:.0f} s",
+            file=progress,
             flush=True,
         )
     save_classifier(classifier, folder)
-    _judge(folder, test)
+    result = _judge(folder, test)
+    if arguments.json:
+        print_json(result)
+        return 0
+    share = result["accuracy"]
+    print(f"{share:.1%} of {len(test)} messages that it never saw are sorted rightly")
+    for label, found in result["labels"].items():
+        print(f"  {label}: precision {found['precision']:.3f}, recall {found['recall']:.3f}")
+    print(f"saved to {folder}")
     return 0
 
 
-def _judge(folder: Path, test: Sequence[LabeledText]) -> None:
-    """Say how the saved classifier does on records that it never saw, class by class."""
+def _judge(folder: Path, test: Sequence[LabeledText]) -> dict[str, Any]:
+    """Judge the saved classifier by records that it never saw, class by class."""
     classifier = load_classifier(folder)
     answers = predict(classifier, [text for _, text in test])
     right = sum(a == label for a, (label, _) in zip(answers, test, strict=True))
-    print(f"{right / len(test):.1%} of {len(test)} messages that it never saw are sorted rightly")
+    labels = {}
     for label in classifier.labels:
         found = confusion([truth == label for truth, _ in test], [a == label for a in answers])
-        print(f"  {label}: precision {found.precision:.3f}, recall {found.recall:.3f}")
-    print(f"saved to {folder}")
+        labels[label] = {"precision": found.precision, "recall": found.recall}
+    return {"folder": str(folder), "accuracy": right / len(test), "labels": labels}

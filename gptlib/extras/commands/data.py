@@ -1,11 +1,12 @@
 """The command `data`: texts of any size into a file of tokens that training maps into memory."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from gptlib.extras.commands.base import add_texts, new_folder
-from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
+from gptlib.extras.commands.base import add_json, add_texts, new_folder
+from gptlib.extras.interrupt import ways_on
+from gptlib.extras.options import CommandParser, whole
+from gptlib.extras.terminal import print_json
 from gptlib.extras.texts import TOKENIZERS, TOKENS_FILE, find_texts, prepare
 from gptlib.extras.tokens import open_tokens
 
@@ -17,13 +18,12 @@ Documents are files, or what stands between lines of <|endoftext|> in them; the 
 follows each. A preparation that was broken off goes on with the same command. What is written is
 read once more and checked."""
 
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 examples:
   python -m gptlib data prepare books/ --save prepared
   python -m gptlib data prepare stories.txt --tokenizer train --vocab-size 8000 --save prepared
   python -m gptlib train prepared --config gpt2-124M
-
-{EXIT_STATUS}"""
+"""
 
 
 def parser(prog: str) -> CommandParser:
@@ -48,6 +48,7 @@ def parser(prog: str) -> CommandParser:
     command.add_argument(
         "--save", type=new_folder, metavar="DIR", required=True, help="folder to write to"
     )
+    add_json(command)
     return parser
 
 
@@ -56,11 +57,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
     if size and name != "train":
         raise ValueError("--vocab-size belongs to a new tokenizer; add --tokenizer train")
     texts = find_texts(arguments.texts, arguments.pattern)
-    try:
-        prepare(folder, name, texts, size or 4096)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; the same command goes on where it was\n")
-        return 130
+    ways_on.append(lambda: "the same command goes on where it was")
+    prepare(folder, name, texts, size or 4096)
     n_tokens = len(open_tokens(folder / TOKENS_FILE))
-    print(f"{n_tokens:,} tokens in {folder}, whole and checked")
+    if arguments.json:
+        print_json({"folder": str(folder), "tokens": n_tokens})
+    else:
+        print(f"{n_tokens:,} tokens in {folder}, whole and checked")
     return 0

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gptlib.extras.commands.base import add_model, add_texts
+from gptlib.extras.commands.base import add_json, add_model, add_texts
 from gptlib.extras.device import best_device
 from gptlib.extras.models import default_model, load_model
-from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
+from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text, table
 from gptlib.extras.texts import find_texts, read_documents
 from gptlib.gpt2 import GPT
@@ -29,13 +29,12 @@ token; perplexity is e to its power. Bits per byte can be compared between model
 differ. Of a folder, the files are read one after the other, with the end-of-text token between
 them if the model has one."""
 
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 examples:
   python -m gptlib evaluate war-and-peace my-book.txt
   python -m gptlib evaluate my-book.txt --model gpt2 --json
   fortune | python -m gptlib evaluate - --model runs/my-book
-
-{EXIT_STATUS}"""
+"""
 
 _AT_ONCE = 64
 """Windows from one move of the bar to the next."""
@@ -53,7 +52,7 @@ def parser(prog: str) -> CommandParser:
         default=8,
         help="windows predicted at once; it changes speed and memory only (default: 8)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_json(parser)
     return parser
 
 

@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 
+from gptlib.extras.commands.base import add_json
 from gptlib.extras.commands.writing import Writer, show, writing_parser
 from gptlib.extras.options import CommandParser, number, whole
-from gptlib.extras.terminal import note, read_text
+from gptlib.extras.terminal import note, print_json, read_text
 from gptlib.generation import Sampling, beam_search
 from gptlib.tokenizer import END_OF_TEXT, end_of_text
 
@@ -20,8 +21,7 @@ examples:
   python -m gptlib generate --prompt "Well, Prince," --temperature 0.8 --seed 1
   echo "Natasha" | python -m gptlib generate --top-p 0.9 --stop "\\n\\n"
   python -m gptlib generate --model runs --prompt "Pierre" --beams 4
-
-exit status: 0 if the text is complete, 2 if a value can't be used, 130 if Ctrl-C cut the text.
+  python -m gptlib generate --max-new-tokens 60
 """
 
 
@@ -33,11 +33,13 @@ def parser(prog: str) -> CommandParser:
         "--prompt",
         metavar="TEXT",
         help="how the text begins; - reads it from standard input, which is also the default "
-        "where something is piped in (one line break at its end is left out)",
+        "where something is piped in (one line break at its end is left out); without one, the "
+        "model begins a text of its own",
     )
     beginning.add_argument(
         "--hide-prompt", action="store_true", help="show only what the model writes"
     )
+    add_json(beginning, "print the prompt and the text as JSON, when it is complete")
     search = parser.add_argument_group("beam search, instead of choosing token by token")
     search.add_argument(
         "--beams",
@@ -65,8 +67,16 @@ def _generate(arguments: argparse.Namespace) -> int:
             f"the prompt is longer than the model's context of {writer.context_length} "
             f"tokens; it goes on from the last {len(used)} characters"
         )
-    tokens = writer.tokenizer.encode_ordinary(used)
+    # A text from nothing begins where another one ended.
+    tokens = writer.tokenizer.encode_ordinary(used) or sorted(end_of_text(writer.tokenizer))[:1]
+    if not tokens:
+        raise ValueError(
+            f"{writer.name} has no token to begin a text with; write how it begins with --prompt"
+        )
     pieces = _search(writer, tokens) if arguments.beams else writer.write(tokens)
+    if arguments.json:
+        print_json({"prompt": prompt, "text": "".join(pieces)})
+        return 0
     if not arguments.hide_prompt:
         print(prompt, end="", flush=True)
     _, is_whole = show(pieces)
@@ -93,13 +103,9 @@ def _check_search(arguments: argparse.Namespace) -> None:
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
     prompt: str | None = arguments.prompt
-    if prompt is None and sys.stdin.isatty():
-        raise ValueError('the text has no beginning; add --prompt "It was", or pipe a text in')
-    if prompt in (None, "-"):
+    if prompt == "-" or (prompt is None and sys.stdin and not sys.stdin.isatty()):
         prompt = read_text("-").replace("\r\n", "\n").removesuffix("\n")
-    if not prompt:
-        raise ValueError('the prompt is empty; write how the text begins, such as "It was"')
-    return prompt
+    return prompt or ""
 
 
 def _search(writer: Writer, prompt: list[int]) -> Iterator[str]:

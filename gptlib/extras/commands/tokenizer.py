@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from gptlib.extras.commands.base import add_texts, new_folder
-from gptlib.extras.options import EXIT_STATUS, CommandParser, whole
-from gptlib.extras.terminal import read_text
+from gptlib.extras.commands.base import add_json, add_texts, new_folder
+from gptlib.extras.options import CommandParser, whole
+from gptlib.extras.terminal import print_json, read_text
 from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_documents
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text, vocabulary_size
 
@@ -24,20 +24,19 @@ _DECODE = """\
 Turn token ids into the text that they stand for. The ids are numbers with white space or commas
 between them."""
 
-_EXAMPLES = f"""\
+_EXAMPLES = """\
 examples:
   python -m gptlib tokenizer train book.txt notes/ --vocab-size 2000 --save my-tokenizer
   python -m gptlib tokenizer encode --tokenizer my-tokenizer book.txt > ids.txt
   echo "Hello" | python -m gptlib tokenizer encode | python -m gptlib tokenizer decode
-
-{EXIT_STATUS}"""
+"""
 
 
 def parser(prog: str) -> CommandParser:
     """Make the parser of `tokenizer` and its three commands."""
     purpose = "Train a tokenizer; turn text into tokens and back."
     parser = CommandParser(prog, None, _EXAMPLES, description=purpose)
-    train = parser.add_command("train", _train, _TRAIN)
+    train = parser.add_command("train", _train, _TRAIN, _EXAMPLES)
     add_texts(train)
     train.add_argument(
         "--vocab-size",
@@ -54,8 +53,8 @@ def parser(prog: str) -> CommandParser:
         help="folder to write vocab.json and merges.txt to",
     )
     train.add_argument("--overwrite", action="store_true", help="replace a tokenizer that is there")
-    encode = parser.add_command("encode", _encode, _ENCODE)
-    decode = parser.add_command("decode", _decode, _DECODE)
+    encode = parser.add_command("encode", _encode, _ENCODE, _EXAMPLES)
+    decode = parser.add_command("decode", _decode, _DECODE, _EXAMPLES)
     for command, what in ((encode, "text file"), (decode, "file of token ids")):
         command.add_argument(
             "file", nargs="?", default="-", metavar="FILE", help=f"{what} (default: standard input)"
@@ -68,6 +67,8 @@ def parser(prog: str) -> CommandParser:
         action="store_true",
         help="read <|endoftext|> in the text as the token of this name, not as a text",
     )
+    for command in (train, encode):
+        add_json(command)
     return parser
 
 
@@ -77,7 +78,10 @@ def _train(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
     tokenizer = BPETokenizer.train(read_documents(texts, "tokenizer"), arguments.vocab_size)
     tokenizer.save(folder)
-    print(f"saved {tokenizer.vocab_size:,} tokens to {folder}")
+    if arguments.json:
+        print_json({"folder": str(folder), "tokens": tokenizer.vocab_size})
+    else:
+        print(f"saved {tokenizer.vocab_size:,} tokens to {folder}")
     return 0
 
 
@@ -90,7 +94,7 @@ def _encode(arguments: argparse.Namespace) -> int:
         tokens = tokenizer.encode(text, special)
     else:
         tokens = tokenizer.encode(text, allowed_special=special, disallowed_special=())
-    print(*tokens)
+    print_json(tokens) if arguments.json else print(*tokens)
     return 0
 
 

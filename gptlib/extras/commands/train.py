@@ -1,4 +1,7 @@
-"""The command `train`: from text files to a model's folder, with a stop at any time."""
+"""The command `train`: from text files to a model's folder, with a stop at any time.
+
+`tune` is the same on records of questions and answers.
+"""
 
 import argparse
 import os
@@ -16,9 +19,12 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from gptlib.extras.commands.base import DEVICE
+from gptlib.extras.chat import save_tuned
+from gptlib.extras.commands.base import DEVICE, model_name, new_folder
+from gptlib.extras.commands.plot import draw_runs
 from gptlib.extras.device import best_device
 from gptlib.extras.fast.onednn import multiply_in_onednn
+from gptlib.extras.interrupt import end_at_once, ways_on
 from gptlib.extras.models import load_model
 from gptlib.extras.options import CommandParser, quoted
 from gptlib.extras.run_logs import Log, TensorBoard, WeightsAndBiases, check_installed
@@ -26,24 +32,27 @@ from gptlib.extras.runs import (
     CHECKPOINT,
     CONFIG,
     DEFAULT_CONFIG,
+    FINE_TUNE,
+    FORMS,
     LOG,
     MODEL,
+    PICTURE,
     READY_CONFIGS,
     SECTIONS,
     START_STD,
     JsonLines,
     Run,
     RunConfig,
-    begin_run,
     checkpoint_step,
-    find_run_texts,
     open_run,
     read_config,
     to_yaml,
+    want_run,
+    with_start,
 )
-from gptlib.extras.terminal import note
-from gptlib.extras.texts import is_prepared
+from gptlib.extras.terminal import note, print_json
 from gptlib.gpt2 import GPT
+from gptlib.instructions import LoRAConfig, merge_lora, tune
 from gptlib.scaling import (
     any_process,
     checkpoint_activations,
@@ -51,79 +60,113 @@ from gptlib.scaling import (
     processes,
     train_in_parallel,
 )
-from gptlib.training import Report, bits_per_byte, train
+from gptlib.training import Report, TrainingConfig, bits_per_byte, train
 from gptlib.weights import save_gpt2
 
-__all__ = ["TrainParser", "parser"]
+__all__ = ["RunParser", "parser"]
 
 _TRAIN = """\
-Train a model on texts: any UTF-8 text file, a folder of them, or a folder of prepared tokens. The
-run keeps all it needs in a folder of its own, and in the end the model in GPT-2's layout is there.
-Ctrl-C goes on to the next report (--training.report-every), writes a checkpoint and says how to
-go on; a second one ends at once.
+Train a model on texts: any UTF-8 text file, a folder of them, or a folder of prepared tokens. With
+--init it goes on from a trained model instead of nothing. The run keeps all it needs in a folder of
+its own, and in the end the model in GPT-2's layout is there. Ctrl-C goes on to the next report
+(--training.report-every), writes a checkpoint and says how to go on; a second one ends at once.
 
 Fields of the configuration are options, such as --training.n-steps 500; the n- of a number may be
-left out, so --training.steps 500 is the same. Options win over --config."""
+left out, so --training.steps 500 is the same. Options win over --config. With --resume, steps,
+rates, batches, intervals and precision may be others than the run was begun with."""
 
 _EXAMPLES = """\
 examples:
   python -m gptlib train my-book.txt
   python -m gptlib train my-book.txt notes/ --training.steps 2000 --folder runs/mine
+  python -m gptlib train my-book.txt --init novels --lora --folder runs/tuned
   python -m gptlib train --config war-and-peace-cpu --training.steps 500
-  python -m gptlib train --resume --folder runs/mine
+  python -m gptlib train --resume --folder runs/mine --training.steps 4000
   python -m gptlib train --config war-and-peace-cpu --print-config > my.yaml
   torchrun --nproc-per-node 2 -m gptlib train my-book.txt --strategy fsdp
-
-exit status: 0 if the run is complete, 2 if a value can't be used, 130 if Ctrl-C stopped it.
 """
 
+_SCALED = ("warmup_steps", "evaluate_every", "save_every")
+"""What a ready configuration shortens in a run of fewer steps than its own."""
 
-class TrainParser(CommandParser):
+_KEPT_WITH_INIT = ("--model.dropout", "--model.context-length")
+
+
+class RunParser(CommandParser):
     """A parser that reads a configuration's options before those typed, into a `RunConfig`."""
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Understand words; where none names a configuration, it is a resumed run's or our own."""
         first = CommandParser(self.prog, add_help=False)
-        first.add_argument("--config", action="append")
+        first.add_argument("--config", action="append", default=[])
+        first.add_argument("--init", "--model", dest="init", default=self.get_default("init"))
+        asked = first.parse_known_args(words)[0]
         try:
-            names = first.parse_known_args(words)[0].config
-            options = [word for name in names or [DEFAULT_CONFIG] for word in read_config(name)]
-            known = super().read([*options, *words])
-            if known.resume and not names:
-                saved = _folder(known) / CONFIG
-                if saved.is_file():
-                    known = super().read([*read_config(str(saved)), *words])
-            parts = {part: kind(**known.given[kind]) for part, kind in SECTIONS.items()}
-            if known.text:
-                parts["data"] = replace(parts["data"], texts=tuple(known.text))
-            known.run = RunConfig(**parts, start_std=known.start_std)
+            default = FINE_TUNE if asked.init else DEFAULT_CONFIG
+            known = self._read_over(asked.config or [default], words)
+            # torchrun calls the same words again when a process was killed: they go on, then
+            restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
+            goes_on, folder = known.resume or restarts > 0, known.folder
+            if goes_on and folder and (folder / CONFIG).is_file() and not known.print_config:
+                known = self._read_over([str(folder / CONFIG), *asked.config], words)
+            known.goes_on, known.folder = goes_on, folder
         except ValueError as error:
             self.error(str(error))
         return known
 
+    def _read_over(self, configs: Sequence[str], words: Sequence[str]) -> argparse.Namespace:
+        """Understand words as changes of configurations."""
+        options = [option for name in configs for option in read_config(name)]
+        if "--form" not in self._option_string_actions and "--form=" in " ".join(options):
+            raise ValueError(f"{configs[0]} was begun with tune; write tune instead of train")
+        known = super().read([*options, *words])
+        typed = {self.spellings.get(n, n) for n in (word.partition("=")[0] for word in words)}
+        plan = known.given[TrainingConfig]
+        if "--training.n-steps" in typed and all(name in READY_CONFIGS for name in configs):
+            n_steps = [o.partition("=")[2] for o in options if o.startswith("--training.n-steps=")]
+            share = min(1, plan["n_steps"] / int(n_steps[-1]))
+            for name in _SCALED:
+                if f"--training.{name.replace('_', '-')}" not in typed:
+                    plan[name] = max(int(name != "warmup_steps"), round(plan.get(name, 0) * share))
+        starts = [o for o in sorted(typed) if o.startswith(("--model.", "--start-", "--data.tok"))]
+        if known.init and not known.resume and {*starts} - {*_KEPT_WITH_INIT}:
+            [wrong, *_] = [option for option in starts if option not in _KEPT_WITH_INIT]
+            raise ValueError(
+                f"{wrong} is for a model that begins from nothing; leave it out, or leave out "
+                f"{'--model' if known.form else '--init'}"
+            )
+        parts = {
+            part: kind(**known.given[kind])
+            for part, kind in SECTIONS.items()
+            if kind is not LoRAConfig or known.lora or known.given[kind]
+        }
+        if known.text:
+            parts["data"] = replace(parts["data"], texts=tuple(known.text))
+        more = {"start_std": known.start_std, "init": known.init or "", "form": known.form}
+        known.run = RunConfig(**parts, **more)
+        if known.folder is None and (named := [*known.text[:1], *(known.config or [])[-1:]]):
+            runs = Path(os.environ.get("GPTLIB_RUNS", "runs")).expanduser()
+            known.folder = runs / Path(named[0]).resolve().stem
+        return known
 
-def parser(prog: str) -> TrainParser:
+
+def parser(prog: str) -> RunParser:
     """Make the parser of `train`."""
     usage = "%(prog)s [TEXT ...] [--config NAME] [option ...]"
-    parser = TrainParser(prog, _train, _EXAMPLES, description=_TRAIN, usage=usage)
+    parser = RunParser(prog, run_command, _EXAMPLES, description=_TRAIN, usage=usage)
     parser.add_argument(
         "text", nargs="*", metavar="TEXT", help="text files, folders, or prepared tokens"
     )
-    parser.add_argument(
-        "--config",
-        action="append",
-        metavar="NAME",
-        help=f"a ready configuration ({', '.join(READY_CONFIGS)}) or a YAML file "
-        f"(default: {DEFAULT_CONFIG})",
+    start = parser.add_argument_group("the start")
+    start.add_argument(
+        "--init",
+        type=model_name,
+        metavar="MODEL",
+        help="begin with this model, its sizes and its tokenizer: a folder of any GPT-2, novels "
+        "for the model that comes with the course, gpt2, gpt2-medium, gpt2-large or gpt2-xl "
+        "(default: begin from nothing)",
     )
-    parser.add_argument(
-        "--print-config", action="store_true", help="print the configuration as YAML and end"
-    )
-    titles = {"data": "what to learn from", "training": "the plan"}
-    for section, made_by in SECTIONS.items():
-        title = f"{titles.get(section, section)} ({section} in YAML)"
-        parser.add_fields(made_by, title, f"{section}.")
-    parser.add_argument_group("the start").add_argument(
+    start.add_argument(
         "--start-std",
         type=float,
         default=START_STD,
@@ -131,23 +174,8 @@ def parser(prog: str) -> TrainParser:
         help="standard deviation of the starting weights; narrow models want more than GPT-2's "
         f"(default: {START_STD})",
     )
-    run = parser.add_argument_group("the run")
-    run.add_argument(
-        "--folder",
-        metavar="DIR",
-        help="the run's folder (default: in runs/ or GPTLIB_RUNS, named like the first text or "
-        "the configuration)",
-    )
-    run.add_argument("--resume", action="store_true", help="go on where the run stopped")
-    run.add_argument("--overwrite", action="store_true", help="replace the run that is there")
-    run.add_argument("--device", metavar="NAME", help=DEVICE)
-    run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
-    run.add_argument(
-        "--wandb",
-        choices=("online", "offline"),
-        metavar="online|offline",
-        help="also send curves to Weights & Biases, or keep them for wandb sync",
-    )
+    parser.set_defaults(form="")
+    run = add_run_options(parser)
     run.add_argument(
         "--strategy",
         choices=("ddp", "fsdp"),
@@ -167,34 +195,93 @@ def parser(prog: str) -> TrainParser:
     return parser
 
 
-def _train(arguments: argparse.Namespace) -> int:
+def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
+    """Add the options of all runs; returns the group of those that change no number."""
+    parser.add_argument(
+        "--config",
+        action="append",
+        metavar="NAME",
+        help=f"a ready configuration ({', '.join(READY_CONFIGS)}) or a YAML file "
+        f"(default: {DEFAULT_CONFIG}, and {FINE_TUNE} where a model goes on)",
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print the configuration as YAML and end"
+    )
+    titles = {"data": "what to learn from", "training": "the plan", "lora": "low-rank additions"}
+    for section, made_by in SECTIONS.items():
+        title = f"{titles.get(section, section)} ({section} in YAML)"
+        group = parser.add_fields(made_by, title, f"{section}.")
+    group.add_argument(
+        "--lora", action="store_true", help="train low-rank additions, and nothing else"
+    )
+    run = parser.add_argument_group("the run")
+    run.add_argument(
+        "--folder",
+        type=new_folder,
+        metavar="DIR",
+        help="the run's folder (default: in runs/ or GPTLIB_RUNS, named like the first text or "
+        "the configuration)",
+    )
+    run.add_argument("--resume", action="store_true", help="go on where the run stopped")
+    run.add_argument("--overwrite", action="store_true", help="replace the run that is there")
+    run.add_argument("--device", metavar="NAME", help=DEVICE)
+    run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
+    run.add_argument(
+        "--wandb",
+        choices=("online", "offline"),
+        metavar="online|offline",
+        help="also send curves to Weights & Biases, or keep them for wandb sync",
+    )
+    run.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(strategy=None, checkpoint_activations=False, onednn=False)
+    return run
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Begin or go on as the words say, take the steps, and keep the model."""
     if arguments.print_config:
-        print(to_yaml(arguments.run), end="")
+        print(to_yaml(with_start(arguments.run) if arguments.run.init else arguments.run), end="")
         return 0
     is_parallel = "WORLD_SIZE" in os.environ
     if arguments.strategy and not is_parallel:
         raise ValueError("--strategy is for several processes; start them with torchrun")
+    if is_parallel and (arguments.run.form or (arguments.run.lora and arguments.strategy)):
+        raise ValueError("tune and --lora are for one process; leave out torchrun or --strategy")
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume goes on and --overwrite begins anew; leave one of them out")
     for package in ("tensorboard", "wandb"):
         if getattr(arguments, package):
             check_installed(package)
-    folder = _folder(arguments)
+    folder: Path | None = arguments.folder
+    if folder is None and arguments.resume:
+        raise ValueError("--resume needs to know which run goes on; add --folder DIR")
+    if folder is None:
+        raise ValueError(
+            "there is nothing to learn from; name a text, such as my-book.txt, or a "
+            "configuration, such as --config war-and-peace-cpu"
+        )
+    ways_on.append(partial(_how_to_go_on, folder, arguments))
+    wanted = (folder, arguments.run, arguments.goes_on, arguments.overwrite)
     try:
         if not is_parallel:
             device = best_device(arguments.device)  # refused before a run is replaced
-            return _learn(_open(arguments, folder), device, arguments)
+            return _learn(*want_run(*wanted), device, arguments)
         kind: Any = (arguments.device or "").partition(":")[0] or None
         with processes(kind) as device:
-            run = None if dist.get_rank() else _open(arguments, folder)
+            found = None if dist.get_rank() else want_run(*wanted)
             dist.barrier()  # the first process prepares, the others find it done
-            run = run or open_run(
-                folder, arguments.parser.read(["--config", f"{folder / CONFIG}"]).run
-            )
-            return _learn(run, device, arguments)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\nended at once; {_how_to_go_on(folder, arguments)}\n")
-        return 130
+            if found is None:
+                known = arguments.parser.read(["--config", f"{folder / CONFIG}"])
+                found = open_run(folder, known.run), {}
+            return _learn(*found, device, arguments)
+    except FloatingPointError as error:
+        rate = arguments.run.training.max_learning_rate / 10
+        step = checkpoint_step(folder)
+        how = f"{arguments.parser.prog} --resume --folder {quoted(folder)}"
+        way = f"go on from step {step} with: {how}" if step else "begin anew with the same command"
+        more = f" --training.max-learning-rate {rate:g}"
+        way += (" and" * (not step)) + more + (", or begin anew with --overwrite" * bool(step))
+        raise FloatingPointError(f"{error}; {way}") from error
     except RuntimeError as error:
         if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
             raise
@@ -204,94 +291,38 @@ def _train(arguments: argparse.Namespace) -> int:
         ) from error
 
 
-def _folder(arguments: argparse.Namespace) -> Path:
-    """Say where the run is or will be."""
-    if arguments.folder:
-        return Path(arguments.folder).expanduser()
-    if arguments.folder == "":
-        raise ValueError("--folder is empty; name the run's folder, or leave it out")
-    named = [*arguments.text[:1], *(arguments.config or [])[-1:]]
-    if not named and arguments.resume:
-        raise ValueError("--resume needs to know which run goes on; add --folder DIR")
-    if not named:
-        raise ValueError(
-            "there is nothing to learn from; name a text, such as my-book.txt, or a "
-            "configuration, such as --config war-and-peace-cpu"
-        )
-    return Path(os.environ.get("GPTLIB_RUNS", "runs")).expanduser() / Path(named[0]).resolve().stem
-
-
-def _open(arguments: argparse.Namespace, folder: Path) -> Run:
-    """Begin a run, or open the one that goes on."""
-    config: RunConfig = arguments.run
-    # torchrun calls the same words again when a process was killed: they go on, then
-    goes_on = arguments.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
-    is_there = (folder / CONFIG).is_file()
-    is_empty = is_there and not (folder / CHECKPOINT).exists()  # nothing is learnt yet
-    if is_empty and any(folder.glob("checkpoints/step-*")) and not arguments.overwrite:
-        raise ValueError(
-            f"{folder} is a run that an older gptlib began; finish it there, or add --overwrite"
-        )
-    if not goes_on and (arguments.overwrite or not is_empty):
-        return begin_run(folder, config, arguments.overwrite)
-    if not is_there:
-        raise ValueError(
-            f"{folder} holds no run, so there is nothing to resume; leave --resume out, "
-            "or name the run's folder with --folder"
-        )
-    saved = arguments.parser.read(["--config", f"{folder / CONFIG}"]).run
-    if config != saved:
-        config, _ = find_run_texts(config)
-        if saved.data.tokenizer != "train" or any(map(is_prepared, saved.data.texts)):
-            vocab_size = saved.model.vocab_size  # as the tokenizer has, that was made elsewhere
-            config = replace(config, model=replace(config.model, vocab_size=vocab_size))
-        how = f"{arguments.parser.prog} --resume --folder {quoted(folder)}"
-        _compare(asdict(config), asdict(saved), f"{folder} was begun with", how)
-    return open_run(folder, saved)
-
-
-def _compare(wanted: dict[str, Any], saved: dict[str, Any], begun: str, how: str) -> None:
-    """Refuse to go on with a run that was asked for in other words than it was begun with."""
-    for name, value in wanted.items():
-        if isinstance(value, dict):
-            _compare(value, saved[name], f"{begun} {name}.", how)
-        elif value != saved[name]:
-            raise ValueError(
-                f"{begun}{name} {saved[name]!r}, not {value!r}; go on with {how}, or begin another "
-                "run with another --folder"
-            )
-
-
-def _learn(run: Run, device: torch.device, arguments: argparse.Namespace) -> int:
+def _learn(
+    run: Run, changes: dict[str, Any], device: torch.device, arguments: argparse.Namespace
+) -> int:
     """Take the steps that are left, and save the model."""
     plan, is_parallel = run.config.training, dist.is_initialized()
     is_first = not (is_parallel and dist.get_rank())
-    if (run.folder / MODEL / "config.json").is_file() and run.step == plan.n_steps:
+    has_model = (run.folder / MODEL / "config.json").is_file()
+    if run.step == plan.n_steps and (has_model or not run.fits_gpt2):
         print(f"{run.folder} is complete: {run.step} steps are done", file=sys.stderr)
         return 0
+    if has_model and is_first:  # the checkpoint has the same weights, and soon better ones
+        (run.folder / MODEL / "config.json").unlink()
     model = run.start_model().to(device)
     if arguments.checkpoint_activations:
         checkpoint_activations(model)
     if arguments.onednn:
         multiply_in_onednn(model)
-    _say_beginning(run, model, device)
-    learn = train
-    if is_parallel:
-        learn = partial(train_in_parallel, strategy=arguments.strategy or "ddp")
-    reports = learn(
-        model,
-        run.train_tokens,
-        run.validation_tokens,
-        plan,
-        loss=chunked_loss,
-        checkpoint=run.folder / CHECKPOINT,
-        resume=run.step > 0,
-    )
+    _say_beginning(run, changes, model, device)
+    parts = (model, run.train_part, run.validation_part, plan)
+    kept: dict[str, Any] = {"checkpoint": run.folder / CHECKPOINT, "resume": run.step > 0}
+    if run.config.form:
+        reports = tune(*parts, **kept)
+    elif is_parallel:
+        strategy: Any = arguments.strategy or "ddp"
+        reports = train_in_parallel(*parts, loss=chunked_loss, strategy=strategy, **kept)
+    else:
+        reports = train(*parts, loss=chunked_loss, **kept)
     with ExitStack() as closing:
         heard = closing.enter_context(_signals(is_parallel))
         logs: list[Log] = []
         if is_first:
-            logs.append(JsonLines(run.folder / LOG, run.step))
+            logs.append(JsonLines(run.folder / LOG, run.step, changes))
         if is_first and arguments.tensorboard:
             logs.append(TensorBoard(run.folder / "tensorboard", run.step))
         if is_first and arguments.wandb:
@@ -305,7 +336,7 @@ def _learn(run: Run, device: torch.device, arguments: argparse.Namespace) -> int
         sys.stderr.write(f"stopped after step {step} of {plan.n_steps}; {how}\n")
         return 128 + heard[0]
     if is_first:
-        _save(run, model, arguments.parser.program)
+        _save(run, model, arguments)
     return 0
 
 
@@ -323,8 +354,7 @@ def _follow(
         for report in reports:
             record, step = asdict(report), report.step
             if report.validation_loss is not None:
-                n_tokens = len(run.validation_tokens) - 1
-                bits = bits_per_byte(report.validation_loss, n_tokens, run.validation_bytes)
+                bits = bits_per_byte(report.validation_loss, *run.validation_size)
                 record["bits_per_byte"] = bits
                 bar.write(
                     f"step {step}: loss {report.loss:.3f}, on the other part "
@@ -346,7 +376,7 @@ def _follow(
 
 @contextmanager
 def _signals(is_parallel: bool) -> Iterator[list[int]]:
-    """Let Ctrl-C wait until the step is done; a second one interrupts as usual.
+    """Let Ctrl-C wait until the step is done; a second one ends at once.
 
     Yields:
         The signal that was heard, if any.
@@ -358,7 +388,7 @@ def _signals(is_parallel: bool) -> Iterator[list[int]]:
             heard.append(number)
             sys.stderr.write("\nstopping at the next report; Ctrl-C again ends at once, unsaved\n")
         elif not is_parallel:  # torchrun passes on what the terminal has sent already
-            raise KeyboardInterrupt
+            end_at_once()
 
     # torchrun ends the others by SIGTERM when one process was killed: no step can be finished
     numbers = [signal.SIGINT] if is_parallel else [signal.SIGINT, signal.SIGTERM]
@@ -371,16 +401,22 @@ def _signals(is_parallel: bool) -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _say_beginning(run: Run, model: GPT, device: torch.device) -> None:
-    plan, n_tokens = run.config.training, len(run.train_tokens)
-    step_tokens = plan.batch_size * plan.accumulation_steps * model.config.context_length
-    passes = plan.n_steps * step_tokens / n_tokens
+def _say_beginning(run: Run, changes: dict[str, Any], model: GPT, device: torch.device) -> None:
+    plan, sizes, answers = run.config.training, model.config, bool(run.config.form)
+    what = "answers" if answers else "tokens"
+    step_size = plan.batch_size * plan.accumulation_steps * (1 if answers else sizes.context_length)
+    n_learnt = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    passes = plan.n_steps * step_size / len(run.train_part)
+    at_least = "at least " * answers  # a row holds several answers
     sys.stderr.write(
-        f"{run.folder}: {sum(p.numel() for p in model.parameters()):,} parameters on {device}, "
-        f"{n_tokens:,} tokens to learn from, {len(run.validation_tokens):,} to judge by, "
-        f"{plan.n_steps} steps ({passes:.1f} passes)"
-        + (f", from step {run.step} on\n" if run.step else "\n")
+        f"{run.folder}: {n_learnt:,} parameters learn on {device}, {len(run.train_part):,} {what} "
+        f"to learn from, {len(run.validation_part):,} to judge by, {plan.n_steps} steps "
+        f"({at_least}{passes:.1f} passes)" + (f", from step {run.step} on\n" if run.step else "\n")
     )
+    for name, (before, now) in changes.items():
+        note(f"{name} was {before} and is {now} from here on")
+    if not run.fits_gpt2:
+        note("GPT-2's layout has no place for such a model; it stays in the run's checkpoint")
     if passes > 20:
         enough = max(1, round(plan.n_steps * 10 / passes))
         note(
@@ -389,14 +425,30 @@ def _say_beginning(run: Run, model: GPT, device: torch.device) -> None:
         )
 
 
-def _save(run: Run, model: GPT, program: str) -> None:
-    """Write the model in GPT-2's layout, and say what can be done with it."""
+def _save(run: Run, model: GPT, arguments: argparse.Namespace) -> None:
+    """Write the model, in GPT-2's layout if it can, and say what can be done with it."""
+    config, place = run.config, run.folder / MODEL
     if dist.is_initialized():  # a process may hold its share of the model only
         model, _ = load_model(run.folder)
-    place = run.folder / MODEL
-    save_gpt2(model.eval(), run.tokenizer, place)
-    print(f"the model is in {place}; let it write: ", file=sys.stderr, end="")
-    print(f'{program} generate --model {quoted(place)} --prompt "The"', file=sys.stderr)
+    elif config.lora:
+        merge_lora(model)
+    model.eval()
+    if config.form:
+        save_tuned(model, run.tokenizer, FORMS[config.form], place)
+    elif run.fits_gpt2:
+        save_gpt2(model, run.tokenizer, place)
+    else:
+        place = run.folder
+    draw_runs([run.folder], run.folder / PICTURE)
+    lines = [line for line in JsonLines.read(run.folder / LOG) if "loss" in line]
+    if arguments.json:
+        last = {name: lines[-1][name] for name in ("step", "loss", "validation_loss")}
+        best = min(line["validation_loss"] for line in lines if line["validation_loss"])
+        print_json({"run": str(run.folder), "model": str(place), **last, "best_loss": best})
+    how = "chat" if config.form else "generate"
+    more = "" if config.form else ' --prompt "The"'
+    words = f"{arguments.parser.program} {how} --model {quoted(place)}{more}"
+    print(f"the model is in {place}; let it write: {words}", file=sys.stderr)
 
 
 def _how_to_go_on(folder: Path, arguments: argparse.Namespace) -> str:

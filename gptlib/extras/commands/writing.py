@@ -9,6 +9,7 @@ import torch
 from gptlib.extras.commands.base import add_model
 from gptlib.extras.device import best_device
 from gptlib.extras.fast import fast
+from gptlib.extras.interrupt import raising
 from gptlib.extras.models import default_model, load_model
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import note
@@ -138,9 +139,10 @@ def show(pieces: Iterator[str]) -> tuple[str, bool]:
     """
     text, is_whole = "", True
     try:
-        for piece in pieces:
-            text += piece
-            print(piece, end="", flush=True)
+        with raising():
+            for piece in pieces:
+                text += piece
+                print(piece, end="", flush=True)
     except KeyboardInterrupt:
         is_whole = False
     print(flush=True)

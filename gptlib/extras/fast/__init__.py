@@ -12,8 +12,6 @@ from gptlib.extras.fast.onednn import onednn_twin
 from gptlib.generation import Step
 from gptlib.gpt2 import GPT
 
-__all__ = ["fast"]
-
 
 def fast(model: GPT, compile: bool = False, int8: bool = False) -> tuple[GPT, Step | None]:
     """Make the twin of a model that writes as fast as this machine can.

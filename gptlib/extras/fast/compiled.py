@@ -23,8 +23,6 @@ from gptlib.extras.fast.onednn import onednn_twin, share_weights, swap_linears
 from gptlib.generation import KeyValueCache, Step, decode_step
 from gptlib.gpt2 import GPT, GPTConfig
 
-__all__ = ["compile_decode"]
-
 _numbers = count()
 
 

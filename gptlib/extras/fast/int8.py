@@ -18,8 +18,6 @@ from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 from gptlib.extras.fast.onednn import share_weights, swap_linears
 from gptlib.gpt2 import GPT
 
-__all__ = ["quantize"]
-
 
 def quantize(model: GPT) -> GPT:
     """Make a copy of a model with int8 weights, for inference on a CPU.

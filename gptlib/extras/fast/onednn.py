@@ -17,15 +17,6 @@ from torch import Tensor, nn
 
 from gptlib.gpt2 import GPT
 
-__all__ = [
-    "OneDNNLinear",
-    "multiply",
-    "multiply_in_onednn",
-    "onednn_twin",
-    "share_weights",
-    "swap_linears",
-]
-
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute x Wᵀ + b in oneDNN, in float32 on the CPU and without gradients.
@@ -79,10 +70,7 @@ class OneDNNLinear(nn.Linear):
 def swap_linears(model: nn.Module, kind: type[nn.Linear], least: int = 0) -> None:
     """Put layers of another kind in the place of a model's linear layers; the weights stay.
 
-    Args:
-        model: Changed in place; the names in its state dictionary stay what they were.
-        kind: The layers' new class.
-        least: Layers with fewer weights than this are left as they are.
+    Layers with fewer weights than `least`, and the names in the state dictionary, stay as they are.
     """
     for parent in list(model.modules()):
         for name, layer in parent.named_children():

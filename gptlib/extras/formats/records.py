@@ -1,10 +1,12 @@
-"""Files of labelled texts: a label, a tab and a text in each line."""
+"""Files of records: labelled texts, and instructions with their answers."""
 
+import json
 from collections.abc import Iterable, Sequence
 
 from gptlib.classification import LabeledText
+from gptlib.extras.terminal import read_text
 
-__all__ = ["read_records"]
+__all__ = ["read_instructions", "read_records"]
 
 
 def read_records(
@@ -57,3 +59,21 @@ def read_records(
     if not records:
         raise ValueError("no line holds a record; a record is a label, a tab and a text")
     return records, broken
+
+
+def read_instructions(file: str) -> list[dict[str, str]]:
+    """Read instructions with their answers: a JSON list, or JSON lines.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is neither, or holds no record.
+    """
+    text = read_text(file).strip()
+    try:
+        is_list = text.startswith("[")
+        records = json.loads(text) if is_list else [json.loads(x) for x in text.splitlines() if x]
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}); fix it, or write JSON lines") from error
+    if not records or not all(isinstance(record, dict) for record in records):
+        raise ValueError(f'{file} holds no records; one is {{"instruction": ..., "output": ...}}')
+    return list(records)

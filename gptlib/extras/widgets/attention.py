@@ -10,7 +10,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anywidget
 import ipywidgets as widgets
@@ -22,6 +22,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from gptlib.extras.plots import COLORS
+from gptlib.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gptlib.gpt2 import GPT
@@ -32,16 +33,6 @@ LONGEST = 64
 
 Reader = Callable[[str], tuple[Sequence[str], Tensor]]
 """Turns a text into tokens and their weights, shape (L, H, T, T)."""
-
-
-class Tokenizer(Protocol):
-    """What a tokenizer must be able to do here."""
-
-    def encode(self, text: str) -> list[int]:
-        """Turn a text into token ids."""
-
-    def decode(self, tokens: list[int]) -> str:
-        """Turn token ids into a text."""
 
 
 class AttentionMap(anywidget.AnyWidget):
@@ -57,9 +48,6 @@ class AttentionMap(anywidget.AnyWidget):
     head = traitlets.Int(0).tag(sync=True)
     query = traitlets.Int(0).tag(sync=True)
 
-    def __repr__(self) -> str:
-        return "AttentionMap"
-
 
 class AttentionMaps(widgets.VBox):
     """Show what each word looks at: choose a layer, a head and a query word.
@@ -73,7 +61,6 @@ class AttentionMaps(widgets.VBox):
     Attributes:
         layer, head, query: The controls; `.value` counts from 0.
         text: The field for a text of one's own (there, but not shown, without `read`).
-        map: The part in the browser.
 
     Raises:
         ValueError: If the weights don't fit the tokens, or there is no token.
@@ -95,17 +82,12 @@ class AttentionMaps(widgets.VBox):
     ) -> None:
         self.map = AttentionMap()
         style = {"description_width": "48px"}
-        slider = {"style": style, "continuous_update": True, "min": 0, "max": 0}
+        slider = {"style": style, "min": 0, "max": 0}
         self.layer = widgets.IntSlider(description="layer", **slider)
         self.head = widgets.IntSlider(description="head", **slider)
         self.query = widgets.IntSlider(description="query", **slider)
-        self.text = widgets.Text(
-            value=text,
-            description="text",
-            continuous_update=False,
-            style=style,
-            layout=widgets.Layout(width="95%"),
-        )
+        self.text = widgets.Text(text, description="text", continuous_update=False, style=style)
+        self.text.layout.width = "95%"
         self.message = widgets.HTML()
         self._read = read
         self._weights = torch.ones(1, 1, 1, 1)
@@ -115,9 +97,8 @@ class AttentionMaps(widgets.VBox):
             traitlets.link((getattr(self, name), "value"), (self.map, name))
             getattr(self, name).observe(self._move, "value")
         self.text.observe(self._type, "value")
-        controls = widgets.HBox(
-            [self.layer, self.head, self.query], layout=widgets.Layout(flex_flow="row wrap")
-        )
+        controls = widgets.HBox([self.layer, self.head, self.query])
+        controls.layout.flex_flow = "row wrap"
         own_text = [self.text, self.message] if read else []
         super().__init__([*own_text, controls, self.map])
         self.add_class("attention-maps")
@@ -135,11 +116,9 @@ class AttentionMaps(widgets.VBox):
         """Show the maps of a model for given tokens, or for any text if there is a tokenizer.
 
         Args:
-            model: Any model of ours.
             tokens: Token ids, shape (T,) or (1, T); not needed with a tokenizer and a text.
             labels: Their texts; taken from the tokenizer, else the ids themselves.
             tokenizer: Has `encode` and `decode`; with it the reader can type a text.
-            text: The first text.
 
         Raises:
             ValueError: If neither tokens nor a tokenizer and a text are given.

@@ -90,13 +90,9 @@ class MessageLens(widgets.VBox):
             options=options, value=examples[0], description="Pick", layout=wide, style=words
         )
         self.message = widgets.Textarea(
-            examples[0],
-            description="or type",
-            continuous_update=False,
-            rows=3,
-            layout=wide,
-            style=words,
+            examples[0], description="or type", continuous_update=False, layout=wide, style=words
         )
+        self.message.rows = 3
         self.label = widgets.Dropdown(
             options=classifier.labels,
             value=classifier.labels[-1] if label is None else _checked(label, classifier),

@@ -27,8 +27,6 @@ class PositionWaves(widgets.VBox):
             random, or any other. Without one, the widget shows waves only.
         n_positions: Rows of the waves, T, if no table is given; at least 2.
         n_embd: Channels of the waves, C, if no table is given; even.
-        position: The position that is picked at first.
-        pair: The pair of channels that is picked at first.
 
     Raises:
         ValueError: If the table is not a matrix of finite numbers with 2 rows or more and an

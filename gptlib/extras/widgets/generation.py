@@ -6,9 +6,10 @@ own functions; the static picture is drawn by `generation_picture.py`.
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,6 @@ class SamplingView(anywidget.AnyWidget):
     summary = traitlets.Unicode().tag(sync=True)
     problem = traitlets.Bool(False).tag(sync=True)
     state = traitlets.Unicode("ready").tag(sync=True)
-
-    def __repr__(self) -> str:
-        return "SamplingView"
 
 
 RANGES = {
@@ -106,9 +104,6 @@ class Settings(widgets.VBox):
         self.strategy.observe(self._enable, "value")
         self._enable()
 
-    def __repr__(self) -> str:
-        return "Settings"
-
     def _turnable(self) -> list[str]:
         """Name the knobs that this strategy heeds: greedy ends with the best token anyway."""
         if self.strategy.value == "beam search":
@@ -129,11 +124,7 @@ class Settings(widgets.VBox):
 
     @property
     def sampling(self) -> Sampling:
-        """What the knobs say; the library's own error if it can't be.
-
-        Raises:
-            ValueError: If a knob stands where `Sampling` does not allow it.
-        """
+        """What the knobs say; the library's own error if it can't be."""
         return self.kind(**self._values())
 
     @property
@@ -178,9 +169,7 @@ class SamplingPlayground(widgets.VBox):
     Args:
         model: In evaluation mode.
         tokenizer: Ours or tiktoken's, with the model's vocabulary.
-        prompt: The text to start from.
         sampling: Settings of the first column.
-        seed: Of the draws.
         compare: Settings of a second column; None shows one column.
         n_tokens: Tokens to write at once, so that there is something to look at.
 
@@ -216,7 +205,6 @@ class SamplingPlayground(widgets.VBox):
         self.end_tokens = end_of_text(tokenizer)
         self.state = "ready"
         self._uniforms: tuple[int, torch.Generator, list[float]] = (0, torch.Generator(), [])
-        self._quiet = False
         self._said = self._problem = ""
         self._next_drawing = 0.0
         self._writers = [Writer(model, ids) for ids in [self._encode(prompt)] * 2]
@@ -227,14 +215,15 @@ class SamplingPlayground(widgets.VBox):
         self._make_controls(prompt, sampling, compare, seed)
         top = widgets.HBox([self.seed, self.count, self.pace, self.compare])
         top.layout.flex_flow = "row wrap"
-        both = widgets.HBox([self.first, self.second])
+        both = widgets.HBox(self._settings)
         buttons = widgets.HBox([self.step, self.run, self.stop, self.undo, self.restart])
         buttons.layout.flex_flow = "row wrap"
         super().__init__([self.prompt, top, both, buttons, self.view])
         self.add_class("sampling-playground")
         self._lay_out()
         for _ in range(n_tokens):
-            self._change(self._advance)
+            with self._undoable():
+                self._advance()
         self._listen()
         self._show()
 
@@ -275,14 +264,12 @@ class SamplingPlayground(widgets.VBox):
         """Write a token of one's own choice, and go on from there.
 
         Args:
-            token: Its id.
             place: Where in the text, counted from 0; what stood there and after it is cut off
                 (Undo brings it back). The end by default.
             column: 0, or 1 for the second.
         """
         self._halt_and_wait()
-
-        def act() -> None:
+        with self._trying(), self._undoable():
             self._check_column(column)
             if not 0 <= token < self.model.config.vocab_size:
                 raise ValueError(f"token {token} is none; ids go from 0 to the vocabulary's end")
@@ -294,13 +281,10 @@ class SamplingPlayground(widgets.VBox):
             writer.write(token, self._settings[column].sampling, "by hand")
             self._said = f"You wrote {self._quoted(token)}."
 
-        self._try(lambda: self._change(act))
-
     def choose_beam(self, number: int, column: int = 0) -> None:
         """Make one beam the text; the search begins anew from there."""
         self._halt_and_wait()
-
-        def act() -> None:
+        with self._trying(), self._undoable():
             self._check_column(column)
             writer = self._writers[column]
             if writer.search is None or not 0 <= number < len(writer.search.beams):
@@ -309,18 +293,13 @@ class SamplingPlayground(widgets.VBox):
             writer.search = None
             self._said = f"Beam {number + 1} is the text now."
 
-        self._try(lambda: self._change(act))
-
     def look(self, place: int | None, column: int = 0) -> None:
         """Show the bars at a place of the text, counted from 0; None for the next token."""
-
-        def act() -> None:
+        with self._trying():
             self._check_column(column)
             there = place is not None and 0 <= place < len(self._writers[column].written)
             self._places[column] = place if there else None
             self._said = ""
-
-        self._try(act)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for the end of a run; say whether it has ended."""
@@ -348,25 +327,16 @@ class SamplingPlayground(widgets.VBox):
     def _make_controls(
         self, prompt: str, sampling: Sampling, compare: Sampling | None, seed: int
     ) -> None:
-        looks = {"description_width": "82px"}
+        looks = {"description_width": "100px"}
         short = widgets.Layout(width="190px")
         self.prompt = widgets.Text(
-            prompt,
-            description="prompt",
-            continuous_update=False,
-            style=looks,
-            layout=widgets.Layout(width="98%"),
+            prompt, description="prompt", continuous_update=False, style=looks
         )
-        self.seed = widgets.BoundedIntText(
-            seed, 0, 2**31, description="seed", style=looks, layout=short
-        )
-        self.count = widgets.BoundedIntText(
-            40, 1, 10_000, description="tokens per Run", style={"description_width": "100px"}
-        )
-        self.pace = widgets.BoundedIntText(
-            15, 1, 1000, description="tokens per s", style=looks, layout=short
-        )
-        self.count.layout.width = "190px"
+        self.prompt.layout.width = "98%"
+        number: Any = partial(widgets.BoundedIntText, style=looks, layout=short)
+        self.seed = number(seed, 0, 2**31, description="seed")
+        self.count = number(40, 1, 10_000, description="tokens per Run")
+        self.pace = number(15, 1, 1000, description="tokens per s")
         self.compare = widgets.ToggleButton(
             compare is not None, description="Compare two settings", icon="columns"
         )
@@ -414,24 +384,19 @@ class SamplingPlayground(widgets.VBox):
 
     def _step(self) -> None:
         self._halt_and_wait()
-        self._try(self._write_one)
-
-    def _write_one(self) -> None:
-        if not self._change(self._advance):
-            raise ValueError("the text has ended; press Undo or choose another token to go on")
-        last = [writer.written[-1] for writer in self._active]
-        said = [f"{self._quoted(written.token)} ({self._chance(written)})" for written in last]
-        self._said = f"Wrote {' and '.join(said)}."
+        with self._trying(), self._undoable():
+            if not self._advance():
+                raise ValueError("the text has ended; press Undo or choose another token to go on")
+            last = [writer.written[-1] for writer in self._active]
+            said = [f"{self._quoted(written.token)} ({self._chance(written)})" for written in last]
+            self._said = f"Wrote {' and '.join(said)}."
 
     def _run(self) -> None:
         self._halt_and_wait()
-
-        def start() -> None:
-            for settings in self._active_settings:
+        with self._trying():
+            for settings in self._settings[: len(self._active)]:
                 _ = settings.sampling  # an error now rather than in the thread
             self._start(self._keep_writing, self.count.value)
-
-        self._try(start)
 
     def _start(self, work: Callable[[int], None], n: int) -> None:
         """Begin to write in a thread; `_halt` ends it before its next token."""
@@ -457,7 +422,9 @@ class SamplingPlayground(widgets.VBox):
             with self._lock:
                 if self._halt.is_set():
                     break
-                if not self._change(self._advance):
+                with self._undoable():
+                    wrote = self._advance()
+                if not wrote:
                     self._said = "The text has ended."
                     return
                 self._said = f"Wrote {number + 1} tokens of {n}."
@@ -478,32 +445,25 @@ class SamplingPlayground(widgets.VBox):
 
     def _undo(self) -> None:
         self._halt_and_wait()
-
-        def act() -> None:
+        with self._trying():
             if not self._history:
                 raise ValueError("there is nothing to undo; press Step or Run to write")
             self._restore(self._history.pop())
-            self._set_quietly(self.prompt, self._prompt_used)
+            self.prompt.value = self._prompt_used
             self._said = "Undone."
-
-        self._try(act)
 
     def _restart(self) -> None:
         self._halt_and_wait()
-
-        def act() -> None:
+        with self._trying(), self._undoable():
             for writer in self._writers:
                 writer.cut(0)
             self._said = "Back to the prompt."
 
-        self._try(lambda: self._change(act))
-
     def _new_prompt(self) -> None:
-        if self._quiet or self.prompt.value == self._prompt_used:
+        if self.prompt.value == self._prompt_used:
             return
         self._halt_and_wait()
-
-        def act() -> None:
+        with self._trying(), self._undoable():
             ids = self._encode(self.prompt.value)
             for writer in self._writers:
                 writer.cut(0)
@@ -511,27 +471,23 @@ class SamplingPlayground(widgets.VBox):
             self._prompt_used = self.prompt.value
             self._said = "A new prompt."
 
-        self._try(lambda: self._change(act))
-
     def _compare(self) -> None:
         self._halt_and_wait()
         self._lay_out()
-
-        def act() -> None:
+        with self._trying():
             self._said = ""
             if self.compare.value:
-                self._change(lambda: self._writers[1].cut(0))
-                n = len(self.written)
-                if n:
-                    self._start(self._catch_up, n)
-
-        self._try(act)
+                with self._undoable():
+                    self._writers[1].cut(0)
+                if self.written:
+                    self._start(self._catch_up, len(self.written))
 
     def _changed(self) -> None:
         """A knob was turned: show its effect, or (while it writes) let the next token show it."""
         if self.state != "writing":
             self._said = ""
-            self._try(lambda: None)  # shows it
+            with self._trying():
+                pass  # shows it
 
     # What they are made of.
 
@@ -539,20 +495,17 @@ class SamplingPlayground(widgets.VBox):
     def _active(self) -> list[Writer]:
         return self._writers[: 1 + self.compare.value]
 
-    @property
-    def _active_settings(self) -> list[Settings]:
-        return self._settings[: 1 + self.compare.value]
-
     def _check_column(self, column: int) -> None:
         if not 0 <= column < len(self._active):
             raise ValueError(f"column {column} is not shown; press Compare for a second one")
 
-    def _try(self, act: Callable[[], object]) -> None:
-        """Do something under the lock; an error goes to the read-out, and nothing is lost."""
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        """Do something under the lock, and show it; an error goes to the read-out."""
         with self._lock:
             self._problem = ""
             try:
-                act()
+                yield
             except Exception as error:  # a click has no cell to show it in
                 self._problem = str(error)
             if self.state != "writing":
@@ -563,23 +516,22 @@ class SamplingPlayground(widgets.VBox):
         if self._thread is not threading.current_thread():
             self.wait()
 
-    def _change(self, act: Callable[[], object]) -> bool:
-        """Change the texts in a way that Undo takes back; after an error they are as before.
-
-        Args:
-            act: Returns False if there was nothing to do.
-        """
-        states = [(writer.prompt, writer.written, writer.search) for writer in self._writers]
-        before = (self._prompt_used, states)
+    @contextmanager
+    def _undoable(self) -> Iterator[None]:
+        """Change the texts in a way that Undo takes back; after an error they are as before."""
+        before = self._state()
         try:
-            changed = act() is not False
+            yield
         except Exception:
             self._restore(before)
             raise
-        if changed:
+        if self._state() != before:
             self._history.append(before)
             self._places = [None, None]
-        return changed
+
+    def _state(self) -> Any:
+        states = [(writer.prompt, writer.written, writer.search) for writer in self._writers]
+        return self._prompt_used, states
 
     def _restore(self, before: Any) -> None:
         self._prompt_used, states = before
@@ -633,13 +585,6 @@ class SamplingPlayground(widgets.VBox):
         self.state = state
         self.run.disabled = state == "writing"
         self.stop.disabled = state != "writing"
-
-    def _set_quietly(self, control: Any, value: Any) -> None:
-        self._quiet = True
-        try:
-            control.value = value
-        finally:
-            self._quiet = False
 
     def _show_soon(self) -> None:
         """Show the state, unless it was shown a moment ago."""

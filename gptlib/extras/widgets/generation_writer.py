@@ -64,12 +64,7 @@ class Search:
 
 
 class Writer:
-    """Write one text a token at a time, and look at the distribution at any of its places.
-
-    Args:
-        model: In evaluation mode.
-        prompt: Token ids to start from.
-    """
+    """Write one text a token at a time, and look at the distribution at any of its places."""
 
     def __init__(self, model: GPT, prompt: Sequence[int]) -> None:
         self.model = model

@@ -37,13 +37,6 @@ _RATES = [
     ("one GPU, 10¹⁴", 1e14),
     ("64 GPUs, 6.4·10¹⁵", 6.4e15),
 ]
-_SIZES = {
-    "n_layer": ("Layers", 1, 96),
-    "n_head": ("Heads", 1, 96),
-    "n_embd": ("Width", 8, 12_288),
-    "vocab_size": ("Vocabulary", 2, 300_000),
-    "context_length": ("Context", 1, 131_072),
-}
 _INFERENCE = ("weights", "keys and values")
 _TRAINING = ("weights", "gradients", "optimizer", "activations")
 
@@ -75,20 +68,18 @@ class SizeExplorer(widgets.VBox):
         self.preset = widgets.Dropdown(
             options=[*PRESETS, OWN], value="GPT-2 small", description="Preset", style=labels
         )
+        slider, field = widgets.IntSlider, widgets.BoundedIntText
         self.sizes = {
-            name: widgets.BoundedIntText(
-                getattr(GPT2_SMALL, name), low, high, description=label, style=labels
-            )
-            for name, (label, low, high) in _SIZES.items()
+            "n_layer": slider(GPT2_SMALL.n_layer, 1, 48, description="Layers", **common),
+            "n_head": slider(GPT2_SMALL.n_head, 1, 32, description="Heads", **common),
+            "n_embd": slider(GPT2_SMALL.n_embd, 8, 4096, 8, description="Width", **common),
+            "vocab_size": field(
+                GPT2_SMALL.vocab_size, 2, 300_000, description="Vocabulary", style=labels
+            ),
+            "context_length": field(
+                GPT2_SMALL.context_length, 1, 131_072, description="Context", style=labels
+            ),
         }
-        for name, top in {"n_layer": 48, "n_head": 32}.items():
-            label = _SIZES[name][0]
-            self.sizes[name] = widgets.IntSlider(
-                getattr(GPT2_SMALL, name), 1, top, description=label, **common
-            )
-        self.sizes["n_embd"] = widgets.IntSlider(
-            GPT2_SMALL.n_embd, 8, 4096, step=8, description="Width", **common
-        )
         self.batch = widgets.BoundedIntText(8, 1, 100_000, description="Batch", style=labels)
         self.tokens = widgets.FloatText(1e10, description="Train on tokens", style=labels)
         self.machine = widgets.Dropdown(

@@ -120,9 +120,7 @@ class ChatBox(_Asker):
     turns that went with the last question) and `problem` (why a question was not sent).
 
     Args:
-        model: What answers.
-        tokenizer: Its tokenizer.
-        form: The form that it was tuned with.
+        form: The form that the model was tuned with.
         remembered: Earlier turns that it sees again; a model that was tuned on single questions
             answers best with 0.
         max_new_tokens: Where an answer is cut off, below the context length.
@@ -220,12 +218,7 @@ class SideBySide(_Asker):
 
     Args:
         models: Two models by the names to show, with one tokenizer.
-        tokenizer: Their tokenizer.
-        form: How both are asked.
         instruction: The first question, which is answered at once.
-        input: What it is about.
-        max_new_tokens: Where an answer is cut off.
-        sampling: The likeliest token each time if None.
     """
 
     def __init__(

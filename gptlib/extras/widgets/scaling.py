@@ -27,9 +27,9 @@ class StepPlanner(widgets.VBox):
     """Turn devices, batch and bandwidth, and see time, memory, and where it stops scaling.
 
     Controls: `model`, `strategy`, `devices` (powers of two), `batch` (tokens per step),
-    `at_once` (windows per pass and device), `speed`
-    (trillion operations per second that a device reaches), `inside` and `between` (GB/s within a
-    machine of 8 and from machine to machine), `checkpointed`. Results: `cost`, a `StepCost` or
+    `at_once` (windows per pass and device), `speed` (trillion operations per second that a device
+    reaches), `inside` and `between` (GB/s within a machine of 8 and from machine to machine),
+    `checkpointed`. Results: `cost`, a `StepCost` or
     None if the batch is too small to be shared, `limit` (the first number of devices at which the
     step waits for what is sent, or None) and the sentence in `readout`.
 
@@ -63,37 +63,21 @@ class StepPlanner(widgets.VBox):
             widgets.HBox([self.speed, self.inside, self.between]),
         ]
         super().__init__([*rows, self.readout, self.image])
-        for control in self._controls():
-            control.observe(lambda _: self._update(), names="value")
+        for row in rows:
+            for control in row.children:
+                control.observe(lambda _: self._update(), names="value")
         self._update()
 
     def __repr__(self) -> str:
         return "StepPlanner: plan a training step on many devices"
 
-    def _controls(self) -> list[Any]:
-        return [
-            *(self.model, self.strategy, self.devices, self.batch, self.at_once),
-            *(self.speed, self.inside, self.between, self.checkpointed),
-        ]
-
-    def _cost(self, n: int, strategy: str) -> StepCost | None:
-        machine = Machine(
-            flops=self.speed.value * 1e12,
-            inside=self.inside.value * 1e9,
-            between=self.between.value * 1e9,
-        )
-        config, checkpointed = MODELS[self.model.value], self.checkpointed.value
-        options: Any = (
-            config,
-            machine,
-            n,
-            self.batch.value,
-            strategy,
-            self.at_once.value,
-            checkpointed,
-        )
+    def _cost(self, n: int, strategy: Any) -> StepCost | None:
+        speed, inside, between = self.speed.value, self.inside.value, self.between.value
+        machine = Machine(flops=speed * 1e12, inside=inside * 1e9, between=between * 1e9)
+        config, batch = MODELS[self.model.value], self.batch.value
+        options = (self.at_once.value, self.checkpointed.value)
         try:
-            return parallel_step(*options)
+            return parallel_step(config, machine, n, batch, strategy, *options)
         except ValueError:  # less than a window for each
             return None
 
@@ -147,16 +131,10 @@ class StepPlanner(widgets.VBox):
         return figure
 
 
-def _slider(name: str, value: int, low: int, high: int, step: int) -> Any:
-    return widgets.IntSlider(
-        value=value,
-        min=low,
-        max=high,
-        step=step,
-        description=name,
-        continuous_update=False,
-        style={"description_width": "initial"},
-    )
+def _slider(name: str, *range: int) -> Any:
+    """Make a slider; its range is value, least, most and step."""
+    style = {"description_width": "initial"}
+    return widgets.IntSlider(*range, description=name, continuous_update=False, style=style)
 
 
 def _seconds(value: float) -> str:

@@ -2,7 +2,7 @@
 
 import html
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -25,17 +25,17 @@ class Characters:
     """The tokenizer that has one token for each character: its id is its code point.
 
     Example:
-        >>> Characters().encode("Hé")
+        >>> Characters().encode_ordinary("Hé")
         [72, 233]
     """
 
-    def encode(self, text: str) -> list[int]:
+    def encode_ordinary(self, text: str) -> list[int]:
         """Turn a text into the code points of its characters."""
         return [ord(character) for character in text]
 
-    def token_bytes(self, token: int) -> bytes:
-        """Look up the bytes of one character in UTF-8."""
-        return chr(token).encode()
+    def decode_bytes(self, tokens: Sequence[int]) -> bytes:
+        """Turn code points into UTF-8."""
+        return "".join(map(chr, tokens)).encode()
 
 
 class TokenBoxes(widgets.VBox):
@@ -47,7 +47,6 @@ class TokenBoxes(widgets.VBox):
     Args:
         encoders: The tokenizers by the names on their buttons, `BPETokenizer`s, `Characters` or
             `tiktoken.Encoding`s; by default characters and GPT-2.
-        text: The text that stands there at first.
 
     Raises:
         ValueError: If there is no tokenizer.
@@ -136,30 +135,15 @@ class TokenBoxes(widgets.VBox):
 
 
 def cut(encoder: Any, text: str) -> list[tuple[int, bytes]]:
-    """Encode a text and look up the bytes of each token.
-
-    Args:
-        encoder: A tokenizer of ours, or one of tiktoken.
-        text: Any text; names of special tokens in it are plain text.
-
-    Returns:
-        The id and the bytes of each token.
-    """
-    if hasattr(encoder, "decode_single_token_bytes"):  # tiktoken's
-        ids = encoder.encode_ordinary(text)
-        return [(i, encoder.decode_single_token_bytes(i)) for i in ids]
-    return [(i, encoder.token_bytes(i)) for i in encoder.encode(text)]
+    """Encode a text, special tokens' names as plain text; return each token's id and bytes."""
+    return [(i, encoder.decode_bytes([i])) for i in encoder.encode_ordinary(text)]
 
 
 def visible(token: bytes) -> str:
     r"""Write a token so that each part of it can be seen.
 
-    Args:
-        token: The bytes of a token; they need not be whole characters.
-
-    Returns:
-        The characters; a space is ␣, a line end ⏎, a tab ⇥; bytes that are no whole character,
-        and characters that can't be seen, are written as escapes.
+    A space is ␣, a line end ⏎, a tab ⇥; bytes that are no whole character, and characters that
+    can't be seen, are written as escapes.
 
     Example:
         >>> print(visible(b" caf\xc3\xa9\n"), visible(b"\xf0\x9f"))

@@ -14,6 +14,8 @@ from gptlib.extras.plots import COLORS, png, style
 
 SHARE_FOR_DRAWING = 0.02
 """Drawing may take this share of a run's time, so it slows the run by no more."""
+QUANTITIES = {"learning_rate": ".5f", "gradient_norm": ".2f", "tokens_per_second": ",.0f"}
+"""What is shown beside the losses, if reports have it, and how it is written."""
 
 
 class TrainingBoard(widgets.VBox):
@@ -102,21 +104,18 @@ class TrainingBoard(widgets.VBox):
                     getattr(stream, "close", lambda: None)()
                     break
                 begin = time.perf_counter()
+            self._enter("stopped" if self._ask == "stop" else "finished")
         except BaseException:
-            self._end("failed")
+            self._enter("failed")
             raise
-        self._end("stopped" if self._ask == "stop" else "finished")
+        finally:
+            self._draw()
         return self.reports
 
     def picture(self) -> Figure:
         """Draw what was reported so far, one panel for each quantity that was."""
         style()
-        quantities = {
-            "learning_rate": "learning rate",
-            "gradient_norm": "gradient norm",
-            "tokens_per_second": "tokens per second",
-        }
-        there = [name for name in quantities if any(_has(r, name) for r in self.reports)]
+        there = [name for name in QUANTITIES if any(_has(r, name) for r in self.reports)]
         if not there:
             figure, ax = plt.subplots(figsize=(8.4, 3.4))
             self._draw_loss(ax)
@@ -127,7 +126,7 @@ class TrainingBoard(widgets.VBox):
         for name, color in zip(there, COLORS[1:], strict=False):
             ax = axes[name]
             ax.plot(*_points(self.reports, name), color=color, linewidth=1.2)
-            ax.set(title=quantities[name], xlabel="optimizer step")
+            ax.set(title=name.replace("_", " "), xlabel="optimizer step")
             ax.set_ylim(bottom=0)
         return figure
 
@@ -182,13 +181,9 @@ class TrainingBoard(widgets.VBox):
         below = [name for name, value in self.baselines.items() if report.loss < value]
         if below:
             parts.append(f"below {' and '.join(below)}")
-        for name, form, unit in (
-            ("learning_rate", ".5f", "learning rate"),
-            ("gradient_norm", ".2f", "gradient norm"),
-            ("tokens_per_second", ",.0f", "tokens per second"),
-        ):
+        for name, form in QUANTITIES.items():
             if _has(report, name):
-                parts.append(f"{unit} {getattr(report, name):{form}}")
+                parts.append(f"{name.replace('_', ' ')} {getattr(report, name):{form}}")
         left = self.seconds_left
         if left is not None and self.state in ("running", "paused"):
             parts.append(f"about {left:,.0f} s left")
@@ -227,10 +222,6 @@ class TrainingBoard(widgets.VBox):
         self.resume.disabled = state != "paused"
         self.stop.disabled = state not in ("running", "paused")
         self._say()
-
-    def _end(self, state: str) -> None:
-        self._enter(state)
-        self._draw()
 
 
 def _has(report: Any, name: str) -> bool:

@@ -6,14 +6,7 @@ import ipywidgets as widgets
 
 
 class NextWord(widgets.VBox):
-    """Uncover a sentence word by word, as a language model reads it.
-
-    Args:
-        text: The sentence; words are separated by spaces.
-
-    Raises:
-        ValueError: If there are fewer than two words.
-    """
+    """Uncover a sentence word by word, as a language model reads it."""
 
     def __init__(self, text: str) -> None:
         self.words = text.split()
