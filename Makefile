@@ -9,7 +9,7 @@ ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 # speed when it has them to itself, and runs twice as fast when something else computes too.
 export GOMP_SPINCOUNT ?= 1500
 
-.PHONY: setup lab test test-oldest test-browser refresh lint
+.PHONY: setup lab fresh test test-oldest test-browser refresh lint
 .DEFAULT_GOAL := lab
 
 setup: $(INSTALLED)
@@ -19,9 +19,15 @@ $(INSTALLED): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --requirement requirements.txt
 	touch $@
 
-# Opens the welcome page; without a browser, the address is printed. LAB="--port 9999" adds options.
+# Copies the chapters into work/, never over a file that is there, and opens the welcome page;
+# without a browser, the address is printed. LAB="--port 9999" adds options.
 lab: $(INSTALLED)
-	$(BIN)/jupyter lab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/notebooks/00_welcome.ipynb $(LAB)
+	$(BIN)/python notebooks/lab.py
+	$(BIN)/jupyter lab $(ALLOW_ROOT) --LabApp.default_url=/lab/tree/work/00_welcome.ipynb $(LAB)
+
+# CHAPTER=03 begins that chapter anew; the old copy is set aside.
+fresh: $(INSTALLED)
+	$(BIN)/python notebooks/lab.py --fresh $(CHAPTER)
 
 # TEST="-k attention -x" adds options of pytest.
 test: $(INSTALLED)

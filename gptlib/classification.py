@@ -24,7 +24,7 @@ import re
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -560,15 +560,21 @@ def save_classifier(
         save_file(head, draft, metadata=facts)
 
 
-def load_classifier(folder: str | Path) -> TextClassifier:
+def load_classifier(
+    folder: str | Path, load: Callable[[Path], tuple[GPT, Tokenizer]] = load_gpt2
+) -> TextClassifier:
     """Load a classifier that `save_classifier` wrote, in evaluation mode and on the CPU.
+
+    Args:
+        folder: The classifier's.
+        load: Opens its model; another one than `load_gpt2` if its tokenizer is in another form.
 
     Raises:
         FileNotFoundError: If the folder or a file of it is not there.
         ValueError: If a file is damaged, or the head is of other labels or of another model.
     """
     path = Path(folder).expanduser() / "head.safetensors"
-    model, tokenizer = load_gpt2(path.parent)
+    model, tokenizer = load(path.parent)
     listed = read_json(path.parent / "config.json").get("beside", [path.name])
     if path.name not in listed or not path.is_file():
         raise FileNotFoundError(f"{folder} has no {path.name}: a model, but no classifier; fit one")

@@ -449,7 +449,7 @@ def check_prompts(
             few = f"pass 1, such as end-of-text, to {longest}, the context"
             raise ValueError(f"prompt {row} has {len(prompt)} tokens; {few}")
     for token in chain(end_tokens, *prompts):
-        if not 0 <= token < vocab_size:
+        if isinstance(token, str) or not 0 <= token < vocab_size:
             raise ValueError(f"token id {token} is outside 0..{vocab_size - 1}, the model's ids")
 
 

@@ -152,7 +152,8 @@ def encode_records(
         check_record(record, number)
         asked = form.fill(record["instruction"], record.get("input", ""))
         prompt = tokenizer.encode_ordinary(asked)  # a special token's name is plain text here
-        response = [*tokenizer.encode_ordinary(" " + record["output"].strip()), min(ends)]
+        said = " " + record["output"].strip("\n").removeprefix(" ")  # as a word in a text begins
+        response = [*tokenizer.encode_ordinary(said), min(ends)]
         room = context_length + 1 - len(prompt)  # the last token is never read
         if room < 1:
             full = f"the prompt of record {number}, {len(prompt)} tokens, fills {context_length=}"
@@ -571,6 +572,8 @@ def add_lora(
         >>> sum(p.numel() for p in model.parameters() if p.requires_grad)  # 2 · (16 + 16)
         64
     """
+    for wrapper in ("module", "_orig_mod"):  # those of DDP and torch.compile
+        model = getattr(model, wrapper, model)
     if lora_layers(model):
         raise ValueError("the model has adapters already; call merge_lora first, or load it anew")
     config = config or LoRAConfig()

@@ -289,7 +289,6 @@ def load_gpt2(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[G
 
 def write_tokenizer(folder: Path, tokenizer: BPETokenizer) -> None:
     """Write vocab.json and merges.txt, and what transformers wants to know beside them."""
-    tokenizer.save(folder)
     plain = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
     special = {
         str(token): {"content": name, "special": True, **plain}
@@ -301,6 +300,7 @@ def write_tokenizer(folder: Path, tokenizer: BPETokenizer) -> None:
     values = {"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": special, **roles}
     text = json.dumps(values | {"add_prefix_space": False}, indent=2)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
+    tokenizer.save(folder)  # the last, since another library's brings a configuration of its own
 
 
 def describe_model(config: GPTConfig, dtype: torch.dtype, end: int | None) -> dict[str, Any]:
@@ -354,6 +354,8 @@ def save_gpt2(
     """
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"dtype is {dtype}; choose torch.float32, torch.float16 or torch.bfloat16")
+    for wrapper in ("module", "_orig_mod"):  # those of DDP and torch.compile
+        model = getattr(model, wrapper, model)
     views, config = gpt2_view(model), model.config
     if odd := compare_shapes({n: tuple(v.shape) for n, v in views.items()}, layout(config)):
         ways = "put back what was added, learn positions and biases, or use save_checkpoint"
@@ -368,9 +370,10 @@ def save_gpt2(
     # safetensors stores no strided views, and four matrices of a block are transposed ones.
     tensors = {name: view.to("cpu", dtype).contiguous() for name, view in views.items()}
     for name, tensor in tensors.items():
+        if not views[name].isfinite().all():
+            raise ValueError(f"{name} holds a value that is nan or infinite; load an older copy")
         if not tensor.isfinite().all():
-            odd = f"{name} holds a value that is no number, or none in {dtype}"
-            raise ValueError(f"{odd}; save with torch.float32, or look for what went wrong")
+            raise ValueError(f"{name} holds a value too large for {dtype}; save with torch.float32")
     folder = Path(folder).expanduser()
     # Programs that look for these first would open the old model.
     for name in ("encoder.json", "tokenizer.json", "added_tokens.json", "model.ckpt.index"):

@@ -6,6 +6,7 @@ are the order. Every check of the notebooks, and the script that refreshes them,
 
 import ast
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
+
+FOLDS = ("source_hidden", "outputs_hidden")
+"""What JupyterLab folds: the code of a cell, and what it printed."""
 
 Cell = dict[str, Any]
 Notebook = Any  # nbformat's NotebookNode: a dict whose keys are attributes too
@@ -54,6 +58,11 @@ def tags(cell: Cell) -> list[str]:
     return list(cell["metadata"].get("tags", []))
 
 
+def is_folded(cell: Cell, what: str = "source_hidden") -> bool:
+    """Say whether JupyterLab shows only the first line of a cell's code, or of its outputs."""
+    return bool(cell["metadata"].get("jupyter", {}).get(what))
+
+
 def code_cells(book: Notebook) -> list[Cell]:
     """Return the code cells in order."""
     return [cell for cell in book.cells if cell["cell_type"] == "code"]
@@ -71,7 +80,7 @@ def output_text(cell: Cell) -> str:
         data = output.get("data", {})
         pieces += [output.get("text", ""), data.get("text/plain", ""), data.get("text/html", "")]
         pieces += [output.get("evalue", "")]
-    return "\n".join(pieces)
+    return re.sub(r"(?<=;base64,)[\w+/=]+", "", "\n".join(pieces))  # pictures are no text
 
 
 def public_names(source: str) -> list[str]:
@@ -106,7 +115,11 @@ def normalize(book: Notebook) -> None:
     seen: set[str] = set()
     count = 0
     for cell in book.cells:
-        cell["metadata"] = nbformat.from_dict({"tags": tags(cell)} if tags(cell) else {})
+        folded = {name: True for name in FOLDS if cell["metadata"].get("jupyter", {}).get(name)}
+        kept = {"tags": tags(cell), "jupyter": folded}
+        cell["metadata"] = nbformat.from_dict(
+            {name: value for name, value in kept.items() if value}
+        )
         cell["source"] = cell["source"].rstrip()
         digest = hashlib.sha256(f"{cell['cell_type']}\n{cell['source']}".encode()).hexdigest()
         length = next(n for n in range(8, 64) if digest[:n] not in seen)

@@ -5,26 +5,41 @@ descriptions of figures, numbers in the prose, and names that come too early.
 """
 
 import ast
+import html
 import re
 from collections.abc import Iterable, Iterator
 
 from notebook_files import (
+    FOLDS,
     Cell,
     Notebook,
     code_cells,
+    is_folded,
     markdown_cells,
     output_text,
     public_names,
     tags,
 )
 
-TAGS = {"promote", "real-data", "nbval-ignore-output", "raises-exception"}
+TAGS = {"promote", "task", "real-data", "nbval-ignore-output", "raises-exception"}
 LEFTOVERS = {
     "an absolute path": r"(?<![\w.:/~])/(?:home|root|tmp|usr|opt|var|work|Users|mnt)/\w|[A-Z]:\\\w",
     "a memory address": r"\b0x[0-9a-f]{6,}",
     "a progress bar": r"\r|it/s\b|s/it\b|\|[█▏▎▍▌▋▊▉#]+ *\|",
     "a warning": r"\b\w*Warning:",
 }
+REWRITTEN = ("attention",)
+"""Chapters of the second edition: their reader writes the core, and their load is limited."""
+LIMITS = {
+    "words": 2800,
+    "visible code lines": 250,
+    "new terms": 12,
+    "folded lines besides promoted ones": 40,
+    "tasks": 12,
+    "promoted lines": 180,
+    "promoted names": 14,
+}
+"""The most of each that a rewritten chapter may have; rather less of everything."""
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:[,_ ]\d{3})*(?:\.\d+)?(?![\w]*_)")
 
 
@@ -43,7 +58,9 @@ def form_complaints(book: Notebook) -> Iterator[str]:
             yield f"{where} is empty"
         yield from (f"{where}: {text}" for text in _output_complaints(cell))
     for cell in book.cells:
-        if set(cell["metadata"]) - {"tags"} or set(tags(cell)) - TAGS:
+        folds = cell["metadata"].get("jupyter", {})
+        known = not set(cell["metadata"]) - {"tags", "jupyter"} and not set(folds) - set(FOLDS)
+        if not known or set(tags(cell)) - TAGS:
             yield f"cell {cell['id']} has metadata {dict(cell['metadata'])}"
         if re.search(r"!\[[^\]]*\]\(https?:|<img[^>]+https?:", cell["source"]):
             yield f"cell {cell['id']} has a remote image"
@@ -74,25 +91,84 @@ def figure_complaints(book: Notebook) -> Iterator[str]:
     """Check that each figure is described in words, for readers who can't see it."""
     for number, cell in enumerate(code_cells(book), start=1):
         for output in cell["outputs"]:
-            if "image/png" not in output.get("data", {}):
+            data = output.get("data", {})
+            alts = [output.get("metadata", {}).get("image/png", {}).get("alt", "")]
+            if "<img" in data.get("text/html", ""):
+                alts = re.findall(r'<img(?: alt="([^"]*)")?', data["text/html"])
+            elif "image/png" not in data:
                 continue
-            alt = output["metadata"].get("image/png", {}).get("alt", "")
-            if len(alt) < 40 or alt not in output["data"].get("text/plain", ""):
-                yield f"code cell {number} has a figure without a description; use plots.show"
+            if any(len(a) < 40 or html.unescape(a) not in data.get("text/plain", "") for a in alts):
+                yield f"code cell {number} has a figure without a description; use a Picture"
 
 
-def rhythm_complaints(book: Notebook) -> Iterator[str]:
+def rhythm_complaints(book: Notebook, rewritten: bool = False) -> Iterator[str]:
     """Check what every chapter has: exercises with hints, few links, a widget."""
     text = "\n".join(cell["source"] for cell in markdown_cells(book))
     exercises = exercise_titles(book)
-    if not 3 <= len(exercises) <= 5:
-        yield f"{len(exercises)} exercises; a chapter has 3 to 5"
+    low, high = (1, 2) if rewritten else (3, 5)
+    if not low <= len(exercises) <= high:
+        yield f"{len(exercises)} exercises; a chapter has {low} to {high}"
     if text.count("<summary>") < len(exercises):
         yield "an exercise has no folded hint"
     if len(re.findall(r"\]\(https?:", text)) > 5:
         yield "more than five links"
     if "gptlib.extras.widgets" not in "\n".join(cell["source"] for cell in code_cells(book)):
         yield "no widget"
+
+
+def load(book: Notebook) -> dict[str, int]:
+    """Count what a chapter asks of its reader; the keys are those of `LIMITS`."""
+    text = "\n".join(cell["source"] for cell in markdown_cells(book))
+    cells = code_cells(book)
+    promoted = "\n".join(cell["source"] for cell in cells if "promote" in tags(cell))
+    others = [cell for cell in cells if "promote" not in tags(cell)]
+    terms = set(re.findall(r"\*\*(.+?)\*\*", text)) - {"Predict"}
+    return {
+        "words": len(text.split()),
+        "visible code lines": sum(_lines(c["source"]) for c in others if not is_folded(c)),
+        "new terms": len(terms),
+        "folded lines besides promoted ones": sum(
+            _lines(c["source"]) for c in others if is_folded(c)
+        ),
+        "tasks": sum("task" in tags(cell) for cell in cells),
+        "promoted lines": _lines(promoted),
+        "promoted names": len(public_names(promoted)),
+    }
+
+
+def _lines(source: str) -> int:
+    return sum(bool(line.strip()) for line in source.splitlines())
+
+
+def load_complaints(book: Notebook) -> Iterator[str]:
+    """Check that a chapter asks no more than one sitting."""
+    for name, count in load(book).items():
+        if count > LIMITS[name]:
+            yield f"{count} {name}; at most {LIMITS[name]}"
+
+
+def task_complaints(book: Notebook) -> Iterator[str]:
+    """Check that a task is an unfinished stub with its check, and that predictions stay hidden."""
+    cells = [*book.cells, None]
+    if not any("machine(" in cell["source"] for cell in code_cells(book)[:1]):
+        yield "the first code cell doesn't draw where we are: machine(...)"
+    for before, cell, after in zip([None, *cells], cells, cells[1:], strict=False):
+        source, start = cell["source"], cell["source"][:40]
+        around = [c["source"] for c in (before, after) if c and c["cell_type"] == "markdown"]
+        if cell["cell_type"] == "markdown" and "**Predict**" in source:
+            if not after or not is_folded(after, "outputs_hidden"):
+                yield f"the answer to a prediction is not folded: {source[-40:]}"
+        elif is_folded(cell, "outputs_hidden") and not any("**Predict**" in t for t in around[:1]):
+            yield f"outputs are folded and nothing is predicted: {start}"
+        if "task" not in tags(cell):
+            continue
+        checks = re.findall(r"(?m)^checks\.\w+\(.*\)$", source)
+        if not checks or not source.endswith(checks[-1]):
+            yield f"a task doesn't end by its check: {start}"
+        if output_text(cell).count("Not written yet") != len(checks):
+            yield f"an unfinished stub isn't told so by each of its checks: {start}"
+        if not any("★" in t for t in around[:1]) or not any("<summary>" in t for t in around):
+            yield f"a task without its ★ before it, or without a folded hint: {start}"
 
 
 def exercise_titles(book: Notebook) -> list[str]:
@@ -168,7 +244,7 @@ def early_name_complaints(
             yield f"{module} comes too early: …{cell['source'][:60]}…"
 
 
-_SERVING = ("extras.widgets.", "extras.checks.")
+_SERVING = ("extras.widgets.", "extras.checks.", "extras.figures.")
 
 
 def _used_names(source: str) -> tuple[set[str], set[str]]:

@@ -30,6 +30,8 @@ def test_adapters_come_back_from_their_file(tmp_path: Path) -> None:
     n_bytes = sum(p.numel() * 4 for p in model.parameters() if p.requires_grad)
     assert n_bytes < path.stat().st_size < n_bytes + 8_000
     assert load_file(path).keys() == adapter_tensors(model).keys()
+    (tmp_path / "new" / "file").touch()
+    assert len({p.stat().st_mode for p in path.parent.iterdir()}) == 1  # read by whoever may
 
 
 def test_the_fingerprint_is_the_base_model_s_alone() -> None:
@@ -94,7 +96,7 @@ def test_damaged_and_foreign_files_are_refused(tmp_path: Path) -> None:
             path.write_bytes(content)
         else:
             save_file(tensors, path, notes | content)
-        with pytest.raises(ValueError, match=r"is damaged: it.* (that can|can't) be read"):
+        with pytest.raises(ValueError, match=r"is damaged: "):
             load_adapters(small(), path)
     for wrong in (good | {"rank": 3}, good | {"projections": ["attn.qkv"]}):
         save_file(tensors, path, notes | {"lora": json.dumps(wrong)})

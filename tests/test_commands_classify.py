@@ -55,12 +55,12 @@ def test_a_classifier_is_made_of_records_and_judged_on_others(
 
     words = ["classify", "--train", records, "--save", tmp_path / "c", "--model", model]
     assert main([str(word) for word in [*words, "--n-epochs", 1]]) == 0
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     assert "records to learn from" in out
     assert "epoch 1: loss" in out
     assert "messages that it never saw are sorted rightly" in out
     assert "  spam: precision" in out
-    assert "1 broken lines are left out; the first is line 37: no tab between" in err
+    assert "left out:      1: line 37: no tab between label and text" in out
     assert "holds a model; name another folder" in refusal(capsys, *words)
 
 

@@ -26,7 +26,8 @@ RATES += (
 RATES += " --training.max-gradient-norm 1 --training.precision float32 --training.report-every 1"
 RATES += " --training.evaluate-every 2 --training.save-every 2 --training.seed 4"
 DATA = "--data.texts [book.txt] --data.pattern *.txt --data.tokenizer train"
-DATA += " --data.validation-fraction 0.2"
+DATA += " --data.validation-fraction 0.2 --data.encoding utf-8 --data.read-special true"
+DATA += " --data.fields []"
 LORA = "--lora --lora.rank 2 --lora.alpha 4 --lora.projections [attn.qkv]"
 SAMPLING = "--repetition-penalty 1.1 --frequency-penalty 0.1 --presence-penalty 0.1"
 SAMPLING += " --temperature 0.8 --top-k 40 --top-p 0.9 --min-p 0.01 --seed 7"
@@ -43,7 +44,8 @@ CALLS = [
     f"tune records.json --model tiny --form alpaca {PLAN} {RATES} --folder runs/three --json",
     f"tune records.json --init tiny {LORA} {PLAN} --overwrite --folder runs/three --device cpu",
     "tune --resume --folder runs/three --training.n-steps 4 --tensorboard",
-    "tune --model tiny --data.texts [records.json] --data.validation-fraction 0.2 --print-config",
+    "tune --model tiny --data.texts [records.json] --data.validation-fraction 0.2 "
+    "--data.encoding utf-8 --data.fields instruction=instruction,output=output --print-config",
     "tune --model tiny --config fine-tune --model.dropout 0 --model.context-length 9 "
     "--print-config",
     "runs --sort loss",
@@ -56,23 +58,31 @@ CALLS = [
     f"chat {LENGTH} {SAMPLING}",
     "chat --model runs/three --remember 1 --max-new-tokens 3",
     "chat --model tiny --compile --max-new-tokens 3",
-    "evaluate book.txt . --pattern *.txt --model tiny --device cpu --batch-size 2 --json",
+    "evaluate book.txt . --pattern *.txt --model tiny --device cpu --batch-size 2 --json "
+    "--encoding utf-8 --read-special",
     f"classify --train messages.tsv --save filter --model tiny --device cpu {CLASSES}",
+    "classify --train messages.tsv --save filter2 --model tiny --n-epochs 1 --label-column 1 "
+    "--text-column 2 --delimiter \\t --encoding utf-8 --skip-contradictions",
     "classify --model filter --file book.txt --json",
-    "tokenizer train book.txt . --pattern *.txt --vocab-size 280 --save words --json",
+    "tokenizer train book.txt . --pattern *.txt --vocab-size 280 --save words --json "
+    "--encoding utf-8 --read-special",
     "tokenizer train book.txt --vocab-size 290 --save words --overwrite",
     "tokenizer encode book.txt --tokenizer words --special --json",
     "tokenizer decode ids.txt --tokenizer words",
-    "data prepare . --pattern *.txt --tokenizer train --vocab-size 280 --save prepared --json",
+    "data prepare . --pattern *.txt --tokenizer train --vocab-size 280 --save prepared --json "
+    "--encoding utf-8 --read-special",
+    "convert tiny sharded --to sharded --shard-size 9KB --dtype bfloat16",
     "doctor --json",
 ]
 ELSEWHERE = {
+    "--base": "test_convert, with adapters of PEFT",
     "--strategy": "test_commands_train, under torchrun",
     "--wandb": "test_commands_train, in a process of its own",
 }
 UNUSED_BY_TUNE = {
     *("--model.vocab-size", "--model.n-layer", "--model.n-head", "--model.n-embd"),
     *("--model.bias", "--model.positions", "--data.pattern", "--data.tokenizer", "--wandb"),
+    "--data.read-special",
 }
 
 

@@ -86,8 +86,11 @@ def test_a_folder_s_tokenizers_are_no_texts(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"ok\n" * 5000 + b"a\xff", "bad.txt is no UTF-8 text: byte 15001 is 0xff; save it as UTF"),
-        (b"\xff\xfea\x00", "byte 0 is 0xff; it looks like UTF-16; save it as UTF-8"),
+        (
+            b"ok\n" * 5000 + b"a\xff",
+            "byte 15001 is 0xff; it looks like Latin-1: add --encoding latin-1, save",
+        ),
+        (b"\xff\xfea\x00", "byte 0 is 0xff; it looks like UTF-16: add --encoding utf-16"),
         (b"cut \xe2\x82", "byte 4 is 0xe2"),
         (b"", "bad.txt is empty; name a text with something in it"),
     ],

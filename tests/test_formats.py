@@ -28,6 +28,7 @@ from tf_table import MAGIC, block, entry, message, sign, table, varint, write_ch
 from tiny_gpt2 import (
     CONFIG,
     GOLDEN,
+    TEXT,
     TOKENIZER,
     assert_same_logits,
     assert_same_weights,
@@ -110,25 +111,22 @@ def test_the_tokenizer_that_transformers_saves_is_read(folder: Path) -> None:
     tokenizer = load_model(folder)[1]
     assert isinstance(tokenizer, BPETokenizer)
     assert tokenizer.tokens == TOKENIZER.tokens
-    assert tokenizer.merges == TOKENIZER.merges
+    assert tokenizer.encode(TEXT) == TOKENIZER.encode(TEXT)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    "changes",
     [
-        ({"model": 3}, "not the file of a tokenizer"),
-        ({"added_tokens": [1]}, "not the file of a tokenizer"),
-        ({"normalizer": {"type": "NFC"}}, "cuts texts in another way"),
-        ({"pre_tokenizer": {"type": "Metaspace", "add_prefix_space": False}}, "another way"),
+        {"model": 3},
+        {"added_tokens": [1]},
+        {"pre_tokenizer": {"type": "Metaspace", "add_prefix_space": False}},
     ],
 )
-def test_another_kind_of_tokenizer_is_refused(
-    changes: dict[str, Any], said: str, folder: Path
-) -> None:
+def test_what_is_no_tokenizer_is_refused(changes: dict[str, Any], folder: Path) -> None:
     GPT2TokenizerFast.from_pretrained(folder).save_pretrained(folder)
     (folder / "vocab.json").unlink()
     rewrite_json(folder / "tokenizer.json", **changes)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match="not the file of a tokenizer that the tokenizers library"):
         load_model(folder)
 
 
@@ -188,15 +186,15 @@ def double_a_name(tensors: dict[str, Tensor]) -> None:
         (double_a_name, "ln_f.bias is there twice, maybe with a prefix"),
         (
             lambda t: t.pop("ln_f.bias"),
-            r"configuration \(ln_f.bias missing instead of \(8,\)\); copy",
+            r"config.json: ln_f.bias missing instead of \(8,\); copy",
         ),
         (
             lambda t: t.update(x=torch.ones(1)),
-            r"configuration \(x \(1,\) instead of nothing\); copy",
+            r"config.json: x \(1,\) instead of nothing; copy",
         ),
         (
             lambda t: t.update({"wpe.weight": torch.ones(15, 8)}),
-            r"configuration \(wpe.weight \(15, 8\) instead of \(16, 8\)",
+            r"config.json: wpe.weight \(15, 8\) instead of \(16, 8\)",
         ),
         (
             lambda t: t.update({"h.0.attn.c_attn.weight": torch.ones(24, 8)}),
@@ -204,9 +202,9 @@ def double_a_name(tensors: dict[str, Tensor]) -> None:
         ),
         (
             lambda t: t.update({f"y{i}": torch.ones(1) for i in range(7)}),
-            r"configuration \(y0 .*, y4 \(1,\) instead of nothing and 2 more\)",
+            r"config.json: y0 .*, y4 \(1,\) instead of nothing and 2 more",
         ),
-        (lambda t: t.clear(), r"configuration \(wpe.weight missing instead of \(16, 8\)"),
+        (lambda t: t.clear(), r"config.json: wpe.weight missing instead of \(16, 8\)"),
     ],
 )
 def test_tensors_that_are_not_the_models_are_named(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,18 @@ from notebook_files import (
     taught_stems,
 )
 from notebook_form import (
+    LIMITS,
+    REWRITTEN,
     early_name_complaints,
     exercise_titles,
     figure_complaints,
     form_complaints,
+    load,
+    load_complaints,
     number_complaints,
     rhythm_complaints,
     significant_digits,
+    task_complaints,
 )
 from refresh_notebooks import refresh
 
@@ -44,6 +50,9 @@ def name_of(path: Path) -> str:
 
 every_notebook = pytest.mark.parametrize("path", [*chapters(), *solutions()], ids=name_of)
 every_chapter = pytest.mark.parametrize("path", chapters()[1:], ids=name_of)
+every_rewritten = pytest.mark.parametrize(
+    "path", [path for path in chapters() if stem(path) in REWRITTEN], ids=name_of
+)
 
 
 @every_notebook
@@ -83,7 +92,17 @@ def test_no_name_of_a_later_chapter_is_used(path: Path) -> None:
 
 @every_chapter
 def test_a_chapter_has_the_rhythm_of_the_course(path: Path) -> None:
-    assert list(rhythm_complaints(read(path))) == []
+    assert list(rhythm_complaints(read(path), stem(path) in REWRITTEN)) == []
+
+
+@every_rewritten
+def test_a_rewritten_chapter_is_one_sitting(path: Path) -> None:
+    assert list(load_complaints(read(path))) == []
+
+
+@every_rewritten
+def test_a_rewritten_chapter_lets_its_reader_write_and_predict(path: Path) -> None:
+    assert list(task_complaints(read(path))) == []
 
 
 @every_chapter
@@ -252,6 +271,95 @@ def test_each_fault_of_rhythm_is_found(expected: str) -> None:
     assert list(rhythm_complaints(book)) == []
     RHYTHM_FAULTS[expected](book)
     assert any(expected in complaint for complaint in rhythm_complaints(book))
+
+
+def book_with_a_task() -> Notebook:
+    unfinished = new_output("stream", text="Not written yet: f returns nothing.\n")
+    fold = {"jupyter": {"outputs_hidden": True}}
+    stub = "def f(x):\n    ...\n\n\nchecks.f(f)"
+    return new_notebook(
+        cells=[
+            new_code_cell('machine("attention")'),
+            new_markdown_cell("A **term**. **Predict**: what is 1 + 1?"),
+            new_code_cell("print(1 + 1)", metadata=fold),
+            new_markdown_cell("### Your turn ★ 5 minutes"),
+            new_code_cell(stub, metadata={"tags": ["task"]}, outputs=[unfinished]),
+            new_markdown_cell("<summary>A hint</summary>"),
+            new_code_cell("def f(x):\n    return x", metadata={"jupyter": {"source_hidden": True}}),
+        ]
+    )
+
+
+TASK_FAULTS: dict[str, Fault] = {
+    "where we are": lambda book: book.cells.pop(0),
+    "to a prediction is not folded": lambda book: book.cells[2].metadata.clear(),
+    "nothing is predicted": lambda book: book.cells[1].update(source="What is 1 + 1?"),
+    "end by its check": lambda book: book.cells[4].update(source="def f(x):\n    ..."),
+    "isn't told so": lambda book: book.cells[4].outputs.clear(),
+    "without its ★": lambda book: book.cells[3].update(source="### Your turn"),
+    "folded hint": lambda book: book.cells[5].update(source="No hint."),
+}
+
+
+@pytest.mark.parametrize("expected", TASK_FAULTS)
+def test_each_fault_of_a_task_is_found(expected: str) -> None:
+    book = book_with_a_task()
+    assert list(task_complaints(book)) == []
+    TASK_FAULTS[expected](book)
+    assert any(expected in complaint for complaint in task_complaints(book))
+
+
+def test_the_load_of_a_chapter_is_counted() -> None:
+    assert load(book_with_a_task()) == {
+        "words": 16,
+        "visible code lines": 5,
+        "new terms": 1,
+        "folded lines besides promoted ones": 2,
+        "tasks": 1,
+        "promoted lines": 0,
+        "promoted names": 0,
+    }
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_too_much_of_anything_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    book = book_with_a_task()
+    book.cells.append(new_code_cell("X = 1", metadata={"tags": ["promote"]}))
+    assert list(load_complaints(book)) == []
+    monkeypatch.setitem(LIMITS, name, 0)
+    assert [name in complaint for complaint in load_complaints(book)] == [True]
+
+
+def test_a_picture_in_html_needs_its_description_too() -> None:
+    alt = "A line that rises from 1 to 2 while x goes from 0 to 1 & “more”."
+    book = good_book()
+    book.cells[2].outputs[0]["data"] = data = nbformat.from_dict(
+        {
+            "text/html": f'<figure><img alt="{escape(alt)}" src=""></figure>',
+            "text/plain": f"F: {alt}",
+        }
+    )
+    assert list(figure_complaints(book)) == []
+    data["text/html"] = '<figure><img src=""></figure>'
+    assert len(list(figure_complaints(book))) == 1
+
+
+def test_the_bytes_of_a_picture_are_no_numbers_of_an_output() -> None:
+    book = good_book()
+    html = '<img src="data:image/png;base64,ab+12346/root=">'
+    book.cells[1].outputs = [new_output("display_data", data={"text/html": html})]
+    book.cells[0]["source"] = "It printed 12,346 this time."
+    assert len(list(number_complaints(book))) == 1
+    assert not any("path" in complaint for complaint in form_complaints(book))
+
+
+def test_the_normal_form_keeps_what_is_folded() -> None:
+    book = book_with_a_task()
+    book.cells[2].metadata["jupyter"]["more"] = True
+    assert any("metadata" in complaint for complaint in form_complaints(book))
+    normalize(book)
+    assert book.cells[2].metadata == {"jupyter": {"outputs_hidden": True}}
+    assert not any("metadata" in complaint for complaint in form_complaints(book))
 
 
 def test_the_normal_form_keeps_alt_texts_and_drops_the_rest() -> None:

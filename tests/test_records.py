@@ -1,47 +1,93 @@
-"""Files of labelled texts: every line is accounted for."""
+"""Whatever a table holds and however it is written, it is read back as it was."""
+
+import csv
+import io
+import json
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
-from gptlib.extras.formats.records import read_records
+from gptlib.classification import normalize
+from gptlib.extras.formats.records import read_messages, read_questions
+from gptlib.extras.formats.text_files import decode
 
-
-def test_every_line_of_a_file_is_accounted_for() -> None:
-    lines = ["ham\tHi\n", "\n", "no tab\n", "ham\t\r\n", "spma\tWin\n", "spam\ta\tb\r\n", "\t \n"]
-    records, broken = read_records(lines, ["ham", "spam"], skip_broken=True)
-    assert records == [("ham", "Hi"), ("spam", "a\tb")]
-    assert broken == {
-        3: "no tab between label and text",
-        4: "the text is empty",
-        5: "the label 'spma' is none of ham, spam",
-    }
-
-
-def test_broken_lines_are_refused_by_number_unless_they_may_be_skipped() -> None:
-    with pytest.raises(ValueError, match=r"broken lines: 2 \(line 2: no tab .*; line 3: the text"):
-        read_records(["ham\tHi", "x", "ham\t"])
-    with pytest.raises(ValueError, match="no line holds a record"):
-        read_records(["", "  \n"])
-    with pytest.raises(ValueError, match="no line holds a record"):
-        read_records(["x"], skip_broken=True)
+LETTERS = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), include_characters="\n")
+TEXTS = st.text(LETTERS, min_size=1, max_size=30).filter(lambda t: t.strip() and t == t.strip())
+RECORDS = st.lists(
+    st.tuples(st.sampled_from(["ham", "spam"]), TEXTS),
+    min_size=1,
+    max_size=9,
+    unique_by=lambda record: normalize(record[1]),
+)
 
 
-def test_many_broken_lines_make_no_endless_message() -> None:
-    with pytest.raises(ValueError, match="broken lines: 5000") as caught:
-        read_records(["x"] * 5000)
-    assert len(str(caught.value)) < 400
-    assert str(caught.value).count("no tab") == 3
-    with pytest.raises(ValueError, match="the label 'aaa") as caught:
-        read_records(["a" * 999 + "\tHi"], ["ham", "spam"])
-    assert len(str(caught.value)) < 400
+def written(content: str | bytes, suffix: str = "txt") -> str:
+    path = Path(tempfile.mkdtemp(), f"records.{suffix}")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
 
 
-def test_an_unknown_label_is_fine_if_none_are_given() -> None:
-    assert read_records(["a\tx", "b\ty"])[0] == [("a", "x"), ("b", "y")]
-    with pytest.raises(ValueError, match="line 1: the label is empty"):
-        read_records(["\tx", "b\ty"])
+@settings(max_examples=150, deadline=None)
+@given(
+    RECORDS,
+    st.sampled_from(",;|\t"),
+    st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+@example([("ham", '"Hi" she, said\n"so"'), ("spam", 'a "b"')], "\t", csv.QUOTE_MINIMAL, "\n")
+def test_a_table_is_read_as_csv_wrote_it(
+    records: list[tuple[str, str]], delimiter: str, quoting: int, end: str
+) -> None:
+    lines = io.StringIO()
+    writer = csv.writer(lines, delimiter=delimiter, quoting=quoting, lineterminator=end)  # type: ignore[arg-type]
+    writer.writerows([("label", "text"), *records])
+    found = read_messages(written(lines.getvalue()), delimiter=delimiter)
+    assert found.records == records
+    assert not found.skipped
+    assert not found.repeats
 
 
-def test_one_string_is_not_taken_for_a_list_of_letters() -> None:
-    for lines, labels in ((["ham\tsee you"], "ham"), ("ham\tsee you", ["ham"])):
-        with pytest.raises(ValueError, match="is one string; pass an open file, and a list of"):
-            read_records(lines, labels)
+@settings(max_examples=60, deadline=None)
+@given(RECORDS, st.booleans())
+def test_json_is_read_as_it_was_written(records: list[tuple[str, str]], lines: bool) -> None:
+    objects = [{"class": label, "message": text} for label, text in records]
+    content = "\n".join(map(json.dumps, objects)) if lines else json.dumps(objects)
+    assert read_messages(written(content)).records == records
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=5), st.booleans())
+def test_questions_and_conversations_are_read_as_they_were_written(
+    pairs: list[tuple[str, str]], is_talk: bool
+) -> None:
+    roles = ("user", "assistant")
+    talk = [{"role": r, "content": t} for pair in pairs for r, t in zip(roles, pair, strict=True)]
+    plain = [{"question": question, "answer": answer} for question, answer in pairs]
+    content = json.dumps([{"messages": talk}] if is_talk else plain)
+    expected = [{"instruction": question, "output": answer} for question, answer in pairs]
+    assert read_questions(written(content)).records == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(), st.sampled_from(["utf-8", "utf-16"]))
+def test_a_text_comes_back_in_the_encoding_that_is_named(text: str, encoding: str) -> None:
+    assert decode("x", text.encode(encoding), encoding) == text.removeprefix("\ufeff")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_records_or_get_a_sentence(content: bytes) -> None:
+    for suffix in ("txt", "json"):
+        for read in (read_messages, read_questions):
+            try:
+                read(written(content, suffix))
+            except ValueError as error:
+                assert len(str(error)) > 10  # noqa: PT017
+
+
+def test_a_delimiter_is_one_character() -> None:
+    with pytest.raises(ValueError, match="write one character, or"):
+        read_messages(written("a||b"), delimiter="||")

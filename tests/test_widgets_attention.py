@@ -218,7 +218,7 @@ def test_spaces_and_line_ends_can_be_seen() -> None:
 
 
 def test_the_script_and_its_style_travel_with_the_package() -> None:
-    for name in ("attention.js", "attention.css"):
+    for name in ("shared.js", "attention.js", "attention.css"):
         text = (module.HERE / name).read_text(encoding="utf-8")
         assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
         assert "https://" not in text

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from gptlib.gpt2 import GPT
 from gptlib.instructions import LoRAConfig, add_lora
 from gptlib.tokenizer import whole_file
-from gptlib.weights import damaged
+from gptlib.weights import damaged, open_weights
 
 
 def adapter_tensors(model: GPT) -> dict[str, Tensor]:
@@ -65,33 +64,6 @@ def save_adapters(model: GPT, path: str | Path) -> None:
         save_file(tensors, draft, notes)
 
 
-def read_adapters(path: Path) -> tuple[dict[str, Tensor], LoRAConfig, str]:
-    """Read a file of adapters, and trust nothing in it.
-
-    Returns:
-        The tensors by name, the configuration, and the fingerprint of the model they belong to.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, or holds something else.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            notes: dict[str, str] = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise damaged(path, f"it is no safetensors file that can be read ({error})") from error
-    if "lora" not in notes:
-        raise ValueError(f"{path} holds no adapters; name a file that save_adapters wrote")
-    try:
-        stored = json.loads(notes["lora"])
-        config = LoRAConfig(**stored | {"projections": tuple(stored["projections"])})
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"its configuration can't be read ({type(error).__name__}: {error})"
-        raise damaged(path, reason) from error
-    return tensors, config, str(notes.get("fingerprint"))
-
-
 def load_adapters(model: GPT, path: str | Path) -> GPT:
     """Put saved adapters into the very model that they were trained for.
 
@@ -104,8 +76,19 @@ def load_adapters(model: GPT, path: str | Path) -> GPT:
             sizes or weights; the model is then unchanged.
     """
     path = Path(path)
-    tensors, config, theirs = read_adapters(path)
-    ours = fingerprint(model)
+    with open_weights(path) as file:
+        notes: dict[str, str] = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if "lora" not in notes:
+        raise ValueError(f"{path} holds no adapters; name a file that save_adapters wrote")
+    try:
+        stored = json.loads(notes["lora"])
+        config = LoRAConfig(**stored | {"projections": tuple(stored["projections"])})
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"its configuration can't be read ({type(error).__name__}: {error})"
+        raise damaged(path, reason) from error
+    # A difference means nothing beside other weights, though every shape fits.
+    theirs, ours = str(notes.get("fingerprint")), fingerprint(model)
     if theirs != ours:
         raise ValueError(
             f"the adapters of {path.name} were made for another model: its weights have the sha256 "

@@ -28,6 +28,7 @@ COMMANDS = {
     "generate": "go on from the beginning of a text",
     "chat": "write in turns with a model",
     "classify": "sort messages with a classifier, or train one",
+    "convert": "write a model in another form",
     "doctor": "examine this machine: can it run the course, and if not, what helps?",
 }
 """What each command is for."""

@@ -3,17 +3,25 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
-from gptlib.extras.formats.folders import load_folder, read_any_tokenizer
+from gptlib.extras.formats.folders import (
+    bare_name,
+    hide_tokens,
+    load_folder,
+    load_pickled,
+    read_pickle,
+)
 from gptlib.extras.formats.hub import RELEASES, find_release
+from gptlib.extras.formats.tokenizer_files import FILES, fit_tokenizer, quick, read_any_tokenizer
 from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.instructions import LoRAConfig, add_lora, lora_layers, merge_lora
-from gptlib.tokenizer import BPETokenizer, Tokenizer, find_data, gpt2_encoding
-from gptlib.training import load_checkpoint
+from gptlib.tokenizer import Tokenizer, find_data, gpt2_encoding
+from gptlib.weights import gpt2_view, read_json, read_shapes, read_tensor
 
 __all__ = [
     "MADE_BY",
@@ -39,15 +47,17 @@ def load_model(
     Args:
         model: "novels", which travels with the course; "gpt2" (124M), "gpt2-medium" (355M),
             "gpt2-large" (774M) or "gpt2-xl" (1558M), which are fetched once; or a folder: of
-            `save_gpt2`, of transformers (also cut into shards), of OpenAI's release (which
-            `gptlib.extras.formats.openai_release` fetches), chapter 5's runs folder (`NAME.pt`
-            beside `NAME-tokenizer`), or of a run of `python -m gptlib train`, complete or stopped.
-            "./gpt2" is a folder. None loads `default_model()`.
+            `save_gpt2`, of transformers (also cut into shards, or of adapters of PEFT), of OpenAI's
+            release (which `gptlib.extras.formats.openai_release` fetches) and what gpt-2-simple
+            makes of it, chapter 5's runs folder (`NAME.pt` beside `NAME-tokenizer`), or of a run of
+            `python -m gptlib train`, complete or stopped; or one file of weights in such a folder,
+            or nanoGPT's ckpt.pt. "./gpt2" is a folder. None loads `default_model()`.
         dtype: What the weights become, however they are stored.
 
     Returns:
         The model, on the CPU and in evaluation mode, and the tokenizer: GPT-2's own as tiktoken's
-        `Encoding`, any other as a `BPETokenizer`.
+        `Encoding`, any other as a `BPETokenizer`. A model with more rows than its tokenizer has
+        tokens keeps them, and never draws them.
 
     Raises:
         ConnectionError: If GPT-2 is not on this machine and can't be fetched.
@@ -61,22 +71,62 @@ def load_model(
         gpt2-medium, gpt2-large, gpt2-xl
     """
     wanted = default_model() if model is None else model
-    if wanted == SHIPPED:
+    name = wanted.removeprefix("openai-community/") if isinstance(wanted, str) else ""
+    if name == SHIPPED:
         return load_folder(find_shipped(), dtype)
-    if isinstance(wanted, str) and wanted in RELEASES:
-        return load_folder(find_release(wanted), dtype)
-    folder = Path(wanted).expanduser()
-    if not folder.is_dir():
+    if name in RELEASES:
+        return load_folder(find_release(name), dtype)
+    path = Path(wanted).expanduser()
+    index = Path(f"{path}.index")  # TensorFlow names a checkpoint without its ends
+    if path.is_file() or index.is_file():
+        return _load_file(path if path.is_file() else index, dtype)
+    if not path.is_dir():
         raise FileNotFoundError(
             f"there is no folder {str(wanted)!r}; pass one, or one of "
             + ", ".join([SHIPPED, *RELEASES])
         )
-    if (folder / "config.json").exists():
-        return load_folder(folder, dtype)
-    if (folder / "config.yaml").is_file():
-        return _load_trained(folder, dtype)
-    runs = sorted(folder.glob("*.pt"))
-    return _load_run(runs, dtype) if runs else load_folder(folder, dtype)
+    if (path / "config.json").exists():
+        return load_folder(path, dtype)
+    if (path / "config.yaml").is_file():
+        return _load_trained(path, dtype)
+    if (path / "adapter_config.json").is_file():
+        return load_peft(path, dtype)
+    if runs := sorted([*path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.ckpt")]):
+        return _load_file(_choose_run(runs), dtype)
+    marks = ("config.json", "hparams.json", "config.yaml")
+    inside = [part.parent.name for mark in marks for part in sorted(path.glob(f"*/{mark}"))]
+    if inside and not (path / "hparams.json").is_file():
+        raise FileNotFoundError(
+            f"{path} holds no model itself; name one of its folders: {', '.join(inside[:9])}"
+        )
+    name_adapters(path)
+    return load_folder(path, dtype)
+
+
+def _load_file(path: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
+    """Load a model whose weights are in one file, with what lies beside it."""
+    if path.name.startswith("adapter_model."):
+        return load_peft(path.parent, dtype)
+    if path.suffix in (".index", ".safetensors", ".bin", ".json"):
+        name_adapters(path.parent)
+        return load_folder(path.parent, dtype, path if path.name != "config.json" else None)
+    with open(path, "rb") as file:
+        if file.read(2) not in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04"):
+            raise ValueError(
+                f"{path} is no file of weights that can be read; name a model's folder"
+            )
+    content = read_pickle(path)
+    if isinstance(content, dict) and "training_config" in content:
+        return _load_checkpoint(path, content, dtype)
+    return load_pickled(path, content, lambda: _find_tokenizer(path), dtype)
+
+
+def _find_tokenizer(run: Path) -> Tokenizer | None:
+    """Look for a tokenizer beside a checkpoint, None if there is none."""
+    for folder in (run.with_name(f"{run.stem}-tokenizer"), run.with_name("tokenizer"), run.parent):
+        if any((folder / name).is_file() for name in (MADE_BY, *FILES)):
+            return load_run_tokenizer(folder)
+    return None
 
 
 def default_model() -> str:
@@ -98,22 +148,15 @@ def find_shipped() -> Path:
     return find_data(f"models/{SHIPPED}/model.safetensors").parent
 
 
-def _load_run(runs: Sequence[Path], dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
-    """Load the checkpoint and the tokenizer of a runs folder."""
-    words_of = {run: run.with_name(f"{run.stem}-tokenizer") for run in runs}
-    whole = [run for run in runs if words_of[run].is_dir()]
+def _choose_run(runs: Sequence[Path]) -> Path:
+    """Choose the checkpoint of a folder: the only one that has a tokenizer, else the first."""
+    whole = [run for run in runs if run.with_name(f"{run.stem}-tokenizer").is_dir()]
     if len(whole) > 1:
         raise ValueError(
             f"{runs[0].parent} has {len(whole)} checkpoints ({', '.join(run.name for run in whole)}"
-            "); move the one you mean, and its tokenizer, to a folder of their own"
+            "); name the one you mean"
         )
-    run = whole[0] if whole else runs[0]
-    for file in ("vocab.json", "merges.txt"):
-        if not (words_of[run] / file).is_file():
-            raise FileNotFoundError(
-                f"{words_of[run]} has no {file}; save the run's tokenizer there, as chapter 5 does"
-            )
-    return _load_checkpoint(run, BPETokenizer.load(words_of[run]), dtype)
+    return whole[0] if whole else runs[0]
 
 
 def load_run_tokenizer(folder: Path) -> Tokenizer:
@@ -126,8 +169,9 @@ def load_run_tokenizer(folder: Path) -> Tokenizer:
         FileNotFoundError: If there is none.
         ValueError: If its files are damaged.
     """
-    is_gpt2 = (folder / MADE_BY).is_file() and not (folder / "vocab.json").is_file()
-    return gpt2_encoding() if is_gpt2 else read_any_tokenizer(folder)
+    is_gpt2 = not any((folder / name).is_file() for name in FILES)
+    is_gpt2 &= (folder / MADE_BY).is_file()
+    return gpt2_encoding() if is_gpt2 else quick(read_any_tokenizer(folder))
 
 
 def _load_trained(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
@@ -135,28 +179,37 @@ def _load_trained(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
     if (folder / "model" / "config.json").is_file():
         return load_folder(folder / "model", dtype)
     if (folder / "checkpoint.pt").is_file():
-        tokenizer = load_run_tokenizer(folder / "tokenizer")
-        return _load_checkpoint(folder / "checkpoint.pt", tokenizer, dtype)
+        return _load_file(folder / "checkpoint.pt", dtype)
     raise FileNotFoundError(
         f"{folder} is a run that has no checkpoint yet; go on with "
         f"python -m gptlib train --resume --folder {folder}"
     )
 
 
-def _load_checkpoint(run: Path, tokenizer: Tokenizer, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
-    """Build the model that a checkpoint holds."""
-    checkpoint = load_checkpoint(run)
+def _load_checkpoint(
+    run: Path, checkpoint: dict[str, Any], dtype: torch.dtype
+) -> tuple[GPT, Tokenizer]:
+    """Build the model that a checkpoint of ours holds."""
+    if (tokenizer := _find_tokenizer(run)) is None:
+        raise FileNotFoundError(
+            f"{run.with_name(run.stem)}-tokenizer has no vocab.json; save the run's tokenizer "
+            "there, as chapter 5 does"
+        )
     try:
         with torch.device("meta"):  # the starting weights are never drawn
             model = _with_lora(GPT(GPTConfig(**checkpoint["model_config"])), run.parent)
-        model.load_state_dict(checkpoint["model"], assign=True)
-    except (RuntimeError, TypeError, ValueError) as error:
+        # torch.compile and DDP put their own names before those of the model that they wrap.
+        weights = {bare_name(name): tensor for name, tensor in checkpoint["model"].items()}
+        model.load_state_dict(weights, assign=True)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{run}: the weights are not those of its configuration ({error}); train anew"
         ) from error
+    tokenizer = fit_tokenizer(tokenizer, model.config.vocab_size)
     check_vocabulary(tokenizer, model)
     if lora_layers(model):
         merge_lora(model)
+    hide_tokens(model, tokenizer)
     return model.to(dtype).eval(), tokenizer
 
 
@@ -167,3 +220,60 @@ def _with_lora(model: GPT, folder: Path) -> GPT:
     if not (lora := values.get("lora")):
         return model
     return add_lora(model, LoRAConfig(**lora | {"projections": tuple(lora["projections"])}))
+
+
+# Adapters without their model
+
+
+def load_peft(
+    folder: Path, dtype: torch.dtype, base: str | Path | None = None
+) -> tuple[GPT, Tokenizer]:
+    """Load the model that adapters of PEFT name, and add them to its weights.
+
+    Args:
+        folder: Holds adapter_config.json and adapter_model.safetensors.
+        dtype: What the weights become.
+        base: The model; what the adapters name if None.
+    """
+    values = read_json(folder / "adapter_config.json")
+    base = base or str(values.get("base_model_name_or_path"))
+    try:
+        model, tokenizer = load_model(base)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise FileNotFoundError(
+            f"{folder} holds adapters of PEFT alone, and their model is not here ({error}); say "
+            f"where it is: python -m gptlib convert {folder} FOLDER --base DIR"
+        ) from error
+    path = folder / "adapter_model.safetensors"
+    try:
+        if values["peft_type"] != "LORA" or values.get("use_dora") or values.get("modules_to_save"):
+            raise ValueError("they are more than LoRA's two matrices a layer")
+        rank = values["r"] ** (0.5 if values.get("use_rslora") else 1)
+        views, parts = gpt2_view(model), read_shapes(path)
+        for name in sorted(name for name in parts if ".lora_A." in name):
+            down = read_tensor(path, name)  # (r, in)
+            up = read_tensor(path, name.replace(".lora_A.", ".lora_B."))  # (out, r)
+            place = bare_name(name.removeprefix("base_model.")).partition(".lora_A.")[0]
+            change = (up.float() @ down.float() * (values["lora_alpha"] / rank)).T
+            views[f"{place}.weight"] += change  # (in, out)
+        odd = [name for name in parts if ".lora_A." not in name and ".lora_B." not in name]
+        if odd or not parts:
+            raise ValueError(f"they hold {odd[:3]} besides LoRA's two matrices a layer")
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the adapters of {folder} can't be added to {base} ({error}); add them with PEFT: "
+            "model.merge_and_unload().save_pretrained(FOLDER)"
+        ) from error
+    return model.to(dtype), tokenizer
+
+
+def name_adapters(folder: Path) -> None:
+    """Say what a folder that holds adapters of ours and no model needs (ValueError)."""
+    for path in sorted(folder.glob("*.safetensors")):
+        if not (folder / "config.json").is_file() and any(
+            name.endswith(".down") for name in read_shapes(path)
+        ):
+            raise ValueError(
+                f"{path} holds adapters alone; load the model that they were trained for, then "
+                f"gptlib.extras.adapters.load_adapters(model, {str(path)!r})"
+            )

@@ -139,6 +139,8 @@ class CommandParser(argparse.ArgumentParser):
                 required=field.default is MISSING,
                 type=partial(_read, kind=kind),
                 metavar=_METAVARS.get(get_origin(kind) or kind, "NAME"),
+                nargs="?" if kind is bool else None,
+                const=True if kind is bool else None,
                 help=text.replace("%", "%%"),
             )
             for name in (field.name, field.name.removeprefix("n_")):
@@ -254,6 +256,7 @@ def _read(text: str, kind: Any) -> Any:
         is_texts = ... in choices
         rule = "a list like [a, b]" if is_texts else "two numbers like [0.9, 0.95]"
         values = yaml.safe_load(text)
+        values = values.split(",") if isinstance(values, str) else values
         kinds = choices[:1] * len(values) if is_texts else choices
         return tuple(kind(value) for kind, value in zip(kinds, values, strict=True))
     except (KeyError, TypeError, ValueError, yaml.YAMLError):

@@ -29,7 +29,7 @@ import yaml
 
 from gptlib.embeddings import check_stream, split_tokens
 from gptlib.extras.formats.hub import RELEASES
-from gptlib.extras.formats.records import read_instructions
+from gptlib.extras.formats.records import read_questions
 from gptlib.extras.models import load_model
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note, read_text
@@ -111,6 +111,12 @@ class DataConfig:
     theirs."""
     validation_fraction: float = 0.1
     """Share of the tokens, at the end, that is kept to judge by."""
+    encoding: str = ""
+    """What the texts were written in, such as latin-1, cp1252 or utf-16; UTF-8 if empty."""
+    read_special: bool = False
+    """Read <|endoftext|> and <|startoftext|> inside of lines as borders of documents."""
+    fields: tuple[str, ...] = ()
+    """Names of the parts of records, such as [instruction=KEY, input=KEY, output=KEY]."""
 
 
 @dataclass(frozen=True)
@@ -423,7 +429,8 @@ def find_run_texts(config: RunConfig) -> tuple[RunConfig, list[Text]]:
     if config.form:
         places = [Path(names[0]).expanduser()]
     elif not any(map(is_prepared, names)):
-        texts = find_texts(names, config.data.pattern)
+        data = config.data
+        texts = find_texts(names, data.pattern, data.encoding or None, data.read_special)
         places = [text.place for text in texts]
     elif len(names) == 1:
         places = [Path(names[0]).expanduser()]
@@ -477,7 +484,12 @@ def _read_examples(
     """Read the records into the run's folder, encode them, and keep a share to judge by."""
     copy, examples, broken = folder / RECORDS, list[Example](), list[str]()
     if not copy.exists():
-        records = read_instructions(config.data.texts[0])
+        data = config.data
+        fields = dict(name.partition("=")[::2] for name in data.fields)
+        questions = read_questions(data.texts[0], data.encoding or None, fields)
+        records = questions.records
+        for what, said in questions.understood:
+            note(f"{what}: {said}")
         with whole_file(copy) as draft:
             draft.write_text("".join(map(_json_line, records)), encoding="utf-8")
     for number, line in enumerate(read_text(str(copy)).splitlines(), start=1):

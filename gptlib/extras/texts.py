@@ -7,8 +7,9 @@ the beginning of a file is left out.
 
 import codecs
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
@@ -17,15 +18,32 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
+from gptlib.extras.formats.text_files import (
+    ENCODINGS,
+    check_kind,
+    decode,
+    guess_encoding,
+    join_surrogates,
+)
+from gptlib.extras.formats.tokenizer_files import LONG_WORD, QuickTokenizer
 from gptlib.extras.models import MADE_BY, SHIPPED, find_shipped, load_run_tokenizer
 from gptlib.extras.terminal import note
 from gptlib.extras.tokens import open_tokens, prepare_tokens
-from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
+from gptlib.tokenizer import (
+    END_OF_TEXT,
+    BPETokenizer,
+    Tokenizer,
+    gpt2_encoding,
+    split_words,
+    train_bpe,
+    whole_file,
+)
 
 __all__ = [
     "COURSE_TEXTS",
     "TOKENS_FILE",
     "Text",
+    "cut_long_words",
     "find_texts",
     "is_prepared",
     "named_tokenizer",
@@ -48,6 +66,9 @@ ELSEWHERE = {
 }
 """How texts that ready configurations name can be had; they are never fetched unasked."""
 
+SPECIAL = re.compile(r"<\|(?:endoftext|startoftext)\|>")
+"""What stands between documents in published data sets; inside of a line it may be anything."""
+
 _BLANK = codecs.BOM_UTF8 + b" \r\n\t"
 _SMALL = 100_000
 """Files up to so many bytes are looked into to see whether they hold more than white space."""
@@ -63,14 +84,25 @@ class Text:
     """The file or the folder; None for a text of the course."""
     files: tuple[Path, ...] = ()
     """Its files, in order."""
+    encoding: str | None = None
+    """What they were written in; None expects UTF-8."""
+    read_special: bool = False
+    """Whether `SPECIAL` ends a document inside of a line, too."""
 
 
-def find_texts(names: Sequence[str], pattern: str = "*.txt") -> list[Text]:
+def find_texts(
+    names: Sequence[str],
+    pattern: str = "*.txt",
+    encoding: str | None = None,
+    read_special: bool = False,
+) -> list[Text]:
     """Find the texts that somebody named; a note says which files are empty and left out.
 
     Args:
         names: Files, folders, or names of `COURSE_TEXTS`.
         pattern: Which files of a folder, and of the folders in it, are its texts.
+        encoding: What they were written in; None expects UTF-8.
+        read_special: Whether `SPECIAL` ends a document inside of a line, too.
 
     Returns:
         A text for each name.
@@ -106,7 +138,7 @@ def find_texts(names: Sequence[str], pattern: str = "*.txt") -> list[Text]:
         if not full:
             raise ValueError(f"{name} is empty; name a text with something in it")
         empty += [str(file) for file in found if file not in full]
-        texts.append(Text(name, path, tuple(full)))
+        texts.append(Text(name, path, tuple(full), encoding, read_special))
     if empty:
         more = f" and {len(empty) - 3} more" if len(empty) > 3 else ""
         are = "files are" if len(empty) > 1 else "file is"
@@ -166,37 +198,76 @@ def read_documents(texts: Sequence[Text], what: str = "") -> Iterator[str]:
             if not text.files:
                 yield _read_course_text(text.name)
             for file in text.files:
-                yield from _read_file(file, bar.update)
+                n_special = 0
+                for document in _read_file(file, bar.update, text.encoding):
+                    n_special += document.count("<|endoftext|>") + document.count("<|startoftext|>")
+                    parts = SPECIAL.split(document) if text.read_special else [document]
+                    yield from (part for part in parts if part.strip())
+                if n_special and not text.read_special and what != "tokenizer":
+                    note(
+                        f"{file} has <|endoftext|> or <|startoftext|> inside of lines, "
+                        f"{n_special:,} times; they are plain text: add --read-special to read "
+                        "them as borders of documents"
+                    )
 
 
-def _read_file(file: Path, advance: Callable[[int], object]) -> Iterator[str]:
+def _read_file(file: Path, advance: Callable[[int], object], encoding: str | None) -> Iterator[str]:
+    """Read the documents of a file, line by line."""
     lines: list[str] = []
-    place = 0
-    with open(file, "rb") as content:
-        for raw in content:
-            try:
-                line = raw.decode("utf-8-sig" if place == 0 else "utf-8")
-            except UnicodeDecodeError as error:
-                start = place + error.start
-                raise ValueError(_no_utf8(file, start, raw[error.start], raw[:2])) from None
-            place += len(raw)
-            advance(len(raw))
-            if line.rstrip() != END_OF_TEXT:
-                lines.append(line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line)
-                continue
-            if (document := "".join(lines)).strip():
-                yield document
-            lines = []
+    for line in _read_lines(file, advance, encoding):
+        if line.rstrip() != END_OF_TEXT:
+            lines.append(line)
+            continue
+        if (document := "".join(lines)).strip():
+            yield document
+        lines = []
     if (document := "".join(lines)).strip():
         yield document
 
 
-def _no_utf8(file: Path, place: int, byte: int, start: bytes) -> str:
-    kind = "it looks like UTF-16; " if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else ""
-    return (
-        f"{file} is no UTF-8 text: byte {place} is 0x{byte:02x}; {kind}save it as UTF-8, "
-        "or leave it out"
-    )
+def _read_lines(
+    file: Path, advance: Callable[[int], object], encoding: str | None
+) -> Iterator[str]:
+    """Read lines, each with one newline character at its end."""
+    place = 0
+    with open(file, "rb") as content:
+        start = content.read(100_000)
+        if encoding or guess_encoding(start).startswith("utf-16"):
+            for line in decode(str(file), start + content.read(), encoding).splitlines(True):
+                yield line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line
+            advance(file.stat().st_size)
+            return
+        check_kind(str(file), start)
+        content.seek(0)
+        for raw in content:
+            try:
+                line = raw.decode("utf-8-sig" if place == 0 else "utf-8")
+            except UnicodeDecodeError as error:
+                if not (line := join_surrogates(raw)):
+                    content.seek(max(0, place - 1000))  # what is around it says what it may be
+                    likely = guess_encoding(content.read(100_000))
+                    raise ValueError(
+                        f"{file} is no UTF-8 text: byte {place + error.start} is "
+                        f"0x{raw[error.start]:02x}; it looks like {ENCODINGS[likely]}: add "
+                        f"--encoding {likely}, save it as UTF-8, or leave it out"
+                    ) from None
+            place += len(raw)
+            advance(len(raw))
+            yield line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line
+
+
+def cut_long_words(documents: Iterable[str]) -> Iterator[str]:
+    """Cut words of thousands of letters, such as DNA, into pieces to train a tokenizer on.
+
+    Each merge goes through all words that hold its pair, so the time grows with the square of a
+    word's length. Of the pairs in such a word, one in 64 isn't counted.
+    """
+    for document in documents:
+        if LONG_WORD.search(document):
+            for word in split_words(document):
+                yield from (word[i : i + 64] for i in range(0, len(word), 64))
+        else:
+            yield document
 
 
 # Texts as tokens
@@ -259,7 +330,8 @@ def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int
         tokenizer = load_run_tokenizer(place)
     else:
         if name == "train":
-            tokenizer = BPETokenizer.train(read_documents(texts, "tokenizer"), vocab_size)
+            documents = cut_long_words(read_documents(texts, "tokenizer"))
+            tokenizer = QuickTokenizer(train_bpe(documents, vocab_size))
         else:
             tokenizer = named_tokenizer(name)
         if isinstance(tokenizer, BPETokenizer):

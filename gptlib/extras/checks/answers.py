@@ -13,6 +13,8 @@ from typing import Any, ParamSpec
 import torch
 from torch import Tensor
 
+from gptlib.extras.checks import yours
+
 Answer = Callable[..., Any]
 """What the reader wrote."""
 
@@ -36,6 +38,20 @@ def says(judge: Callable[P, str]) -> Callable[P, None]:
     return check
 
 
+def task(judge: Callable[..., str]) -> Callable[..., None]:
+    """Make a check like `says` that keeps a right answer, for later chapters to build on."""
+    chapter = judge.__module__.rpartition(".")[2]
+
+    @says
+    @wraps(judge)
+    def check(*answers: Any) -> str:
+        verdict = judge(*answers)  # raises what is not right
+        kept = [yours.keep(chapter, answer) for answer in answers]
+        return f"{verdict} Kept in work/yours." if all(kept) else verdict
+
+    return check
+
+
 def run(answer: Answer, *arguments: Any) -> Any:
     """Return what an answer returns; an unfinished or failing one is `Wrong`."""
     name = getattr(answer, "__name__", "your function")
@@ -44,7 +60,10 @@ def run(answer: Answer, *arguments: Any) -> Any:
     except NotImplementedError:
         result = None
     except Exception as error:
-        raise Wrong(f"Not yet: {name} raised {type(error).__name__}: {error}") from error
+        reason = f"Not yet: {name} raised {type(error).__name__}: {error}"
+        if "view size is not compatible" in str(error):
+            reason += "\nAfter a transpose use reshape or flatten: they copy, view never does."
+        raise Wrong(reason) from error
     if result is None or result is Ellipsis or result is NotImplemented:
         raise Wrong(f"Not written yet: {name} returns nothing.")
     return result
@@ -89,15 +108,48 @@ def what(value: Any) -> str:
 
 
 def close(value: Any, expected: Any) -> bool:
-    """Compare two numbers, tensors, or lists of numbers, up to rounding."""
+    """Compare a value with a number, a tensor or a list of them, up to rounding."""
     if isinstance(expected, Tensor):
         same_shape = isinstance(value, Tensor) and value.shape == expected.shape
         return same_shape and torch.allclose(value.double(), expected.double(), 1e-4, 1e-5)
     if isinstance(expected, list):
         return len(value) == len(expected) and all(map(close, value, expected))
-    return math.isclose(value, expected, rel_tol=1e-4, abs_tol=1e-5)
+    found = number(value)
+    return found is not None and math.isclose(found, expected, rel_tol=1e-4, abs_tol=1e-5)
 
 
 def named(value: Any, mistakes: Mapping[str, Any]) -> str | None:
     """Find the mistake that leads to this value."""
     return next((text for text, wrong in mistakes.items() if close(value, wrong)), None)
+
+
+def expect(
+    value: Any,
+    right: Tensor,
+    causes: Mapping[str, Tensor],
+    name: str,
+    *,
+    atol: float = 1e-5,
+    otherwise: str = "Compare one row by hand.",
+) -> None:
+    """Raise `Wrong` unless a tensor is right, with the cause that leads to this very tensor."""
+    if not isinstance(value, Tensor):
+        raise Wrong(f"Not yet: {name} must be a tensor; {what(value)}.")
+    if _same(value, right, atol):
+        return
+    for cause, wrong in causes.items():
+        if _same(value, wrong, atol):
+            raise Wrong(f"Not yet: {cause}.")
+    if value.shape != right.shape:
+        shapes = f"{tuple(right.shape)}, not {tuple(value.shape)}"
+        raise Wrong(f"Not yet: {name} must have shape {shapes}.")
+    if value.isnan().any():
+        raise Wrong(f"Not yet: {name} has nan in it. 0 · ∞ is nan, and so is a row all of -∞.")
+    raise Wrong(f"Not yet: {name} has the right shape but other numbers. {otherwise}")
+
+
+def _same(value: Tensor, other: Tensor, atol: float) -> bool:
+    alike = value.shape == other.shape and (value.dtype == torch.bool) == (
+        other.dtype == torch.bool
+    )
+    return alike and torch.allclose(value.double(), other.double(), atol=atol, equal_nan=True)

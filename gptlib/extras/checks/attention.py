@@ -1,182 +1,308 @@
-"""Check the exercises of chapter 3."""
+"""Check the tasks and exercises of the chapter on attention."""
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gptlib.attention import attend, causal_mask
+from gptlib import attention as taught
+from gptlib.extras.checks.answers import Answer, Wrong, close, expect, run, says, task
 
 
-def row_entropy(function: Callable[[Tensor], Tensor | None]) -> None:
-    """Check that a function returns the entropy of each row of weights, in nats."""
-    weights = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.7, 0.2, 0.1]])
-    answer = function(weights)
-    expected = torch.special.entr(weights).sum(-1)
-    if answer is None:
-        print("Not done yet: row_entropy returns None. Return one number for each row.")
-    elif _like(answer, expected):
-        print(
-            "Correct: 0 for a row that looks at one word, ln 2 = 0.69 for two words in equal "
-            "parts, 0.80 for weights of 0.7, 0.2 and 0.1."
+@task
+def causal_mask(function: Callable[..., Tensor]) -> str:
+    """Check the mask: True at a query's own position and before."""
+    right = taught.causal_mask(4)
+    mask = run(function, 4)
+    if isinstance(mask, Tensor) and mask.dtype != torch.bool:
+        kind = "a mask to add to the scores" if mask.isinf().any() else f"of dtype {mask.dtype}"
+        raise Wrong(f"Not yet: your mask is {kind}; return booleans, True = may look.")
+    causes = {
+        "it is upside down: True means may look": ~right,
+        "the future is allowed and the past is not; a query is a row": right.T,
+        "a query must see its own position too, the diagonal": right.tril(-1),
+        "each query sees one position too far ahead": right | torch.ones(4, 4).tril(1).bool(),
+        "nothing is forbidden": torch.ones_like(right),
+    }
+    expect(mask, right, causes, "causal_mask(4)")
+    causes = {
+        "two queries with four keys are the *last* two positions, not the first two": right[:2],
+        "with n_keys the mask has n_queries rows and n_keys columns": right,
+        "the diagonal moves the wrong way: with more keys, the queries see more": right[:2]
+        & ~right[:2],
+        "the two queries see all keys; the first of them must not see the last key": torch.ones(
+            2, 4, dtype=torch.bool
+        ),
+    }
+    expect(run(function, 2, 4), right[-2:], causes, "causal_mask(2, 4)")
+    expect(run(function, 1, 3), torch.ones(1, 3, dtype=torch.bool), {}, "causal_mask(1, 3)")
+    return "Correct: four queries see 1, 2, 3 and 4 keys, and the last two of them alone 3 and 4."
+
+
+@task
+def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
+    """Check attention: its weights, its output, its gradients, and batches of heads."""
+    generator = torch.Generator().manual_seed(1)
+    q, k = torch.randn(2, 5, 4, generator=generator)
+    v = torch.randn(5, 3, generator=generator)
+    mask = taught.causal_mask(5)
+    result = run(function, q, k, v, mask)
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise Wrong("Not yet: return two things, the mixed values and the weights.")
+    output, right = taught.attend(q, k, v, mask)
+    given, weights = result
+    if close(given, right):
+        raise Wrong("Not yet: the mixed values come first, then the weights.")
+    expect(weights, right, _wrong_weights(q, k, v, mask), "the table of weights")
+    causes = {
+        "the weights mix the keys; they must mix the values": right @ k,
+        "the weights are transposed: each *row* mixes the values for one query": right.T @ v,
+    }
+    expect(given, output, causes, "the output")
+    q = 300 * q
+    if not function(q, k, v, mask)[0].allclose(taught.attend(q, k, v, mask)[0], atol=1e-3):
+        raise Wrong(
+            "Not yet: right for small scores, wrong for large ones. Put -inf into the forbidden "
+            "scores before the softmax; zeroing weights divides 0 by 0, and -100 is not enough."
         )
-    elif not isinstance(answer, Tensor):
-        print(f"row_entropy returns a {type(answer).__name__}; return a tensor, one number a row.")
-    elif answer.isnan().any():
-        print("Some entropies are nan: 0 · ln 0 must count as 0, and 0 * log(0) is nan in torch.")
-    elif _like(answer, -expected):
-        print("The sign is wrong: logarithms of weights below 1 are negative, entropy is not.")
-    elif _like(answer, expected / math.log(2)):
-        print("Those are bits: use the natural logarithm, so that the unit is nats.")
-    elif _like(answer, expected.mean()) or _like(answer, expected.sum()):
-        print("That is one number for all rows: add up over the last dimension only.")
-    elif _like(answer, expected[:, None]):
-        print("The numbers are right, the shape (3, 1) is not: keepdim=True leaves a dimension.")
-    elif _like(answer, torch.special.entr(weights).sum(-2)):
-        print("You added up the columns: add up over the last dimension, the keys.")
-    elif answer.shape != expected.shape:
-        print(f"For weights of shape (3, 3) expected shape (3,), not {_shape(answer)}.")
-    else:
-        rows = "[1, 0, 0], [0.5, 0.5, 0] and [0.7, 0.2, 0.1]"
-        print(
-            f"Not yet: for the rows {rows} expected {_rounded(expected)}, not {_rounded(answer)}."
-        )
+    q, k, v = torch.randn(3, 2, 3, 5, 4, generator=generator)  # (B, H, T, D) each
+    many = run(function, q, k, v, mask)[0]
+    expect(many, taught.attend(q, k, v, mask)[0], {}, "the output for q of shape (B, H, T, D)")
+    few = run(function, q[..., -2:, :], k, v, mask[-2:])[0]
+    expect(few, many[..., -2:, :], {}, "the output for the last two queries alone")
+    ways: list[Answer] = [function, taught.attend]
+    found = []
+    for way in ways:
+        leaves = [tensor.clone().requires_grad_() for tensor in (q, k, v)]
+        loss = way(*leaves, mask)[0].square().sum()
+        if not loss.requires_grad:
+            raise Wrong("Not yet: right, but no gradient comes through; leave out detach, no_grad.")
+        found.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
+    for mine, theirs, name in zip(*found, "qkv", strict=True):
+        expect(mine, theirs, {}, f"the gradient with respect to {name}", atol=1e-4)
+    return "Correct: weights, output and gradients, also with a batch and heads in front."
 
 
-def window_mask(function: Callable[[int, int], Tensor | None]) -> None:
-    """Check a causal mask that looks back over a limited number of words."""
-    answer = function(6, 3)
-    behind = torch.arange(6)[:, None] - torch.arange(6)
-    expected = (behind >= 0) & (behind < 3)
-    if answer is None:
-        print("Not done yet: window_mask returns None. Return booleans of shape (T, T).")
-    elif not isinstance(answer, Tensor) or tuple(answer.shape) != (6, 6):
-        print(f"window_mask(6, 3) must be a tensor of shape (6, 6), not {_shape(answer)}.")
-    elif answer.dtype != torch.bool:
-        print(f"The mask has dtype {answer.dtype}; attend takes booleans, True = may look.")
-    elif torch.equal(answer, expected):
-        wide = function(4, 9)
-        if isinstance(wide, Tensor) and torch.equal(wide, causal_mask(4)):
-            print(
-                "Correct: each query sees itself and the two before it, at the start fewer, and "
-                "a window wider than the sentence is the causal mask."
-            )
-        else:
-            print("Almost: a window wider than the sentence must be the plain causal mask.")
-    elif torch.equal(answer, ~expected):
-        print("It is upside down: here True means may look.")
-    elif torch.equal(answer, behind.abs() < 3):
-        print("It looks ahead: nothing may stand above the diagonal.")
-    elif torch.equal(answer, (behind >= 0) & (behind <= 3)):
-        print("One too many: a window of 3 is the word itself and 2 words before it.")
-    elif torch.equal(answer, (behind >= 0) & (behind < 2)):
-        print("One too few: a window of 3 is the word itself and 2 words before it.")
-    elif torch.equal(answer, (behind > 0) & (behind <= 3)):
-        print("A query must see its own position; the window of 3 contains it.")
-    elif torch.equal(answer, behind >= 0):
-        print("That is the causal mask: the words further back than the window are missing.")
-    else:
-        print(f"Not yet: window_mask(6, 3) is\n{answer.int()}\nand should be\n{expected.int()}")
+def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    raw = q @ k.T
+    root = math.sqrt(q.size(-1))
+    scores = raw / root
+
+    def forbid(scores: Tensor, forbidden: Tensor = ~mask) -> Tensor:
+        return scores.masked_fill(forbidden, -math.inf)
+
+    return {
+        "the scores are not divided by √D": forbid(raw).softmax(-1),
+        "the scores are multiplied by √D; divide": forbid(raw * root).softmax(-1),
+        "the scores are divided by the root of v's size; take q's": (
+            forbid(raw / math.sqrt(v.size(-1))).softmax(-1)
+        ),
+        "the scores are divided by D, not by √D": forbid(raw / q.size(-1)).softmax(-1),
+        "the scores are divided by √T; D is the last size of q": (
+            forbid(raw / math.sqrt(len(q))).softmax(-1)
+        ),
+        "the softmax goes over the queries; each *row* must sum to 1": forbid(scores).softmax(-2),
+        "the mask comes after the softmax, so the rows no longer sum to 1": (
+            scores.softmax(-1) * mask
+        ),
+        "the mask is not used: a query sees the future": scores.softmax(-1),
+        "the mask is upside down: True means may look, so fill where it is not (~mask)": (
+            forbid(scores, mask).softmax(-1)
+        ),
+        "forbidden scores are 0, and e⁰ is 1; make them -inf": (scores * mask).softmax(-1),
+        "these are the scores; the softmax is missing": forbid(scores),
+        "the division by √D comes after the softmax; divide the scores": (
+            forbid(raw).softmax(-1) / root
+        ),
+        "the scores compare keys with queries; a row must be a query, so q comes first": (
+            forbid(scores.T).softmax(-1)
+        ),
+    }
 
 
-def split_heads(function: Callable[[Tensor, int], Tensor | None]) -> None:
+@task
+def split_heads(function: Callable[[Tensor, int], Tensor]) -> str:
     """Check that a function cuts channels into heads."""
-    batch, positions, heads, size = 2, 3, 4, 5
-    x = torch.arange(batch * positions * heads * size).view(batch, positions, heads * size)
-    answer = function(x, heads)
-    expected = x.view(batch, positions, heads, size).transpose(1, 2)
-    every_other = x.view(batch, positions, size, heads).permute(0, 3, 1, 2)
-    if answer is None:
-        print("Not done yet: split_heads returns None. Return a tensor of shape (B, H, T, D).")
-    elif _like(answer, expected):
-        print("Correct: (2, 3, 20) became (2, 4, 3, 5), and head 0 holds the first 5 channels.")
-    elif _shape(answer) == (batch, positions, heads, size):
-        print("Close: the shape is (B, T, H, D); now swap positions and heads.")
-    elif _shape(answer) != (batch, heads, positions, size):
-        print(f"For x of shape (2, 3, 20) and 4 heads expected (2, 4, 3, 5), not {_shape(answer)}.")
-    elif _like(answer, x.view(batch, heads, positions, size)):
-        print(
-            "The shape is right, the numbers are not: reshaping straight to (B, H, T, D) mixes "
-            "positions. Cut the channels first, then swap two dimensions."
+    batch, length, heads, size = 2, 3, 4, 5
+    x = torch.arange(batch * length * heads * size).view(batch, length, heads * size)
+    cut = x.unflatten(-1, (heads, size))
+    causes = {
+        "the shape is (B, T, H, D); now swap positions and heads": cut,
+        "a view straight to (B, H, T, D) mixes positions; cut the channels, then swap": x.view(
+            batch, heads, length, size
+        ),
+        "each head has every fourth channel; it should have 5 neighbouring ones": (
+            x.view(batch, length, size, heads).permute(0, 3, 1, 2)
+        ),
+        "positions come last; the shape is (B, H, T, D)": cut.permute(0, 2, 3, 1),
+    }
+    expect(run(function, x, heads), cut.transpose(1, 2), causes, "the result for (2, 3, 20)")
+    return "Correct: (2, 3, 20) became (2, 4, 3, 5), and head 0 holds the first 5 channels."
+
+
+@task
+def merge_heads(function: Callable[[Tensor], Tensor]) -> str:
+    """Check that a function lays heads side by side again."""
+    x = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)  # (B, T, H, D)
+    heads = x.transpose(1, 2).contiguous()  # (B, H, T, D)
+    causes = {
+        "a reshape alone mixes positions; swap positions and heads first": heads.reshape(2, 3, 20),
+        "the shape is (B, T, H, D); now join the last two dimensions": x,
+        "the channels of the heads alternate; they must lie side by side": heads.permute(
+            0, 2, 3, 1
+        ).flatten(2),
+        "this adds the heads up; lay them side by side": heads.sum(1),
+    }
+    expect(run(function, heads), x.flatten(2), causes, "the result for (2, 4, 3, 5)")
+    return "Correct: (2, 4, 3, 5) became (2, 3, 20), what split_heads cut is whole again."
+
+
+@task
+def layer(kind: Callable[..., Any]) -> str:
+    """Check the layer step by step, then against PyTorch's own in value and gradient."""
+    torch_layer, yours = nn.MultiheadAttention(20, 4, batch_first=True), run(kind, 20, 4).eval()
+    if {name for name, _ in yours.named_children()} != {"qkv", "proj", "dropout"}:
+        raise Wrong("Not yet: leave __init__ as it is; trained weights are found by these names.")
+    with torch.no_grad():
+        torch_layer.in_proj_bias.normal_()  # PyTorch begins with 0, which would hide a mistake
+        torch_layer.out_proj.bias.normal_()
+        for mine, theirs in ((yours.qkv, "in_proj_"), (yours.proj, "out_proj.")):
+            mine.weight.copy_(torch_layer.get_parameter(f"{theirs}weight"))
+            mine.bias.copy_(torch_layer.get_parameter(f"{theirs}bias"))
+    x = torch.randn(2, 6, 20, generator=torch.Generator().manual_seed(2))
+    q, k, v = heads = _check_project(yours, x)
+    merged = _check_merge(yours, v)
+    right, _ = torch_layer(x, x, x, attn_mask=~taught.causal_mask(6), need_weights=False)
+    causes = {
+        "a position sees the future: the causal mask is missing": yours.merge(
+            taught.attend(q, k, v)[0]
+        ),
+        "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(6))[0],
+        "the values come back unmixed": merged,
+    }
+    expect(run(yours.forward, x), right, causes, "the layer's output")
+    own = run(yours.forward, x, lambda q, k, v: q + 2 * k + 4 * v)
+    causes = {
+        "mix is not used: when it is given, it takes the place of attend": right,
+        "what mix returns must still be merged": q + 2 * k + 4 * v,
+    }
+    expect(own, yours.merge(q + 2 * k + 4 * v), causes, "the output with a mix of our own")
+    weights = (torch_layer.in_proj_weight, yours.qkv.weight)
+    gradients = [
+        torch.autograd.grad(out.square().sum(), weight, allow_unused=True)[0]
+        for out, weight in zip((right, yours(x)), weights, strict=True)
+    ]
+    expect(gradients[1], gradients[0], {}, "the gradient of qkv.weight", atol=1e-3)
+    careless = run(kind, 20, 4, 0.9).eval()
+    if not torch.equal(careless(x), careless(x)):
+        raise Wrong(
+            "Not yet: dropout acts outside training too; use self.dropout, or self.training."
         )
-    elif _like(answer, every_other):
-        print("Each head has every fourth channel; it should have 5 neighbouring ones.")
-    else:
-        print("The shape is right, but the numbers are in the wrong places.")
+    if torch.equal(careless.train().merge(heads[0]), careless.eval().merge(heads[0])):
+        raise Wrong("Not yet: dropout never acts; pass what merge returns through self.dropout.")
+    return "Correct: project, mix and merge, equal to nn.MultiheadAttention in value and gradient."
 
 
-def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor | None]) -> None:
+def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    heads = run(yours.project, x)
+    if not isinstance(heads, tuple | list | Tensor) or len(heads) != 3:
+        raise Wrong("Not yet: project returns three tensors, q, k and v.")
+    stacked = yours.qkv(x)  # (B, T, 3C)
+    q, k, v = parts = [part.unflatten(-1, (4, 5)).transpose(1, 2) for part in stacked.chunk(3, -1)]
+    by_head = stacked.unflatten(-1, (4, 3, 5)).permute(3, 0, 2, 1, 4)
+    for n, (name, value, right) in enumerate(zip("qkv", heads, parts, strict=True)):
+        causes = {
+            "project does not cut q, k and v into heads": stacked.chunk(3, -1)[n],
+            "q, k and v have the shape (B, T, H, D); swap positions and heads": right.transpose(
+                1, 2
+            ),
+            "the 3C channels are all q, then all k, then all v; cut into three first": by_head[n],
+            "a view straight to heads mixes positions": stacked.chunk(3, -1)[n].reshape(2, 4, 6, 5),
+        }
+        for other, part in zip("qkv", parts, strict=True):
+            causes[f"your {name} is {other}; first come the C channels of q, then k, then v"] = part
+        expect(value, right, causes, f"{name} from project")
+    return q, k, v
+
+
+def _check_merge(yours: Any, heads: Tensor) -> Tensor:
+    side_by_side = heads.transpose(1, 2).flatten(2)
+    right = yours.proj(side_by_side)
+    causes = {
+        "merge lays the heads side by side, but proj is missing": side_by_side,
+        "merge mixes positions: swap heads and positions before you flatten": yours.proj(
+            heads.reshape(right.shape)
+        ),
+    }
+    expect(run(yours.merge, heads), right, causes, "what merge returns")
+    return right
+
+
+@says
+def window_mask(function: Callable[[int, int], Tensor]) -> str:
+    """Check a causal mask that looks back over a limited number of words."""
+    behind = torch.arange(6)[:, None] - torch.arange(6)
+    right = (behind >= 0) & (behind < 3)
+    mask = run(function, 6, 3)
+    if isinstance(mask, Tensor) and mask.dtype != torch.bool:
+        raise Wrong(f"Not yet: the mask has dtype {mask.dtype}; return booleans, True = may look.")
+    causes = {
+        "it is upside down: here True means may look": ~right,
+        "it looks ahead: nothing may be allowed above the diagonal": behind.abs() < 3,
+        "one too many: a window of 3 is the word itself and 2 before it": (behind >= 0)
+        & (behind <= 3),
+        "one too few: a window of 3 is the word itself and 2 before it": (behind >= 0)
+        & (behind < 2),
+        "a query must see its own position; the window contains it": (behind > 0) & (behind <= 3),
+        "that is the causal mask; words further back than the window are allowed": behind >= 0,
+        "only words *further back* than the window are allowed": behind >= 3,
+    }
+    expect(mask, right, causes, "window_mask(6, 3)")
+    expect(run(function, 4, 9), taught.causal_mask(4), {}, "a window wider than the sentence")
+    return "Correct: each query sees itself and the two before it, at the start fewer."
+
+
+@says
+def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> str:
     """Check attention that reads keys and values piece by piece."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 10, 4, generator=generator, dtype=torch.float64)
-    expected, _ = attend(q, k, v)
-    answer = function(q, k, v, 4)
-    if answer is None:
-        print("Not done yet: attend_in_pieces returns None. Return a tensor of shape (T, D).")
-        return
     scores = q @ k.T
-    by_d = (scores / 4).softmax(-1) @ v
-    pieces = [attend(q, keys, values)[0] for keys, values in _pieces(k, v, 4)]
-    if _like(answer, expected):
-        _check_large_scores(function, q, k, v)
-    elif _like(answer, by_d):
-        print("You divided by D, not by the square root of D.")
-    elif _like(answer, scores.softmax(-1) @ v):
-        print("The scores are not divided by the square root of D.")
-    elif _like(answer, sum(pieces)) or _like(answer, sum(pieces) / len(pieces)):
-        print(
-            "Each piece has its own softmax; the denominators must be added up over all pieces "
-            "before you divide once."
-        )
-    elif _like(answer, attend(q, k[:8], v[:8])[0]):
-        print("The last piece is missing: 10 keys in pieces of 4 are 4, 4 and 2.")
-    elif _shape(answer) != (10, 4):
-        print(f"For q of shape (10, 4) expected a result of shape (10, 4), not {_shape(answer)}.")
-    else:
-        print(
-            "Not yet. When a later piece brings a larger maximum, what you have summed so far "
-            "must be multiplied by exp(old maximum - new maximum): both sums, top and bottom."
-        )
-
-
-def _check_large_scores(
-    function: Callable[[Tensor, Tensor, Tensor, int], Tensor | None],
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-) -> None:
+    pieces = [taught.attend(q, *piece)[0] for piece in zip(k.split(4), v.split(4), strict=True)]
+    own = "each piece has its own softmax; add up the denominators, and divide once"
+    causes = {
+        "the scores are divided by D, not by √D": (scores / 4).softmax(-1) @ v,
+        "the scores are not divided by √D": scores.softmax(-1) @ v,
+        f"{own} (you added them up)": torch.stack(pieces).sum(0),
+        f"{own} (you averaged them)": torch.stack(pieces).mean(0),
+        "the last piece is missing: 10 keys in pieces of 4 are 4, 4 and 2": (
+            taught.attend(q, k[:8], v[:8])[0]
+        ),
+    }
+    answer, right = run(function, q, k, v, 4), taught.attend(q, k, v)[0]
+    otherwise = "Multiply both sums by e^(old maximum - new maximum) when a larger score comes."
+    expect(answer, right, causes, "the result for q of shape (10, 4)", otherwise=otherwise)
     q = 2000 * q
-    answer = function(q, k, v, 4)
-    if answer is None or not torch.as_tensor(answer).isfinite().all():
-        print(
-            "Right for small scores, but exp overflows for large ones: subtract the largest "
-            "score seen so far before exp."
+    if not torch.as_tensor(function(q, k, v, 4)).isfinite().all():
+        raise Wrong(
+            "Not yet: right for small scores, but exp overflows for large ones: subtract the "
+            "largest score seen so far before exp."
         )
-    elif not all(_like(function(q, k, v, n), attend(q, k, v)[0]) for n in (1, 3, 10, 99)):
-        print("Right for pieces of 4 keys, but not for pieces of 1, 3, 10 or 99.")
-    else:
-        _check_pieces(function)
-
-
-def _check_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor | None]) -> None:
-    generator = torch.Generator().manual_seed(1)
+    if not all(close(function(q, k, v, n), taught.attend(q, k, v)[0]) for n in (1, 3, 10, 99)):
+        raise Wrong("Not yet: right for pieces of 4 keys, but not for pieces of 1, 3, 10 or 99.")
     q = torch.randn(7, 5, generator=generator)
     k, v = torch.randn(2, 11, 5, generator=generator)  # 11 keys, 3 at a time
     with _KeysAtATime(not_keys=(1, 5, 7)) as seen:
         function(q, k, v, 3)
     if seen.most > 3:
-        print(
-            f"The numbers are right, but {seen.most} keys were compared at a time, where n = 3 "
-            "allows 3. `k.split(n)` gives pieces of n keys (`k.chunk(n)` gives n pieces)."
+        raise Wrong(
+            f"Not yet: the numbers are right, but {seen.most} keys were compared at a time, where "
+            "n = 3 allows 3. `k.split(n)` gives pieces of n keys (`k.chunk(n)` gives n pieces)."
         )
-    else:
-        print(
-            "Correct: equal to attend for pieces of 1, 3, 4, 10 and 99 keys, and for scores in "
-            "the thousands; with n = 3 never more than 3 keys at a time."
-        )
+    return "Correct: equal to attend for pieces of any size, with at most n keys at a time."
 
 
 class _KeysAtATime(TorchFunctionMode):
@@ -216,22 +342,3 @@ class _KeysAtATime(TorchFunctionMode):
         keys = [size for size in sizes if size not in self.not_keys]
         self.most = max([self.most, *keys])
         return result
-
-
-def _pieces(k: Tensor, v: Tensor, n: int) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(k.split(n), v.split(n), strict=True))
-
-
-def _shape(answer: object) -> tuple[int, ...] | str:
-    return tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-
-
-def _like(answer: object, expected: object) -> bool:
-    if not isinstance(answer, Tensor) or not isinstance(expected, Tensor):
-        return False
-    same_shape = answer.shape == expected.shape
-    return same_shape and torch.allclose(answer.double(), expected.double(), atol=1e-5)
-
-
-def _rounded(values: Tensor) -> list[float]:
-    return [round(value, 2) for value in values.tolist()]

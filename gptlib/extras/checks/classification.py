@@ -6,16 +6,7 @@ from typing import Any
 import torch
 
 from gptlib.classification import Confusion, LabeledText, confusion
-from gptlib.extras.checks.answers import (
-    Answer,
-    attempt,
-    close,
-    named,
-    number,
-    number_of,
-    says,
-    tensor_of,
-)
+from gptlib.extras.checks.answers import Answer, attempt, close, named, number_of, says, tensor_of
 
 
 @says
@@ -49,10 +40,10 @@ def count_twins(answer: Answer) -> str:
     if _without_label(answer) is False:
         return "Not yet: a twin with another label is a twin too; compare the texts alone."
     if close(value, 4):
-        empty = number(attempt(answer, [], list(test)))
+        empty = attempt(answer, [], list(test))
         return (
             "Correct: 4 of the 6 test records have a twin."
-            if empty == 0
+            if close(empty, 0)
             else "Right, except that with no training records there is no twin: return 0."
         )
     return named(value, mistakes) or f"Not yet: 4 test records have a twin, you say {value:g}."
@@ -60,9 +51,9 @@ def count_twins(answer: Answer) -> str:
 
 def _without_label(answer: Answer) -> bool | None:
     """Whether a twin with another label counts; None if plain twins are not found either."""
-    plain = number(attempt(answer, [("ham", "ok")], [("ham", "OK")]))
-    mixed = number(attempt(answer, [("ham", "ok")], [("spam", "OK")]))
-    return None if plain != 1 else mixed == 1
+    plain = attempt(answer, [("ham", "ok")], [("ham", "OK")])
+    mixed = attempt(answer, [("ham", "ok")], [("spam", "OK")])
+    return close(mixed, 1) if close(plain, 1) else None
 
 
 @says
@@ -88,9 +79,9 @@ def f_beta(answer: Answer) -> str:
     right = formula(4, p, r)
     if not close(value, right):
         return named(value, mistakes) or f"Not yet: F2 is {right:.4f} here, you say {value:.4f}."
-    if number(attempt(answer, Confusion(0, 0, 3, 5), 2.0)) != 0:
+    if not close(attempt(answer, Confusion(0, 0, 3, 5), 2.0), 0):
         return "Right, except where nothing was found: precision and recall are 0, and so is F."
-    if not close(number(attempt(answer, Confusion(1, 9, 9, 81), 2.0)) or 0.0, 0.1):
+    if not close(attempt(answer, Confusion(1, 9, 9, 81), 2.0), 0.1):
         return "Right, except where precision and recall are small: divide by the sum as it is."
     return "Correct: beta 2 leans towards recall, beta 1 is F1, and finding nothing gives 0."
 

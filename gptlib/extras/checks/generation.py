@@ -5,17 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from gptlib.extras.checks.answers import (
-    Answer,
-    Wrong,
-    attempt,
-    close,
-    named,
-    number,
-    number_of,
-    says,
-    tensor_of,
-)
+from gptlib.extras.checks.answers import Answer, Wrong, close, named, number_of, says, tensor_of
 from gptlib.gpt2 import GPTConfig
 
 
@@ -44,8 +34,8 @@ def cache_bytes(answer: Answer) -> str:
     }
     if not close(value, right):
         return named(value, mistakes) or f"Not yet: it takes {right} bytes, you say {value:g}."
-    full = number(attempt(answer, GPTConfig(), 1024, 12, 2))
-    shared = number(attempt(answer, GPTConfig(), 1024, 1, 2))
+    full = number_of(answer, GPTConfig(), 1024, 12, 2, wanted="the bytes of GPT-2's cache")
+    shared = number_of(answer, GPTConfig(), 1024, 1, 2, wanted="the bytes of GPT-2's cache")
     if full != 2 * 12 * 12 * 64 * 1024 * 2 or shared != full / 12:
         return "Right for the small model, but not for GPT-2: take every size from config."
     return (
@@ -179,8 +169,7 @@ def keep_typical(answer: Answer) -> str:
 def _typical_edges(answer: Answer) -> str:
     given = torch.tensor([-math.inf, 0.0, -math.inf, 1.0])
     expected = torch.tensor([-math.inf, -math.inf, -math.inf, 1.0])
-    got = attempt(answer, given, 0.5)
-    if not isinstance(got, Tensor) or not torch.equal(got, expected):
+    if not torch.equal(tensor_of(answer, given, 0.5, shape=(4,)), expected):
         return "Right, but not for logits of -inf: 0 · ln 0 is nan, and torch.special.entr says 0."
     return "Correct: the tokens whose surprise is nearest to the entropy stay; checked for five p."
 

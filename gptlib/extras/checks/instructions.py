@@ -12,7 +12,6 @@ from gptlib.extras.checks.answers import (
     attempt,
     close,
     named,
-    number,
     number_of,
     run,
     says,
@@ -116,7 +115,8 @@ def lora_parameters(answer: Answer) -> str:
     }
     if not close(value, right):
         return named(value, mistakes) or f"Not yet: there are {right}, you say {value:g}."
-    full = number(attempt(answer, GPT2_SMALL, LoRAConfig(rank=8, projections=PROJECTIONS)))
+    lora = LoRAConfig(rank=8, projections=PROJECTIONS)
+    full = number_of(answer, GPT2_SMALL, lora, wanted="of all parameters that are trained")
     if full != 12 * 8 * 768 * (4 + 2 + 5 + 5):
         return "Right for these two matrices, but not for all four of GPT-2; look at each shape."
     share = full / 124_439_808

@@ -9,7 +9,15 @@ from gptlib.extras.options import CommandParser
 from gptlib.extras.texts import COURSE_TEXTS
 from gptlib.tokenizer import find_data
 
-__all__ = ["DEVICE", "add_json", "add_model", "add_texts", "model_name", "new_folder"]
+__all__ = [
+    "DEVICE",
+    "add_encoding",
+    "add_json",
+    "add_model",
+    "add_texts",
+    "model_name",
+    "new_folder",
+]
 
 DEVICE = "cpu, cuda, cuda:N or mps (default: the best that this machine has)"
 """The help of `--device`."""
@@ -29,6 +37,21 @@ def add_texts(parser: CommandParser) -> None:
         metavar="GLOB",
         default="*.txt",
         help="which files of a folder, and of folders in it, are texts (default: *.txt)",
+    )
+    add_encoding(parser)
+    parser.add_argument(
+        "--read-special",
+        action="store_true",
+        help="read <|endoftext|> and <|startoftext|> inside of lines as borders of documents",
+    )
+
+
+def add_encoding(group: argparse._ActionsContainer) -> None:
+    """Add `--encoding`."""
+    group.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help="what the file was written in, such as latin-1, cp1252 or utf-16 (default: utf-8)",
     )
 
 
@@ -58,7 +81,7 @@ def model_name(text: str) -> str:
     folder = Path(text).expanduser()
     if text == SHIPPED and not folder.is_dir():
         folder = find_data(f"models/{SHIPPED}/model.safetensors").parent
-    if not folder.is_dir():
+    if not folder.exists() and not Path(f"{folder}.index").is_file():
         raise argparse.ArgumentTypeError(
             f"there is no folder {text!r}; name one that holds a model, or gpt2, or leave it out"
         )

@@ -20,16 +20,16 @@ from gptlib.classification import (
     load_classifier,
     predict,
     predict_probabilities,
-    remove_duplicates,
     save_classifier,
     split_records,
 )
-from gptlib.extras.commands.base import add_json, add_model, new_folder
+from gptlib.extras.commands.base import add_encoding, add_json, add_model, new_folder
 from gptlib.extras.device import best_device
-from gptlib.extras.formats.records import read_records
+from gptlib.extras.formats.records import read_messages
+from gptlib.extras.formats.text_files import read_whole
 from gptlib.extras.models import load_model
 from gptlib.extras.options import CommandParser
-from gptlib.extras.terminal import note, print_json, read_text
+from gptlib.extras.terminal import note, print_json
 
 __all__ = ["parser"]
 
@@ -37,8 +37,9 @@ _CLASSIFY = """\
 Sort messages into classes. With a classifier that chapter 8 or --train saved, one line is written
 for each message: its label, how probable that is, and the message.
 
-With --train, a classifier is made of a language model and records: a file in which each line is a
-label, a tab and a text. A tenth is kept to stop by and two tenths to judge by."""
+With --train, a classifier is made of a language model and records: a file of labels and texts, such
+as a label, a tab and a text in each line, or a table with columns of any names. A tenth is kept to
+stop by and two tenths to judge by."""
 
 _EXAMPLES = """\
 examples:
@@ -62,7 +63,17 @@ def parser(prog: str) -> CommandParser:
     add_json(parser, "a line of JSON for each message, or with --train one in the end")
     add_model(parser.add_argument_group("the classifier, or with --train its model"))
     training = parser.add_fields(FineTuning, "making a classifier")
-    training.add_argument("--train", metavar="FILE", help="records: label, tab and text in a line")
+    training.add_argument(
+        "--train", metavar="FILE", help="messages and their classes: CSV, TSV, JSON or JSON lines"
+    )
+    columns = "the column of the {}, by its name or its number (default: what looks like it)"
+    training.add_argument("--label-column", metavar="NAME", help=columns.format("classes"))
+    training.add_argument("--text-column", metavar="NAME", help=columns.format("texts"))
+    training.add_argument("--delimiter", metavar="X", help="what stands between columns")
+    training.add_argument(
+        "--skip-contradictions", action="store_true", help="leave out texts with two classes"
+    )
+    add_encoding(training)
     training.add_argument(
         "--save", type=new_folder, metavar="DIR", help="with --train: the folder to write to"
     )
@@ -91,12 +102,13 @@ def _sort(arguments: argparse.Namespace) -> int:
     """Sort the messages, each as it comes."""
     lines: Iterable[str] = arguments.messages
     if arguments.file:
-        lines = _read_lines(arguments.file)
+        text = read_whole(arguments.file, arguments.encoding)
+        lines = text.replace("\r\n", "\n").split("\n")
     elif not lines:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         lines = sys.stdin  # line by line, so that it can be a stream
-    classifier = load_classifier(arguments.model).to(best_device(arguments.device))
+    classifier = load_classifier(arguments.model, load_model).to(best_device(arguments.device))
     for line in lines:
         message = line.strip("\r\n")
         if not message.strip():
@@ -114,10 +126,6 @@ def _sort(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _read_lines(file: str) -> list[str]:
-    return read_text(file).removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
-
-
 def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     """Make a classifier of records, and say how good it is on those it never saw."""
     if arguments.messages or arguments.file:
@@ -127,14 +135,18 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     folder: Path = arguments.save
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model; name another folder, or delete it")
-    records, broken = read_records(_read_lines(arguments.train), skip_broken=True)
-    if broken:
-        number, reason = next(iter(broken.items()))
-        note(f"{len(broken)} broken lines are left out; the first is line {number}: {reason}")
-    unique = remove_duplicates(records)
-    if len(unique) < len(records):
-        n_repeated = len(records) - len(unique)
-        note(f"{n_repeated} records repeat another, figures aside; they are left out")
+    progress = sys.stderr if arguments.json else sys.stdout
+    found = read_messages(
+        arguments.train,
+        arguments.encoding,
+        arguments.delimiter,
+        arguments.label_column,
+        arguments.text_column,
+        skip_contradictions=arguments.skip_contradictions,
+    )
+    for what, said in found.understood:
+        print(f"{what + ':':<14} {said}", file=progress)
+    unique = found.records
     train, validation, test = split_records(unique, seed=config.seed)
     labels = sorted({label for label, _ in unique})
     model, tokenizer = load_model(arguments.model)
@@ -142,7 +154,6 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     generator = torch.Generator().manual_seed(config.seed)
     longest = model.config.context_length
     classifier = TextClassifier(model, tokenizer, labels, longest, "mean", generator)
-    progress = sys.stderr if arguments.json else sys.stdout
     sizes = (
         f"{len(train)} records to learn from, {len(validation)} to stop by, {len(test)} to judge"
     )
@@ -172,7 +183,7 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
 
 def _judge(folder: Path, test: Sequence[LabeledText]) -> dict[str, Any]:
     """Judge the saved classifier by records that it never saw, class by class."""
-    classifier = load_classifier(folder)
+    classifier = load_classifier(folder, load_model)
     answers = predict(classifier, [text for _, text in test])
     right = sum(a == label for a, (label, _) in zip(answers, test, strict=True))
     labels = {}

@@ -56,7 +56,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
     name, size, folder = arguments.tokenizer, arguments.vocab_size, Path(arguments.save)
     if size and name != "train":
         raise ValueError("--vocab-size belongs to a new tokenizer; add --tokenizer train")
-    texts = find_texts(arguments.texts, arguments.pattern)
+    texts = find_texts(
+        arguments.texts, arguments.pattern, arguments.encoding, arguments.read_special
+    )
     ways_on.append(lambda: "the same command goes on where it was")
     prepare(folder, name, texts, size or 4096)
     n_tokens = len(open_tokens(folder / TOKENS_FILE))

@@ -117,7 +117,8 @@ def _measure(
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    files = find_texts([name for name in arguments.texts if name != "-"], arguments.pattern)
+    names = [name for name in arguments.texts if name != "-"]
+    files = find_texts(names, arguments.pattern, arguments.encoding, arguments.read_special)
     texts = {text.name: text for text in files}
     wanted = arguments.model or default_model()
     model, tokenizer = load_model(wanted)

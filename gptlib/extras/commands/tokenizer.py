@@ -7,7 +7,13 @@ from pathlib import Path
 from gptlib.extras.commands.base import add_json, add_texts, new_folder
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text
-from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_documents
+from gptlib.extras.texts import (
+    TOKENIZERS,
+    cut_long_words,
+    find_texts,
+    named_tokenizer,
+    read_documents,
+)
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text, vocabulary_size
 
 __all__ = ["parser"]
@@ -64,6 +70,7 @@ def parser(prog: str) -> CommandParser:
         )
     encode.add_argument(
         "--special",
+        "--read-special",
         action="store_true",
         help="read <|endoftext|> in the text as the token of this name, not as a text",
     )
@@ -73,10 +80,14 @@ def parser(prog: str) -> CommandParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    texts, folder = find_texts(arguments.texts, arguments.pattern), Path(arguments.save)
+    folder = Path(arguments.save)
+    texts = find_texts(
+        arguments.texts, arguments.pattern, arguments.encoding, arguments.read_special
+    )
     if (folder / "merges.txt").exists() and not arguments.overwrite:
         raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
-    tokenizer = BPETokenizer.train(read_documents(texts, "tokenizer"), arguments.vocab_size)
+    documents = cut_long_words(read_documents(texts, "tokenizer"))
+    tokenizer = BPETokenizer.train(documents, arguments.vocab_size)
     tokenizer.save(folder)
     if arguments.json:
         print_json({"folder": str(folder), "tokens": tokenizer.vocab_size})

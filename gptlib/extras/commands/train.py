@@ -211,6 +211,8 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
     for section, made_by in SECTIONS.items():
         title = f"{titles.get(section, section)} ({section} in YAML)"
         group = parser.add_fields(made_by, title, f"{section}.")
+    for name in ("encoding", "read-special", "fields"):  # as other commands call them
+        parser.spellings[f"--{name}"] = f"--data.{name}"
     group.add_argument(
         "--lora", action="store_true", help="train low-rank additions, and nothing else"
     )

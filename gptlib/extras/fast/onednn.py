@@ -78,6 +78,8 @@ def swap_linears(model: nn.Module, kind: type[nn.Linear], least: int = 0) -> Non
                 has_bias = layer.bias is not None
                 new = kind(layer.in_features, layer.out_features, has_bias, device="meta")
                 new.weight, new.bias = layer.weight, layer.bias
+                for hook in layer._forward_hooks.values():  # as that of a padded vocabulary
+                    new.register_forward_hook(hook)
                 setattr(parent, name, new.train(layer.training))
 
 

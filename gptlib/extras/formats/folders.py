@@ -1,35 +1,58 @@
-"""Model folders of other programs and other ages: prefixes, masks, shards, tokenizer.json.
+"""Models of other programs and other ages: prefixes, masks, shards, pickles, paddings, wrappers.
 
-What differs from GPT-2's layout as `gptlib.weights` has it is put right here, in one place each.
+Whatever a file calls its tensors and however it lays them out, here they get GPT-2's names and
+layout, and `gptlib.weights.build_model` does the rest.
 """
 
-import json
+import argparse
+import math
+import pickle
 import re
-import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import tiktoken
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gptlib.classification import TextClassifier
 from gptlib.extras.formats.tensorflow import read_checkpoint
+from gptlib.extras.formats.tokenizer_files import (
+    LibraryTokenizer,
+    fit_tokenizer,
+    from_characters,
+    read_any_tokenizer,
+)
 from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.tokenizer import Tokenizer
+from gptlib.tokenizer import Tokenizer, gpt2_encoding, vocabulary_size
 from gptlib.weights import (
+    NAMES,
+    TRANSPOSED,
     build_model,
     damaged,
     read_config,
     read_json,
     read_shapes,
     read_tensor,
-    read_tokenizer,
     require_files,
 )
 
-__all__ = ["find_tensors", "load_folder", "read_any_tokenizer"]
+__all__ = [
+    "Stored",
+    "bare_name",
+    "find_checkpoint",
+    "find_tensors",
+    "hide_tokens",
+    "load_folder",
+    "load_pickled",
+    "load_their_classifier",
+    "read_pickle",
+]
 
 
 class Stored(NamedTuple):
@@ -39,44 +62,107 @@ class Stored(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def load_folder(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
+def load_folder(
+    folder: Path, dtype: torch.dtype, file: Path | None = None
+) -> tuple[GPT, Tokenizer]:
     """Load a model and its tokenizer from a folder of any program for GPT-2.
 
     Args:
-        folder: Of `save_gpt2`, of transformers, or of OpenAI's release of 2019.
+        folder: Of `save_gpt2`, of transformers, or of OpenAI's release of 2019 and what is tuned
+            from it.
         dtype: What the weights become, however they are stored.
+        file: Which of its files has the weights, if there are several.
 
     Returns:
-        As `gptlib.weights.load_gpt2`.
+        As `gptlib.weights.load_gpt2`; see `read_any_tokenizer`.
 
     Raises:
         FileNotFoundError: If a file is not there.
         ValueError: If a file is damaged, is another model's or could run code.
     """
-    if (folder / "model.ckpt.index").is_file():
+    index = find_checkpoint(folder)
+    if file is None and index and not (folder / "config.json").is_file():
+        file = index
+    if file and file.suffix == ".index":
         config = read_hparams(folder)
-        checkpoint = read_checkpoint(folder / "model.ckpt.index")
-        tensors = {name: Stored(tensor.shape, tensor.read) for name, tensor in checkpoint.items()}
+        stored = {name: Stored(t.shape, t.read) for name, t in read_checkpoint(file).items()}
+        tensors = name_as_gpt2(stored, file)
     else:
         require_files(folder, ["config.json"])
-        config = read_config(folder / "config.json")
-        tensors = find_tensors(folder)
+        config = _read_sizes(folder / "config.json")
+        tensors = find_tensors(folder, file)
+    return build(config, tensors, read_any_tokenizer(folder, config.vocab_size), dtype)
+
+
+def build(
+    config: GPTConfig, tensors: dict[str, Stored], tokenizer: Tokenizer, dtype: torch.dtype
+) -> tuple[GPT, Tokenizer]:
+    """Build a model of tensors with GPT-2's names; what its tokenizer lacks is never written."""
+    if "score.weight" in tensors:
+        raise ValueError(
+            f"the folder holds a classifier of {tensors['score.weight'].shape[0]} classes "
+            "(score.weight), not a model that writes; make it one of ours: python -m gptlib "
+            "convert SOURCE FOLDER, and then python -m gptlib classify --model FOLDER"
+        )
     head, table = tensors.pop("lm_head.weight", None), tensors.get("wte.weight")
+    if head and not table:  # the two are one, and some programs keep it by this name
+        tensors["wte.weight"] = head
     if head and table and not _is_equal(head, table):
         raise ValueError(
             "lm_head.weight is not wte.weight: the model has an output layer of its own, which "
             "GPT-2 and this course's GPT don't have; use a model with tied embeddings"
         )
-    tokenizer = read_any_tokenizer(folder)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     model = build_model(config, shapes, lambda name: tensors[name].read(), dtype)
     check_vocabulary(tokenizer, model)
+    hide_tokens(model, tokenizer)
     return model, tokenizer
 
 
 def _is_equal(one: Stored, other: Stored) -> bool:
     """Whether two tensors hold the same numbers."""
     return one.shape == other.shape and torch.equal(one.read().float(), other.read().float())
+
+
+def hide_tokens(model: GPT, tokenizer: Tokenizer) -> None:
+    """Let a padded model never draw an id that its tokenizer has no token for."""
+    n_tokens = vocabulary_size(tokenizer)
+    if isinstance(tokenizer, LibraryTokenizer):
+        n_tokens = tokenizer.n_tokens
+    elif isinstance(tokenizer, tiktoken.Encoding):  # maybe padded by `fit_tokenizer`
+        n_tokens = tokenizer.eot_token + 1
+    if n_tokens < model.config.vocab_size:
+        model.head.register_forward_hook(partial(_hide_from, n_tokens))
+
+
+def _hide_from(n_tokens: int, _layer: nn.Module, _inputs: Any, logits: Tensor) -> Tensor:
+    """Make the last logits of a padded head impossible."""
+    hidden = logits.new_full((*logits.shape[:-1], logits.size(-1) - n_tokens), -math.inf)
+    return torch.cat([logits[..., :n_tokens], hidden], dim=-1)  # (B, T, V)
+
+
+def load_their_classifier(folder: Path) -> TextClassifier | None:
+    """Load a classifier of transformers as one of ours; None if the folder holds another model.
+
+    Its head reads the last token's state and has no bias, so ours gets one of zeros.
+    """
+    if not (folder / "config.json").is_file() or (folder / "head.safetensors").is_file():
+        return None
+    config, tensors = _read_sizes(folder / "config.json"), find_tensors(folder)
+    if not (head := tensors.pop("score.weight", None)):
+        return None
+    tokenizer = read_any_tokenizer(folder, config.vocab_size)
+    model, tokenizer = build(config, tensors, tokenizer, torch.float32)
+    named = read_json(folder / "config.json").get("id2label") or {}
+    labels = [str(named.get(str(i), f"LABEL_{i}")) for i in range(head.shape[0])]
+    classifier = TextClassifier(model, tokenizer, labels, config.context_length)
+    with torch.no_grad():
+        classifier.head.weight.copy_(head.read())
+        classifier.head.bias.zero_()
+    return classifier.eval()
+
+
+# Sizes
 
 
 def read_hparams(folder: Path) -> GPTConfig:
@@ -98,43 +184,165 @@ def read_hparams(folder: Path) -> GPTConfig:
         raise ValueError(f"{path}: {error}") from error
 
 
-def find_tensors(folder: Path) -> dict[str, Stored]:
-    """Find a model's tensors in the files of its folder, and never open a pickle.
+def _read_sizes(path: Path) -> GPTConfig:
+    """Read config.json, and say so where the weights are packed in fewer bits."""
+    if "quantization_config" in read_json(path):
+        raise ValueError(
+            f"{path.parent} has its weights in fewer bits (quantization_config); write them whole "
+            "with transformers: model.dequantize(), then model.save_pretrained(FOLDER)"
+        )
+    return read_config(path)
 
-    A prefix "transformer." is dropped. So are `attn.bias` and `attn.masked_bias`, the causal mask
-    that older versions of transformers saved with every layer.
+
+# Names and layout
+
+WRAPPERS = re.compile(
+    r"^((_orig_mod|_fsdp_wrapped_module|module|model|transformer|pretrained_model)\.)+"
+)
+"""What torch.compile, DDP, FSDP, Lightning, transformers and trl put before a tensor's name."""
+
+MODEL_PARTS = re.compile(r"(wte|wpe|h\.\d+|ln_f|lm_head|embed|blocks)\.")
+"""How GPT-2's tensors are called, or this course's."""
+
+LEFT_OUT = re.compile(r"h\.\d+\.attn\.(masked_)?bias|(multiple_choice_head|v_head)\..*")
+"""The causal mask, which old versions saved with every layer, and heads beside that for words."""
+
+
+def bare_name(name: str) -> str:
+    """Give a tensor the name that it had before programs wrapped its model.
+
+    Example:
+        >>> bare_name("module._orig_mod.transformer.h.0.ln_1.weight")
+        'h.0.ln_1.weight'
+    """
+    return WRAPPERS.sub("", name)
+
+
+def name_as_gpt2(tensors: Mapping[str, Stored], path: Path) -> dict[str, Stored]:
+    """Give tensors GPT-2's names and layout.
+
+    Wrappers' prefixes are dropped. Matrices that are kept as (out, in), as nanoGPT and this course
+    do it, are transposed. Biases that a whole model lacks are zeros, which compute the same.
+
+    Raises:
+        ValueError: If a tensor is there twice.
+    """
+    named: dict[str, Stored] = {}
+    for name, tensor in tensors.items():
+        short = bare_name(name)
+        for ours, theirs in NAMES.items():
+            short = short.replace(ours, theirs)
+        short = "lm_head.weight" if short == "head.weight" else short
+        if short in named:
+            raise damaged(path, f"{short} is there twice, maybe with a prefix")
+        if not LEFT_OUT.fullmatch(short):
+            named[short] = tensor
+    first = [tensor.shape for name, tensor in named.items() if name.endswith("c_attn.weight")]
+    if first and all(len(shape) == 2 and shape[0] == 3 * shape[1] for shape in first):
+        for name in [name for name in named if name.endswith(TRANSPOSED)]:
+            named[name] = Stored(named[name].shape[::-1], partial(_transposed, named[name].read))
+    if not any(name.endswith("bias") for name in named):
+        for name, (shape, _) in list(named.items()):
+            if name not in ("wte.weight", "wpe.weight", "lm_head.weight"):
+                zeros = partial(torch.zeros, *shape[-1:])
+                named[name.removesuffix("weight") + "bias"] = Stored(shape[-1:], zeros)
+    return named
+
+
+def _transposed(read: Callable[[], Tensor]) -> Tensor:
+    return read().T
+
+
+# Where the tensors are
+
+
+def find_checkpoint(folder: Path) -> Path | None:
+    """Find the index of a folder's TensorFlow checkpoint: the one it names, else the last."""
+    state = folder / "checkpoint"  # a text of TensorFlow's: model_checkpoint_path: "model-1000"
+    if state.is_file():
+        text = state.read_bytes()[:10_000].decode("utf-8", "replace")
+        named = re.search(r'^model_checkpoint_path: "(?:.*[\\/])?([\w.-]+)"', text, re.MULTILINE)
+        if named and (folder / f"{named[1]}.index").is_file():
+            return folder / f"{named[1]}.index"
+    found = sorted(folder.glob("*.index"), key=lambda path: (len(path.name), path.name))
+    return found[-1] if found else None
+
+
+def find_tensors(folder: Path, file: Path | None = None) -> dict[str, Stored]:
+    """Find a model's tensors in the files of its folder; a pickle is opened for tensors alone.
+
+    Args:
+        folder: The model's.
+        file: Which of its files has the weights; None looks for it.
 
     Returns:
         By GPT-2's name of today.
 
     Raises:
         FileNotFoundError: If there are no weights.
-        ValueError: If there is only a pickle, or a file is damaged.
+        ValueError: If a file is damaged, or holds something else.
     """
-    index = folder / "model.safetensors.index.json"
-    pickles = sorted(file.name for file in folder.glob("*.bin"))
-    if (folder / "model.safetensors").is_file():
-        files = ["model.safetensors"]
-    elif index.is_file():
-        files = _read_index(index)
-    elif pickles:
-        raise ValueError(
-            f"{folder} has its weights only as {pickles[0]}, a pickle, which can run code when it "
-            "is opened, so it was left alone; get the model's model.safetensors instead"
-        )
-    else:
+    names = [
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    ]
+    whole = sorted(path.name for path in folder.glob("*.safetensors"))
+    pickles = sorted(path.name for path in folder.glob("*.bin") if path.name != "training_args.bin")
+    names += whole[:1] if len(whole) == 1 else []
+    names += pickles[:1] if len(pickles) == 1 else []
+    there = [folder / name for name in names if (folder / name).is_file()]
+    path = file or (there[0] if there else None)
+    if path is None:
         raise FileNotFoundError(
-            f"{folder} has no model.safetensors; name a folder with weights in it"
+            f"{folder} has no model.safetensors{_other_files(folder)}; name a folder with weights "
+            "in it"
         )
+    files = _read_index(path) if path.suffix == ".json" else [path.name]
     tensors: dict[str, Stored] = {}
-    for file in files:
-        for name, shape in read_shapes(folder / file).items():
-            short = name.removeprefix("transformer.")
-            if short in tensors:
-                raise damaged(folder / file, f"{short} is there twice, maybe with a prefix")
-            if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", short):
-                tensors[short] = Stored(shape, partial(read_tensor, folder / file, name))
-    return tensors
+    for part in (folder / name for name in files):
+        if part.suffix == ".safetensors":
+            _check_kind(part)
+            for name, shape in read_shapes(part).items():
+                tensors[name] = Stored(shape, partial(read_tensor, part, name))
+        else:
+            tensors |= _tensors_of(read_pickle(part), part)
+    return name_as_gpt2(tensors, path)
+
+
+OTHERS = {
+    "tf_model.h5": "TensorFlow's Keras",
+    "flax_model.msgpack": "Flax",
+    "model.onnx": "ONNX",
+    "*.gguf": "llama.cpp",
+}
+"""Files of weights that other programs write, and whose they are."""
+
+
+def _other_files(folder: Path) -> str:
+    """Say which files of weights a folder has instead, and what makes of them what is needed."""
+    for pattern, program in OTHERS.items():
+        for path in folder.glob(pattern):
+            return (
+                f", only {path.name}, which is of {program}; load it with transformers where it "
+                "was made, and write it again by model.save_pretrained(FOLDER)"
+            )
+    return ""
+
+
+def _check_kind(path: Path) -> None:
+    """Name what lies in the place of a file of weights, if it is plainly something else."""
+    with open(path, "rb") as file:
+        start = file.read(100).lstrip()
+    kinds = {
+        b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
+        b"<!doctype": "a web page, not the file itself; download the file behind its link",
+        b"<html": "a web page, not the file itself; download the file behind its link",
+    }
+    for mark, kind in kinds.items():
+        if start.lower().startswith(mark):
+            raise ValueError(f"{path} is {kind}")
 
 
 def _read_index(index: Path) -> list[str]:
@@ -151,57 +359,118 @@ def _read_index(index: Path) -> list[str]:
         raise damaged(index, 'its "weight_map" does not give each tensor a file of this folder')
     files = sorted(set(named))
     require_files(index.parent, files)
-    held = {(name, file) for file in files for name in read_shapes(index.parent / file)}
-    if odd := sorted(held ^ set(weight_map.items())):
-        names = ", ".join(f"{name} in {file}" for name, file in odd[:5])
-        raise damaged(index, f"{len(odd)} of its entries are not what the files hold ({names})")
+    if index.name.startswith("model.safetensors"):  # a pickle's shards are not opened twice
+        held = {(name, file) for file in files for name in read_shapes(index.parent / file)}
+        if odd := sorted(held ^ set(weight_map.items())):
+            names = ", ".join(f"{name} in {file}" for name, file in odd[:5])
+            reason = f"{len(odd)} of its entries are not what the files hold ({names})"
+            raise damaged(index, reason)
     return files
 
 
-def read_any_tokenizer(folder: Path) -> Tokenizer:
-    """Read the tokenizer of a folder of any age.
+# Pickles: PyTorch's files, opened with weights_only, which lets no code in
 
-    Args:
-        folder: With vocab.json and merges.txt, with OpenAI's encoder.json and vocab.bpe, or with
-            tokenizer.json.
 
-    Returns:
-        GPT-2's own as tiktoken's `Encoding`, any other as a `BPETokenizer`.
+def read_pickle(path: Path) -> Any:
+    """Read a file of torch.save, when it holds nothing but tensors and plain values.
 
     Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged, or the files do not belong together.
+        ValueError: If it holds more, which is then not run, or is damaged.
     """
-    if (folder / "encoder.json").is_file():
-        require_files(folder, ["vocab.bpe"])
-        read_json(folder / "encoder.json")  # says so if it is damaged
-        contents = [(folder / name).read_bytes() for name in ("encoder.json", "vocab.bpe")]
-    elif (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
-        contents = _split_tokenizer(folder / "tokenizer.json")
-    else:
-        require_files(folder, ["vocab.json", "merges.txt"])
-        return read_tokenizer(folder)
-    with tempfile.TemporaryDirectory() as draft:
-        for name, content in zip(("vocab.json", "merges.txt"), contents, strict=True):
-            Path(draft, name).write_bytes(content)
-        return read_tokenizer(Path(draft))
-
-
-def _split_tokenizer(path: Path) -> list[bytes]:
-    """Write what tokenizer.json of newer transformers holds as vocab.json and merges.txt."""
-    values = read_json(path)
+    _check_kind(path)
+    # What training programs put beside the weights, and what can't run anything.
+    harmless: list[Any] = [argparse.Namespace, np.dtype, type(np.dtype("f4")), type(np.dtype("f8"))]
+    harmless += [type(np.dtype("i8")), np._core.multiarray.scalar]  # type: ignore[attr-defined]
     try:
-        model, cutter = values["model"], values["pre_tokenizer"]
-        kinds = (model["type"], cutter["type"], cutter["add_prefix_space"], values["normalizer"])
-        pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        added = {token["content"]: token["id"] for token in values["added_tokens"]}
-        ids = dict(sorted({**model["vocab"], **added}.items(), key=lambda item: item[1]))
-    except (AttributeError, KeyError, TypeError) as error:
-        raise damaged(path, f"it is not the file of a tokenizer ({error!r})") from error
-    if kinds != ("BPE", "ByteLevel", False, None):
+        with torch.serialization.safe_globals(harmless), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles of other ages, which are read or not
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load has many of them for a broken file
+        if isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error):
+            raise ValueError(
+                f"{path.parent} has its weights only as {path.name}, a pickle, which can run code "
+                "when it is opened, and this one holds more than tensors and plain values; no code "
+                "in it was run. Save the weights alone where it was made, with "
+                "torch.save(model.state_dict(), FILE) or as model.safetensors"
+            ) from error
+        raise damaged(path, f"it is cut off, or no file of torch.save ({error!r:.200})") from error
+
+
+def _tensors_of(content: Any, path: Path) -> dict[str, Stored]:
+    """Find the state dictionary in what a pickle held, which may lie beside other things."""
+    keys = ("model", "state_dict", "model_state_dict", "module")
+    places = [content.get(key) for key in keys] if isinstance(content, dict) else []
+    for found in [content, *places]:
+        if isinstance(found, dict) and any(isinstance(value, Tensor) for value in found.values()):
+            tensors = {str(n): value for n, value in found.items() if isinstance(value, Tensor)}
+            if any(MODEL_PARTS.match(bare_name(name)) for name in tensors):
+                return {n: Stored(tuple(t.shape), t.detach) for n, t in tensors.items()}
+    held = sorted(map(str, content))[:5] if isinstance(content, dict) else type(content).__name__
+    raise ValueError(f"{path} holds no weights of a GPT-2, only {held}; name a file that does")
+
+
+def load_pickled(
+    path: Path, content: Any, find_tokenizer: Callable[[], Tokenizer | None], dtype: torch.dtype
+) -> tuple[GPT, Tokenizer]:
+    """Load a checkpoint of nanoGPT or of a program that keeps its sizes in the same way.
+
+    nanoGPT computes GELU exactly, GPT-2 and this course by tanh: logits differ by about 0.001.
+
+    Args:
+        path: The file.
+        content: What `read_pickle` found in it.
+        find_tokenizer: Gives the tokenizer that lies beside it, None if there is none.
+        dtype: What the weights become.
+
+    Returns:
+        As `load_folder`; GPT-2's tokenizer if there is none and the vocabulary is of its size.
+
+    Raises:
+        ValueError: If the file doesn't say its sizes, or no tokenizer fits.
+    """
+    tensors = name_as_gpt2(_tensors_of(content, path), path)
+    beside = path.with_name("config.json")
+    sizes = content.get("model_args") if isinstance(content, dict) else None
+    if isinstance(sizes, dict):
+        try:
+            names = ("vocab_size", "n_layer", "n_head", "n_embd")
+            some = {name: sizes[name] for name in names}
+            config = GPTConfig(context_length=sizes["block_size"], **some)
+        except (KeyError, ValueError) as error:
+            raise damaged(path, f"its model_args are no model's ({error})") from error
+    elif beside.is_file():
+        config = _read_sizes(beside)
+    else:
         raise ValueError(
-            f"{path} describes a tokenizer of the kind {kinds}, which cuts texts in another way "
-            "than GPT-2's; use a model with GPT-2's kind of tokenizer"
+            f"{path} holds weights and not their number of heads, which the shapes don't tell; put "
+            "the model's config.json beside it"
         )
-    lines = "".join(f"{pair}\n" for pair in ["#version: 0.2", *pairs])
-    return [json.dumps(ids).encode(), lines.encode()]
+    tokenizer = find_tokenizer() or _read_meta(path.with_name("meta.pkl"))
+    if tokenizer is None:
+        tokenizer = fit_tokenizer(gpt2_encoding(), config.vocab_size)
+        if vocabulary_size(tokenizer) != config.vocab_size:
+            raise ValueError(
+                f"{path} has {config.vocab_size} tokens, not GPT-2's 50257, and no tokenizer lies "
+                "beside it; put its files there: vocab.json and merges.txt, tokenizer.json, or "
+                "nanoGPT's meta.pkl of the same data"
+            )
+    return build(config, tensors, fit_tokenizer(tokenizer, config.vocab_size), dtype)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Read a pickle of dictionaries, texts and numbers."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise ValueError(f"it asks for {module}.{name}, which could run code; nothing was run")
+
+
+def _read_meta(path: Path) -> LibraryTokenizer | None:
+    """Read the characters and their ids from nanoGPT's meta.pkl, if it is there."""
+    if not path.is_file():
+        return None
+    try:
+        with open(path, "rb") as file:
+            ids = _PlainUnpickler(file).load()["stoi"]
+        return from_characters({str(text): int(i) for text, i in ids.items()})
+    except Exception as error:  # pickle has many of them for a broken file
+        raise damaged(path, error) from error

@@ -1,79 +1,592 @@
-"""Files of records: labelled texts, and instructions with their answers."""
+"""Files of records in any usual form: messages with their classes, questions with their answers.
 
+Python's `csv` and `json` take the files apart. What is decided here is which part is which, and
+every line that is left out is accounted for.
+"""
+
+import csv
+import io
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from gptlib.classification import LabeledText
-from gptlib.extras.terminal import read_text
+from gptlib.classification import LabeledText, normalize
+from gptlib.extras.formats.text_files import read_whole
 
-__all__ = ["read_instructions", "read_records"]
+__all__ = ["Messages", "Questions", "read_instructions", "read_messages", "read_questions"]
+
+LABELS = ("label", "class", "category", "target", "v1", "sentiment", "type", "tag", "is_spam", "y")
+TEXTS = (
+    "text",
+    "message",
+    "sms",
+    "v2",
+    "content",
+    "body",
+    "review",
+    "sentence",
+    "tweet",
+    "comment",
+)
+"""What columns of labels and of texts are called, in order of preference."""
+
+ASKED = ("instruction", "prompt", "question", "query", "input", "user", "human")
+GIVEN = ("input", "context", "knowledge")
+ANSWERED = (
+    "output",
+    "response",
+    "completion",
+    "answer",
+    "answers",
+    "chosen",
+    "target",
+    "assistant",
+)
+"""What the parts of an instruction are called, likewise."""
+
+TALKS = ("messages", "conversations", "conversation", "dialog", "dialogue")
+SPEAKERS = {
+    "user": "user", "human": "user", "prompter": "user", "assistant": "assistant",
+    "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
+    "system": "system",
+}  # fmt: skip
+"""Who speaks in a conversation, by the names of ShareGPT and others."""
 
 
-def read_records(
-    lines: Iterable[str], labels: Sequence[str] | None = None, skip_broken: bool = False
-) -> tuple[list[LabeledText], dict[int, str]]:
-    r"""Read lines of the form label, tab, text, and account for every line that is not one.
+class Row(NamedTuple):
+    """Hold one record of a file."""
+
+    place: int
+    """The line it begins in, or the number of a record of JSON, both counted from 1."""
+    values: list[Any]
+    """Its values, in the order of the columns."""
+
+
+@dataclass
+class Table:
+    """Hold what a file says before anything is made of it."""
+
+    columns: list[str]
+    """The columns' names; "1", "2" ... if the file has none."""
+    rows: list[Row]
+    """Its records."""
+    form: str
+    """What it is, in words."""
+    what: str = "line"
+    """What a place counts."""
+    notes: list[str] = field(default_factory=list)
+    """What else was understood."""
+
+
+# Files into tables
+
+
+def read_table(
+    file: str, encoding: str | None = None, delimiter: str | None = None, header: bool | None = None
+) -> Table:
+    """Read JSON, JSON lines, or lines with a delimiter.
 
     Args:
-        lines: The lines of a file, with or without their line ends.
-        labels: The labels that may occur; None allows any.
-        skip_broken: False refuses a file with a broken line; True leaves such lines out.
-
-    Returns:
-        The records in the file's order, and for each line left out its number, counted from 1,
-        and what is wrong with it. Lines of white space alone are neither.
-
-    Raises:
-        ValueError: If a line is broken and `skip_broken` is False, no record is left, or `lines`
-            or `labels` is one string, whose letters would be taken for them.
-
-    Example:
-        >>> read_records(["ham\tHi there", "oops", "spam\t "], skip_broken=True)
-        ([('ham', 'Hi there')], {2: 'no tab between label and text', 3: 'the text is empty'})
-    """
-    if isinstance(lines, str) or isinstance(labels, str):
-        raise ValueError("lines or labels is one string; pass an open file, and a list of labels")
-    records: list[LabeledText] = []
-    broken: dict[int, str] = {}
-    for number, line in enumerate(lines, start=1):
-        label, tab, text = line.strip("\r\n").partition("\t")
-        if not line.strip():
-            continue
-        if not tab:
-            broken[number] = "no tab between label and text"
-        elif not label.strip():
-            broken[number] = "the label is empty"
-        elif labels is not None and label not in labels:
-            broken[number] = f"the label {label[:40]!r} is none of {', '.join(labels)}"
-        elif not text.strip():
-            broken[number] = "the text is empty"
-        else:
-            records.append((label, text))
-    if broken and not skip_broken:
-        listed = [f"line {number}: {reason}" for number, reason in broken.items()]
-        more = ["..."] if len(listed) > 3 else []
-        raise ValueError(
-            f"broken lines: {len(broken)} ({'; '.join(listed[:3] + more)}); repair them, or pass "
-            "skip_broken=True"
-        )
-    if not records:
-        raise ValueError("no line holds a record; a record is a label, a tab and a text")
-    return records, broken
-
-
-def read_instructions(file: str) -> list[dict[str, str]]:
-    """Read instructions with their answers: a JSON list, or JSON lines.
+        file: The file, "-" for standard input.
+        encoding: What it was written in; None expects UTF-8.
+        delimiter: What stands between columns; None finds it.
+        header: Whether the first line names the columns; None decides by what it says.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is neither, or holds no record.
+        ValueError: If it is no text, is in another encoding, is broken or empty.
     """
-    text = read_text(file).strip()
+    text = read_whole(file, encoding)
+    if not text.strip():
+        raise ValueError(f"{file} is empty; name a file with records")
+    if text.lstrip()[0] in "[{":
+        try:
+            return _read_json(file, text)
+        except json.JSONDecodeError:  # a message may begin with a bracket, too
+            if text.lstrip()[0] == "{" or file.endswith((".json", ".jsonl")):
+                raise
+    return _read_columns(file, text, delimiter, header)
+
+
+def _read_json(file: str, text: str) -> Table:
+    """Read a list of objects, objects one a line, or objects of splits or of columns."""
+    notes: list[str] = []
     try:
-        is_list = text.startswith("[")
-        records = json.loads(text) if is_list else [json.loads(x) for x in text.splitlines() if x]
-    except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}); fix it, or write JSON lines") from error
-    if not records or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f'{file} holds no records; one is {{"instruction": ..., "output": ...}}')
-    return list(records)
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(f"{file} is JSON inside JSON without an end; name another file") from error
+    except json.JSONDecodeError as whole:
+        return _from_objects(file, _read_lines(file, text, whole), "JSON lines", "line", notes)
+    if isinstance(content, dict):
+        content = _open_object(content, notes)
+    found = list(enumerate(content, start=1))
+    return _from_objects(file, found, "JSON", "record", notes)
+
+
+def _read_lines(file: str, text: str, whole: json.JSONDecodeError) -> list[tuple[int, Any]]:
+    """Read a value of JSON a line; returns each with its line."""
+    found: list[tuple[int, Any]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        try:
+            found += [(number, json.loads(line))] if line.strip() else []
+        except (json.JSONDecodeError, RecursionError) as error:
+            said = f"line {number} of {file} is no JSON ({error}); repair it or take it out"
+            if not found:
+                said, error = f"{file} is no JSON ({whole}); repair it there", whole
+            place = getattr(error, "pos", 0)
+            raise json.JSONDecodeError(said, text[:place], place) from None
+    return found
+
+
+def _open_object(content: dict[str, Any], notes: list[str]) -> list[Any]:
+    """Find the records in an object: splits, columns, or one list among other things."""
+    lists = {name: value for name, value in content.items() if isinstance(value, list)}
+    if lists and all(value and isinstance(value[0], dict) for value in lists.values()):
+        is_talk = len(lists) == 1 and next(iter(lists)) in TALKS
+        if not is_talk:
+            notes.append("parts: " + ", ".join(f"{n} ({len(v):,})" for n, v in lists.items()))
+            return [record for part in lists.values() for record in part]
+    elif lists and len({len(value) for value in lists.values()}) == 1 and len(lists) > 1:
+        rows = zip(*lists.values(), strict=True)
+        return [dict(zip(lists, row, strict=True)) for row in rows]  # columns
+    values = list(content.values())
+    if values and all(isinstance(value, dict) for value in values):
+        same = all(value.keys() == values[0].keys() for value in values)
+        if same and len(values) > 1 and all(key.isdecimal() for key in values[0]):
+            return [{n: column[key] for n, column in content.items()} for key in values[0]]
+        return values  # records by their ids
+    return [content]
+
+
+def _from_objects(
+    file: str, found: list[tuple[int, Any]], form: str, what: str, notes: list[str]
+) -> Table:
+    """Make a table of objects; the first has the columns, and later ones can add some."""
+    if not found:
+        raise ValueError(f"{file} holds no record; name a file with records")
+    columns: dict[str, None] = {}
+    for place, record in found:
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"record {place} of {file} is {_shown(record)}, not an object with names; write "
+                "records such as {...}, one a line or in a list"
+            )
+        columns |= dict.fromkeys(record)
+    rows = [Row(place, [record.get(name) for name in columns]) for place, record in found]
+    return Table(list(columns), rows, form, what, notes)
+
+
+def _read_columns(file: str, text: str, delimiter: str | None, header: bool | None) -> Table:
+    """Read lines with a delimiter, quoted or not: whichever cuts them into equal rows."""
+    csv.field_size_limit(2**31 - 1)  # a message may be a book
+    delimiter = delimiter.replace("\\t", "\t") if delimiter else None
+    if delimiter and (len(delimiter) > 1 or delimiter in '\r\n"'):
+        raise ValueError(f"the delimiter is {delimiter!r}; write one character, or \\t for a tab")
+    names = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    found = []
+    for mark in [delimiter] if delimiter else names:
+        ways = ((False, True) if mark == "\t" else (True, False)) if '"' in text else (False,)
+        for quoted in ways:
+            if rows := _cut(text, mark, quoted):
+                found.append((_regularity(rows), mark, quoted, rows))
+    if not found:
+        raise ValueError(f"{file} has a quote that is opened and never closed; close it")
+    best = max(found, key=lambda way: way[0])  # of equals the first
+    if not best[2] and _is_quoted(best[3]):
+        quoted_too = (way for way in found if way[:2] == best[:2] and way[2])
+        best = next(quoted_too, best)
+    _, mark, quoted, rows = best
+    width = Counter(len(row.values) for row in rows).most_common(1)[0][0]
+    columns = [str(number) for number in range(1, max(width, 1) + 1)]
+    form = f"columns between {names.get(mark, repr(mark))}" + ", quoted" * quoted
+    table = Table(columns, rows, form)
+    first = [str(value).strip() for value in rows[0].values]
+    if _is_header(table, first) if header is None else header:
+        table.columns, table.rows = _unique(first, width), rows[1:]
+        table.notes.append(f"line {rows[0].place} names the columns")
+    return table
+
+
+def _cut(text: str, delimiter: str, quoted: bool) -> list[Row]:
+    """Cut a text with Python's csv; nothing if quotes are used in another way."""
+    quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=quoted)
+    rows, start = [], 1
+    try:
+        for values in reader:
+            if any(value.strip() for value in values):
+                rows.append(Row(start, list(values)))
+            start = reader.line_num + 1
+    except csv.Error:
+        return []
+    return rows
+
+
+def _is_quoted(rows: Sequence[Row]) -> bool:
+    """Whether quotes around cells are no part of them: all have them, or double those inside."""
+    cells = [cell.strip() for row in rows for cell in row.values]
+    inside = [cell[1:-1] for cell in cells if len(cell) > 1 and cell[0] == cell[-1] == '"']
+    return len(inside) == len(cells) or any('""' in cell for cell in inside)
+
+
+def _regularity(rows: Sequence[Row]) -> float:
+    """Say which share of rows have the commonest width, if that is at least two columns."""
+    widths = Counter(len(row.values) for row in rows)
+    width, n_rows = max(widths.items(), key=lambda item: (item[0] > 1, item[1]))
+    return n_rows / len(rows) if width > 1 else 0.0
+
+
+def _is_header(table: Table, first: list[str]) -> bool:
+    """Whether the first row names columns: known names, or words that are no record's values."""
+    names = [name.lower() for name in first]
+    if any(name in LABELS for name in names) and any(name in TEXTS for name in names):
+        return True
+    if any(name in ASKED for name in names) and any(name in ANSWERED for name in names):
+        return True
+    others = [row.values for row in table.rows[1:]]
+    if len(others) < 3 or len(set(filter(None, names))) < 2 or any(" " in name for name in names):
+        return False
+    label, text = _find_pair(Table(table.columns, table.rows[1:], ""))
+    seen = Counter(values[label].strip() for values in others if len(values) > label)
+    is_new = first[label : label + 1] != [] and seen[first[label]] == 0
+    return is_new and min(seen.values(), default=0) > 1 and len(first) > text
+
+
+def _unique(names: list[str], width: int) -> list[str]:
+    """Give each column a name of its own."""
+    names = [*names, *[""] * (width - len(names))]
+    return [name if name and name not in names[:i] else str(i + 1) for i, name in enumerate(names)]
+
+
+# Messages
+
+
+@dataclass
+class Messages:
+    """Hold messages with their classes, and what was understood."""
+
+    records: list[LabeledText]
+    """A label and a text each, in the order of the file; none twice."""
+    skipped: dict[int, str]
+    """What was left out: its line, or number of a record, and why."""
+    repeats: list[str]
+    """Texts that came before, figures aside, in words."""
+    understood: list[tuple[str, str]]
+    """What was read as what, for a short table."""
+
+
+def read_messages(
+    file: str,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    label_column: str | None = None,
+    text_column: str | None = None,
+    header: bool | None = None,
+    skip_contradictions: bool = False,
+) -> Messages:
+    """Read messages and their classes from CSV, TSV, JSON or JSON lines.
+
+    Args:
+        file: The file, "-" for standard input.
+        encoding: As in `read_table`, and so is `delimiter` and `header`.
+        delimiter: See there.
+        label_column: The column of the classes, by its name or its number from 1; None finds it.
+        text_column: That of the texts.
+        header: See `read_table`.
+        skip_contradictions: Leave out texts that come with two classes instead of refusing them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it can't be read, its columns aren't clear, no record is left, or a text has
+            two classes.
+    """
+    table = read_table(file, encoding, delimiter, header)
+    if label_column and text_column:
+        label, text = (_find_column(file, table, name) for name in (label_column, text_column))
+    else:
+        pair = _find_pair(table)
+        label = _find_column(file, table, label_column) if label_column else pair[0]
+        text = _find_column(file, table, text_column) if text_column else pair[1]
+        text = pair[0] if text == label and not text_column else text
+        label = pair[1] if text == label else label
+    if label == text or max(label, text) >= len(table.columns):
+        raise ValueError(
+            f"{file} has {_listed(table)}, and needs one of classes and one of texts; name them "
+            "with --label-column and --text-column"
+            + (f", or their delimiter with --delimiter ({table.form})" if label != text else "")
+        )
+    kept: list[tuple[int, LabeledText]] = []
+    skipped: dict[int, str] = {}
+    for place, values in table.rows:
+        cells = [*values, *[None] * (len(table.columns) - len(values))]
+        reasons = (_missing(cells[label], "label"), _missing(cells[text], "text"))
+        if len(values) < 2 and table.what == "line":
+            reasons = (f"no {_named(table.form)} between label and text", "")
+        if reason := reasons[0] or reasons[1]:
+            skipped[place] = reason
+        else:
+            kept.append((place, (_plain(cells[label]), _plain(cells[text]))))
+    records, repeats, contradictions = _sift(kept, table.what)
+    if contradictions and not skip_contradictions:
+        raise ValueError(
+            f"{len(contradictions)} texts come with two classes: {_some(contradictions)}; correct "
+            "them, or leave them all out with --skip-contradictions"
+        )
+    if len({label for label, _ in records}) < 1:
+        raise ValueError(f"{file} holds no record: {_some(list(_reasons(skipped, table)))}")
+    classes = Counter(label for label, _ in records)
+    named = ", ".join(f"{name[:30]} {n:,}" for name, n in classes.most_common(9))
+    others = [name for i, name in enumerate(table.columns) if i not in (label, text)]
+    understood = [
+        ("form", "; ".join([table.form, *table.notes])),
+        ("rows", f"{len(table.rows):,}"),
+        ("columns", f"{table.columns[label]}: class, {table.columns[text]}: text")
+        if not others
+        else (
+            "columns",
+            f"{table.columns[label]}: class, {table.columns[text]}: text; "
+            f"left out: {', '.join(others[:5])}",
+        ),
+        ("classes", named + f" and {len(classes) - 9} more" * (len(classes) > 9)),
+    ]
+    if skipped:
+        understood.append(
+            ("left out", f"{len(skipped):,}: {_some(list(_reasons(skipped, table)))}")
+        )
+    if repeats:
+        understood.append(("repeated", f"{len(repeats):,}: {_some(repeats)}"))
+    if contradictions:
+        understood.append(("contradictory", f"{len(contradictions):,}: {_some(contradictions)}"))
+    return Messages(records, skipped, repeats, understood)
+
+
+def _find_column(file: str, table: Table, name: str) -> int:
+    """Find a column by its name, or by its number."""
+    lower = [column.lower() for column in table.columns]
+    if name.lower() in lower:
+        return lower.index(name.lower())
+    if name.isdecimal() and 1 <= int(name) <= len(table.columns):
+        return int(name) - 1
+    raise ValueError(f"{file} has no column {name!r}; it has {_listed(table)}")
+
+
+def _find_pair(table: Table) -> tuple[int, int]:
+    """Find the columns of classes and of texts: by their names, else by what is in them."""
+    lower = [column.lower() for column in table.columns]
+    label = next((lower.index(name) for name in LABELS if name in lower), None)
+    text = next((lower.index(name) for name in TEXTS if name in lower), None)
+    if label is not None and text is not None:
+        return label, text
+    some = [row.values for row in table.rows[:1000]]
+    kinds: dict[int, tuple[int, float]] = {}
+    for i in range(len(table.columns)):
+        values = [str(v[i]).strip() for v in some if len(v) > i and v[i] not in (None, "")]
+        if len(values) * 2 > len(some):  # columns that are all but empty are none
+            kinds[i] = len(set(values)), sum(map(len, values)) / len(values)
+    if len(kinds) < 2:
+        return 0, 0 if len(table.columns) < 2 else 1
+    if label is None:  # few different values, but more than one; of equals the first
+        label = min((kinds[i][0] < 2, kinds[i][0], i) for i in kinds if i != text)[2]
+    if text is None:
+        text = max((i for i in kinds if i != label), key=lambda i: kinds[i][1])
+    return label, text
+
+
+def _missing(value: Any, name: str) -> str:
+    """Say why a value is no text, "" if it is one."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return f"the {name} is empty"
+    if isinstance(value, float) and math.isnan(value):
+        return f"the {name} is nan, not a text"
+    if isinstance(value, list | dict):
+        return f"the {name} is {_shown(value)}, not a text"
+    return ""
+
+
+def _plain(value: Any) -> str:
+    """Write a class or a text that JSON has as a number."""
+    return value.strip("\r\n") if isinstance(value, str) else json.dumps(value)
+
+
+def _sift(
+    kept: Iterable[tuple[int, LabeledText]], what: str
+) -> tuple[list[LabeledText], list[str], list[str]]:
+    """Keep the first of all records with one text, and tell repeats from contradictions."""
+    first: dict[str, tuple[int, LabeledText]] = {}
+    repeats, contradictions, bad = [], [], set()
+    for place, (label, text) in kept:
+        key = normalize(text)
+        where, (other, before) = first.setdefault(key, (place, (label, text)))
+        if where == place:
+            continue
+        said = f"{what} {where} {_cut_short(before)} and {what} {place} {_cut_short(text)}"
+        if other == label:
+            repeats.append(said)
+        else:
+            contradictions.append(f"{said} are {other!r} and {label!r}")
+            bad.add(key)
+    return [record for key, (_, record) in first.items() if key not in bad], repeats, contradictions
+
+
+def _reasons(skipped: Mapping[int, str], table: Table) -> Iterable[str]:
+    return (f"{table.what} {place}: {reason}" for place, reason in skipped.items())
+
+
+def _some(said: Sequence[str]) -> str:
+    """Show the first three of many."""
+    return "; ".join(said[:3]) + "; ..." * (len(said) > 3)
+
+
+def _cut_short(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _shown(value: Any) -> str:
+    return _cut_short(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def _listed(table: Table) -> str:
+    names = [name[:30] for name in table.columns[:9]]
+    columns = "columns" if len(table.columns) > 1 else "column"
+    return f"{len(table.columns)} {columns} ({', '.join(names)})"
+
+
+def _named(form: str) -> str:
+    marks = {"tabs": "tab", "commas": "comma", "semicolons": "semicolon", "bars": "bar"}
+    return next((one for many, one in marks.items() if many in form), "delimiter")
+
+
+# Instructions
+
+
+@dataclass
+class Questions:
+    """Hold instructions with their answers, and what was understood."""
+
+    records: list[dict[str, str]]
+    """With "instruction", "output" and perhaps "input" and "task"."""
+    skipped: dict[int, str]
+    """What was left out: its line, or number of a record, and why."""
+    understood: list[tuple[str, str]]
+    """What was read as what, for a short table."""
+
+
+def read_instructions(
+    file: str,
+    encoding: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    skip_broken: bool = False,
+) -> list[dict[str, str]]:
+    """Read the records of `read_questions` alone."""
+    return read_questions(file, encoding, fields, skip_broken).records
+
+
+def read_questions(
+    file: str,
+    encoding: str | None = None,
+    fields: Mapping[str, str] | None = None,
+    skip_broken: bool = False,
+) -> Questions:
+    """Read instructions and answers, under any usual names, or the turns of conversations.
+
+    An answer keeps its own spaces and line breaks. Of a conversation each answer is a record with
+    the question before it; what the system says stands before the first.
+
+    Args:
+        file: JSON, JSON lines, CSV or TSV; "-" for standard input.
+        encoding: As in `read_table`.
+        fields: The file's names for "instruction", "input" and "output", where they aren't clear.
+        skip_broken: Leave out records without a question or an answer instead of refusing them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it can't be read, or a record has no question or answer; the message has its
+            number and its keys, and the option that maps them.
+    """
+    table, fields = read_table(file, encoding), dict(fields or {})
+    for name in fields.values():
+        _find_column(file, table, name)
+    known = {column.lower(): column for column in table.columns}
+    talk = next((known[name] for name in TALKS if name in known), "")
+    asked = fields.get("instruction") or next((known[n] for n in ASKED if n in known), "")
+    rest = [name for name in GIVEN if known.get(name) not in (asked, None)]
+    given = fields.get("input") or next((known[name] for name in rest), "")
+    found = (known[n] for n in ANSWERED if n in known and known[n] not in (asked, given))
+    answered = fields.get("output") or next(found, "")
+    if not (asked and answered) and not talk:
+        raise ValueError(
+            f"record {table.rows[0].place if table.rows else 1} of {file} has the keys "
+            f"{', '.join(table.columns[:9])}, and it isn't clear which are the question and the "
+            "answer; say it with --fields instruction=KEY,output=KEY (and input=KEY)"
+        )
+    records: list[dict[str, str]] = []
+    skipped: dict[int, str] = {}
+    n_talks = 0
+    for place, values in table.rows:
+        row = dict(zip(table.columns, values, strict=False))
+        if talk and isinstance(row.get(talk), list) and not fields:
+            pairs, n_talks = _read_talk(row[talk]), n_talks + 1
+            reason = "" if pairs else "its conversation has no question with an answer"
+        else:
+            pairs = [{"instruction": row.get(asked), "output": row.get(answered)}]
+            pairs[0] |= {"input": row[given]} if row.get(given) not in (None, "") else {}
+            pairs[0] |= {"task": row["task"]} if isinstance(row.get("task"), str) else {}
+            reasons = [_missing(value, name) for name, value in pairs[0].items()]
+            reason = next(filter(None, reasons), "")
+            reason += f" (keys: {', '.join(map(str, row))[:99]})" if reason else ""
+        if reason:
+            skipped[place] = reason
+        else:
+            records += [{name: _text(value) for name, value in pair.items()} for pair in pairs]
+    said = [f"{table.what} {place}: {reason}" for place, reason in skipped.items()]
+    if skipped and (not skip_broken or not records):
+        raise ValueError(
+            f"{len(skipped)} of {len(table.rows)} records of {file} can't be learnt from: "
+            f"{_some(said)}; complete them, map their keys with --fields, or leave them out with "
+            "--skip-broken"
+        )
+    if not records:
+        raise ValueError(f"{file} holds no record; name a file with records")
+    columns = f"{asked}: question, {answered}: answer" + f", {given}: input" * bool(given)
+    understood = [
+        ("form", "; ".join([table.form, *table.notes])),
+        ("rows", f"{len(table.rows):,}"),
+        ("columns", f"{talk}: conversations" if n_talks else columns),
+        ("records", f"{len(records):,}"),
+    ]
+    if skipped:
+        understood.append(("left out", f"{len(skipped):,}: {_some(said)}"))
+    return Questions(records, skipped, understood)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _read_talk(turns: list[Any]) -> list[dict[str, Any]]:
+    """Find the questions and answers of a conversation."""
+    pairs: list[dict[str, Any]] = []
+    before, question = "", ""
+    for turn in turns:
+        if not isinstance(turn, dict):
+            continue
+        speaker = SPEAKERS.get(str(turn.get("role", turn.get("from", ""))).lower(), "")
+        text = turn.get("content", turn.get("value", turn.get("text")))
+        if isinstance(text, list):  # of parts, as newer programs have it
+            parts = [part.get("text") for part in text if isinstance(part, dict)]
+            text = "".join(part for part in parts if isinstance(part, str))
+        if not isinstance(text, str) or not text.strip():
+            continue
+        if speaker == "system":
+            before = text + "\n\n"
+        elif speaker == "user":
+            question = question + "\n" + text if question else text
+        elif speaker == "assistant" and question:
+            pairs.append({"instruction": before + question, "output": text})
+            before = question = ""
+    return pairs

@@ -319,6 +319,10 @@ def read_entry(name: str, content: bytes, index: Path, n_files: int) -> StoredTe
     return StoredTensor(name, path, dtypes[code], shape, start, checksum)
 
 
+OPTIMIZER = re.compile(r"(^|/)(Adam(_\d+)?|Momentum|beta\d_power|global_step)$")
+"""Names of what a training program keeps beside the weights."""
+
+
 def read_checkpoint(index: Path) -> dict[str, StoredTensor]:
     """Read what a TensorFlow checkpoint holds, without TensorFlow.
 
@@ -341,6 +345,8 @@ def read_checkpoint(index: Path) -> dict[str, StoredTensor]:
             raise ValueError("its numbers are big-endian, GPT-2's are little-endian")
         for key, content in entries.items():
             name = key.decode("utf-8", "replace")
+            if OPTIMIZER.search(name):
+                continue
             if openai_name(name) in tensors:
                 raise ValueError(f"two of its tensors are named {openai_name(name)}")
             tensors[openai_name(name)] = read_entry(name, content, index, header.get(1, 0))

@@ -1,24 +1,6 @@
 // The map of one head: a grid of weights, the words shaded by the chosen row, all heads in small.
 // Clicks and arrow keys change the synced traits head and query; Python says the state in words.
 
-const NS = "http://www.w3.org/2000/svg";
-
-function element(parent, tag, className, attributes = {}) {
-  const made = document.createElement(tag);
-  made.className = className;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  parent.append(made);
-  return made;
-}
-
-function drawn(parent, tag, className, attributes = {}) {
-  const made = document.createElementNS(NS, tag);
-  if (className) made.setAttribute("class", className);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  parent.append(made);
-  return made;
-}
-
 // White for 0, dark blue for 1; the square root lets small weights be seen.
 function shade(weight) {
   const part = Math.sqrt(Math.min(1, Math.max(0, weight)));
@@ -39,7 +21,7 @@ function render({ model, el }) {
   });
   const words = element(root, "div", "attention-words");
   const row = element(root, "div", "attention-pictures");
-  const svg = drawn(row, "svg", "attention-grid", { "aria-hidden": "true" });
+  const svg = drawn(row, "svg", { class: "attention-grid", "aria-hidden": "true" });
   const heads = element(row, "div", "attention-heads");
   const status = element(root, "p", "attention-status", { "aria-live": "polite" });
   element(root, "p", "attention-help").textContent =
@@ -82,27 +64,25 @@ function render({ model, el }) {
     tokens.forEach((label, query) => {
       if (margin > 8) {
         const middle = margin + size * (query + 0.5);
-        const left = drawn(svg, "text", "attention-label", {
-          x: margin - 5, y: middle + 4, "text-anchor": "end", "data-query": query,
-        });
-        left.textContent = short(label);
-        const top = drawn(svg, "text", "attention-label", {
-          transform: `translate(${middle + 4} ${margin - 5}) rotate(-90)`, "data-key": query,
-        });
-        top.textContent = short(label);
+        const left = { x: margin - 5, y: middle + 4, "text-anchor": "end", "data-query": query };
+        const turned = `translate(${middle + 4} ${margin - 5}) rotate(-90)`;
+        const top = { transform: turned, "data-key": query };
+        for (const place of [left, top]) {
+          drawn(svg, "text", { class: "attention-label", ...place }, short(label));
+        }
       }
       cells.push(
         tokens.map((_, key) => {
-          const cell = drawn(svg, "rect", "attention-cell", {
-            x: margin + size * key, y: margin + size * query, width: size, height: size,
-            "data-query": query, "data-key": key,
+          const cell = drawn(svg, "rect", {
+            class: "attention-cell", width: size, height: size,
+            x: margin + size * key, y: margin + size * query, "data-query": query, "data-key": key,
           });
-          drawn(cell, "title", "");
+          drawn(cell, "title");
           return cell;
         }),
       );
     });
-    frame = drawn(svg, "rect", "attention-frame", { x: margin, width: side, height: size });
+    frame = drawn(svg, "rect", { class: "attention-frame", x: margin, width: side, height: size });
     frame.dataset.margin = margin;
     frame.dataset.size = size;
   }
@@ -206,31 +186,11 @@ function render({ model, el }) {
     choose(...moves[event.key]);
   });
 
-  // Tokens and weights are sent together, but arrive as two events: draw once, when both are there.
-  let waiting = false;
-  const soon = () => {
-    if (waiting) return;
-    waiting = true;
-    queueMicrotask(() => {
-      waiting = false;
-      rebuild();
-    });
-  };
-  const changes = {
-    "change:tokens": soon,
-    "change:weights": soon,
-    "change:spread": soon,
-    "change:head": draw,
-    "change:query": draw,
-    "change:layer": draw,
-    "change:summary": say,
-  };
-  for (const [name, action] of Object.entries(changes)) model.on(name, action);
+  const soon = once(rebuild);
   rebuild();
   say();
-  return () => {
-    for (const [name, action] of Object.entries(changes)) model.off(name, action);
-  };
+  const together = { tokens: soon, weights: soon, spread: soon };
+  return follow(model, { ...together, head: draw, query: draw, layer: draw, summary: say });
 }
 
 export default { render };

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from gptlib.gpt2 import GPT
 
 HERE = Path(__file__).parent
+SHARED = (HERE / "shared.js").read_text(encoding="utf-8")
 LONGEST = 64
 """Tokens that a map still shows readably; of a longer text the first are taken."""
 
@@ -38,7 +39,7 @@ Reader = Callable[[str], tuple[Sequence[str], Tensor]]
 class AttentionMap(anywidget.AnyWidget):
     """One layer's maps in the browser; clicks and arrow keys change `head` and `query`."""
 
-    _esm = HERE / "attention.js"
+    _esm = SHARED + (HERE / "attention.js").read_text(encoding="utf-8")
     _css = HERE / "attention.css"
     tokens = traitlets.List(traitlets.Unicode()).tag(sync=True)
     weights = traitlets.List().tag(sync=True)

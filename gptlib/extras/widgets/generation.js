@@ -1,24 +1,6 @@
 // The text so far, the bars of the next token stage by stage, the beams, and the entropy.
 // Python computes everything; clicks and keys are sent to it as messages {do, panel, ...}.
 
-const NS = "http://www.w3.org/2000/svg";
-
-function element(parent, tag, className, attributes = {}) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  parent.append(made);
-  return made;
-}
-
-function drawn(parent, tag, attributes = {}, text = "") {
-  const made = document.createElementNS(NS, tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  if (text !== "") made.textContent = text;
-  parent.append(made);
-  return made;
-}
-
 function percent(p) {
   if (p >= 0.0995) return `${Math.round(100 * p)} %`;
   return p >= 0.001 ? `${(100 * p).toFixed(1)} %` : p > 0 ? "<0.1 %" : "0 %";
@@ -344,29 +326,10 @@ function render({ model, el }) {
     root.dataset.state = model.get("state");
   }
 
-  // Traits that are sent together arrive as several events: draw once, when all are there.
-  let waiting = false;
-  const soon = () => {
-    if (waiting) return;
-    waiting = true;
-    queueMicrotask(() => {
-      waiting = false;
-      draw();
-    });
-  };
-  const changes = {
-    "change:panels": soon,
-    "change:summary": say,
-    "change:problem": say,
-    "change:state": say,
-  };
-  for (const [name, action] of Object.entries(changes)) model.on(name, action);
   drawLegend();
   draw();
   say();
-  return () => {
-    for (const [name, action] of Object.entries(changes)) model.off(name, action);
-  };
+  return follow(model, { panels: once(draw), summary: say, problem: say, state: say });
 }
 
 export default { render };

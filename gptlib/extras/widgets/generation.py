@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from gptlib.extras.plots import style
+from gptlib.extras.widgets.attention import SHARED
 from gptlib.extras.widgets.generation_picture import SHADES, draw_panel
 from gptlib.extras.widgets.generation_writer import (
     Writer,
@@ -49,7 +50,7 @@ DEFAULT = Sampling(temperature=0.8, top_k=10, top_p=0.9)
 class SamplingView(anywidget.AnyWidget):
     """The text, the bars, the beams and the entropy in the browser; clicks come as messages."""
 
-    _esm = HERE / "generation.js"
+    _esm = SHARED + (HERE / "generation.js").read_text(encoding="utf-8")
     _css = HERE / "generation.css"
     panels = traitlets.List().tag(sync=True)
     shades = traitlets.List([list(shade) for shade in SHADES]).tag(sync=True)

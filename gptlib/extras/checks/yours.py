@@ -1,0 +1,49 @@
+"""What a reader wrote and a check found right, kept so that a later chapter can build on it."""
+
+import ast
+import importlib
+import linecache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+
+def folder(chapter: str) -> Path:
+    """Say where a chapter's parts are kept: in work/yours of the course that we are in."""
+    here = Path.cwd()
+    course = next(
+        (above for above in (here, *here.parents) if (above / "notebooks").is_dir()), here
+    )
+    return course / "work" / "yours" / chapter
+
+
+def keep(chapter: str, answer: Any) -> bool:
+    """Keep the cell that defines a function or class; what is not from a notebook is left alone.
+
+    Definitions, imports and assignments of the cell are kept, calls are not.
+    """
+    if getattr(answer, "__module__", "") != "__main__":
+        return False
+    methods = vars(answer).values() if isinstance(answer, type) else [answer]
+    code = next((m.__code__ for m in methods if isinstance(m, FunctionType)), None)
+    cell = "".join(linecache.getlines(code.co_filename)) if code else ""
+    body = [node for node in ast.parse(cell).body if not isinstance(node, ast.Expr)]
+    if answer.__name__ not in [getattr(node, "name", "") for node in body]:
+        return False
+    path = folder(chapter) / f"{answer.__name__}.py"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(map(ast.unparse, body)) + "\n", encoding="utf-8")
+    return True
+
+
+def recall(chapter: str, name: str) -> Any:
+    """Return the reader's own definition, or None if none was kept.
+
+    It sees the chapter's other kept parts, and of its module what the reader did not write.
+    """
+    if not (folder(chapter) / f"{name}.py").is_file():
+        return None
+    names = {**vars(importlib.import_module(f"gptlib.{chapter}")), "__name__": "yours"}
+    for path in sorted(folder(chapter).glob("*.py")):
+        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
+    return names[name]

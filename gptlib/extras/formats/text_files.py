@@ -1,0 +1,139 @@
+"""Bytes that should be a text: named for what they are, and decoded whole or not at all."""
+
+import codecs
+import sys
+from pathlib import Path
+
+__all__ = ["ENCODINGS", "check_kind", "decode", "guess_encoding", "join_surrogates", "read_whole"]
+
+KINDS = {
+    b"\x1f\x8b": "compressed with gzip; unpack it with gunzip",
+    b"BZh": "compressed with bzip2; unpack it with bunzip2",
+    b"\xfd7zXZ": "compressed with xz; unpack it with unxz",
+    b"(\xb5/\xfd": "compressed with zstd; unpack it with unzstd",
+    b"%PDF": "a PDF; save its text with pdftotext, or copy it out of a viewer",
+    b"{\\rtf": "rich text (RTF); save it as plain text",
+    b"\xd0\xcf\x11\xe0": "an old file of Word or Excel; save it as plain text or CSV",
+    b"PAR1": "Parquet; save it as CSV with pandas: read_parquet(FILE).to_csv(NEW)",
+    b"SQLite format 3": "a database of SQLite; export what you need as CSV",
+    b"\x89PNG": "a picture; name a text",
+    b"\xff\xd8\xff": "a picture; name a text",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
+}
+"""What files begin with that are no plain text, what they are, and what makes a text of them."""
+
+PARTS = {
+    b"word/": "a Word document (docx); save it as plain text",
+    b"xl/": "an Excel file (xlsx); save it as CSV",
+    b"opendocument": "an OpenDocument file; save it as plain text or CSV",
+    b"epub": "an e-book (EPUB); save its text with a program such as Calibre",
+}
+"""What the packed files hold that office programs write."""
+
+ENCODINGS = {
+    "utf-8": "UTF-8",
+    "utf-16": "UTF-16",
+    "utf-16-le": "UTF-16 without a mark",
+    "utf-16-be": "UTF-16 without a mark",
+    "utf-32": "UTF-32",
+    "cp1252": "Windows-1252",
+    "latin-1": "Latin-1",
+}
+"""Encodings by Python's names for them."""
+
+
+def check_kind(name: str, start: bytes) -> None:
+    """Refuse what is plainly no text, by its first bytes (ValueError)."""
+    kind = next((kind for mark, kind in KINDS.items() if start.startswith(mark)), "")
+    if start.startswith(b"PK\x03\x04"):
+        kind = next((what for mark, what in PARTS.items() if mark in start), "a ZIP; unpack it")
+    page = start.removeprefix(codecs.BOM_UTF8).lstrip()[:50].lower()
+    if page.startswith((b"<!doctype html", b"<html")):
+        kind = "a web page (HTML); save its text from a browser, or name it with --encoding utf-8"
+    if kind:
+        raise ValueError(f"{name} is {kind}")
+
+
+def guess_encoding(content: bytes) -> str:
+    """Name the likely encoding of bytes; every byte has a meaning in the last two."""
+    for mark, name in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")):
+        if content.startswith(mark):
+            return name
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    # In UTF-16, every other byte of a text in Latin letters, of its spaces at least, is zero.
+    some = content[:100_000]
+    zeros = [some[start::2].count(0) for start in (0, 1)]
+    if max(zeros) > len(some) // 20 and max(zeros) > 5 * min(zeros):
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        return "utf-8"
+    # Latin-1 has nothing but control characters where Windows has quotes and dashes.
+    windows = any(0x80 <= byte < 0xA0 for byte in some)
+    return "cp1252" if windows else "latin-1"
+
+
+def decode(name: str, content: bytes, encoding: str | None = None) -> str:
+    """Turn the bytes of a file into text; a byte order mark is left out.
+
+    Args:
+        name: What messages call it.
+        content: All of it.
+        encoding: What it was written in; None expects UTF-8.
+
+    Raises:
+        ValueError: If it is no text, or in another encoding; the message names the likely one, and
+            the option that reads it.
+    """
+    if encoding is None:
+        check_kind(name, content[:4096])
+    likely = guess_encoding(content)
+    try:
+        if encoding is None and likely.startswith("utf-16"):  # zeros are UTF-8, too
+            raise UnicodeDecodeError("utf-8", content, 0, 1, "")
+        return content.decode(encoding or "utf-8").removeprefix("\ufeff")
+    except LookupError:
+        known = ", ".join(ENCODINGS)
+        raise ValueError(f"there is no encoding {encoding!r}; try one of {known}") from None
+    except UnicodeDecodeError as error:
+        if encoding is None and (whole := join_surrogates(content)):
+            return whole
+        place, byte = error.start, content[error.start]
+        if likely == (encoding or "utf-8"):
+            likely = "latin-1"
+        raise ValueError(
+            f"{name} is no {ENCODINGS.get(encoding or 'utf-8', encoding)} text: byte {place} is "
+            f"0x{byte:02x}; it looks like {ENCODINGS[likely]}: add --encoding {likely}"
+        ) from None
+
+
+def join_surrogates(content: bytes) -> str:
+    """Read UTF-8 in which emoji were written as two halves; "" if that isn't what is wrong."""
+    try:
+        halves = content.decode("utf-8-sig", "surrogatepass")
+        return halves.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return ""
+
+
+def read_whole(name: str, encoding: str | None = None) -> str:
+    """Read a file, or with "-" all of standard input, as a text; see `decode`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no text, or in another encoding.
+    """
+    if name == "-":
+        is_real = hasattr(sys.stdin, "buffer")
+        content = sys.stdin.buffer.read() if is_real else sys.stdin.read().encode()
+        return decode("standard input", content, encoding)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{name} is a folder; name one file")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {name!r}; name one that is there")
+    return decode(name, path.read_bytes(), encoding)

@@ -1,0 +1,357 @@
+"""Tokenizers that Hugging Face's `tokenizers` library made or extended, read by that library."""
+
+import json
+import re
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
+
+from gptlib.tokenizer import (
+    END_OF_TEXT,
+    BPETokenizer,
+    Tokenizer,
+    byte_characters,
+    gpt2_encoding,
+    read_gpt2_ranks,
+    spell,
+    split_words,
+)
+from gptlib.weights import damaged, read_json, read_tokenizer, require_files
+
+__all__ = [
+    "FILES",
+    "LONG_WORD",
+    "LibraryTokenizer",
+    "QuickTokenizer",
+    "fit_tokenizer",
+    "from_characters",
+    "quick",
+    "read_any_tokenizer",
+]
+
+FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "merges.txt",
+    "encoder.json",
+    "vocab.bpe",
+    "vocab.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "tokenizer_config.json",
+)
+"""What a tokenizer is read from, and saved as again."""
+
+MOST_IDS = 2**24
+"""More would only be asked for by a damaged file, and fill the memory."""
+
+PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+"""GPT-2's two files, by their names of today and of 2019."""
+
+ENDS = (END_OF_TEXT, "</s>", "<eos>", "[EOS]", "<|im_end|>", "[SEP]")
+"""How end-of-text tokens are called where no file says which one it is."""
+
+
+class LibraryTokenizer(BPETokenizer):
+    """A tokenizer of the `tokenizers` library that is asked in the same words as ours.
+
+    Args:
+        library: The library's own.
+        end: The token that ends a text; `END_OF_TEXT` stands for it here, whatever it is called.
+        files: Its files by name, which `save` writes as they came.
+
+    Attributes:
+        library: The library's own.
+        n_tokens: Ids from here on have no token, though a padded model may have rows for them.
+    """
+
+    def __init__(
+        self, library: tokenizers.Tokenizer, end: str | None, files: dict[str, bytes]
+    ) -> None:
+        library.no_truncation()
+        library.no_padding()
+        library.encode_special_tokens = True  # what a stranger types never ends a document
+        if getattr(library.model, "dropout", None):  # a text has one way to be cut, not a random
+            library.model.dropout = None
+        self.library, self.files, self.merges = library, files, []
+        vocabulary = library.get_vocab(with_added_tokens=True)
+        added = library.get_added_tokens_decoder()
+        self.special_tokens = {t.content: i for i, t in added.items() if t.special}
+        if end in vocabulary:
+            self.special_tokens[END_OF_TEXT] = vocabulary[end]
+        self.vocab_size = self.n_tokens = 1 + max(vocabulary.values(), default=-1)
+        if self.n_tokens > MOST_IDS:
+            raise ValueError(f"the tokenizer has an id of {self.n_tokens - 1}; GPT-2's are smaller")
+        written = json.loads(library.to_str())
+        steps = json.dumps([written["decoder"], written["pre_tokenizer"]])
+        self.is_bytes = '"ByteLevel"' in steps
+        self.tokens = [b""] * self.n_tokens
+        byte_of = {character: byte for byte, character in byte_characters().items()}
+        pieces = {} if self.is_bytes else self._find_pieces(list(vocabulary.values()))
+        for name, token in vocabulary.items():
+            if token in added:
+                self.tokens[token] = added[token].content.encode()
+            elif self.is_bytes and all(character in byte_of for character in name):
+                self.tokens[token] = bytes(byte_of[character] for character in name)
+            elif re.fullmatch("<0x[0-9A-F]{2}>", name) and '"ByteFallback"' in steps:
+                self.tokens[token] = bytes([int(name[3:5], 16)])
+            else:
+                self.tokens[token] = pieces.get(token, name).encode()
+        special = set(self.special_tokens.values())
+        self.ids = {text: i for i, text in enumerate(self.tokens) if i not in special}
+
+    def _find_pieces(self, tokens: list[int]) -> dict[int, str]:
+        """Look up what each token adds to a text that has begun."""
+        alone = self.library.decode(tokens[:1], skip_special_tokens=False)
+        pairs = [[tokens[0], token] for token in tokens]
+        texts = self.library.decode_batch(pairs, skip_special_tokens=False)
+        return {t: text.removeprefix(alone) for t, text in zip(tokens, texts, strict=True)}
+
+    def encode(self, text: str, allowed_special: Collection[str] = frozenset()) -> list[int]:
+        """Turn a text into token ids, with what the tokenizer's template puts around it."""
+        tokens = super().encode(text, allowed_special)
+        plain, whole = (self.library.encode("a", add_special_tokens=s).ids for s in (False, True))
+        place = next((i for i in range(len(whole)) if whole[i:][: len(plain)] == plain), 0)
+        return [*whole[:place], *tokens, *whole[place + len(plain) :]]
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Turn a text into token ids; added tokens count, names of special ones are plain text."""
+        text.encode()  # fails at once at a lone surrogate
+        ids: list[int] = self.library.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, tokens: Any) -> str:
+        """Turn token ids into text, as the library does it."""
+        tokens = list(tokens)
+        text = super().decode(tokens)
+        return text if self.is_bytes else self.library.decode(tokens, skip_special_tokens=False)
+
+    def fit(self, n_rows: int) -> None:
+        """Claim as many ids as a model has rows, if the difference is one that models come with.
+
+        Rows are padded to a multiple of 8, or a few were added for tokens that nobody kept; or
+        tokens were added that the model was not yet resized for.
+        """
+        more = n_rows - self.n_tokens
+        is_padded = more <= max(8, self.n_tokens // 100) or (n_rows % 8 == 0 and more < 1024)
+        if is_padded if more > 0 else self.library.get_vocab_size(False) <= n_rows:
+            self.vocab_size, self.tokens = n_rows, self.tokens + [b""] * more
+            kept = {name: i for name, i in self.special_tokens.items() if i < n_rows}
+            self.special_tokens = kept
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer's files as they came."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(folder, "tokenizer_config.json").unlink(missing_ok=True)  # it would name GPT-2's class
+        for name, content in self.files.items():
+            Path(folder, name).write_bytes(content)
+
+
+LONG_WORD = re.compile(r"\S{500}|\s{500}")
+"""What no language has: DNA, coded pictures, lines of dashes."""
+
+
+class QuickTokenizer(BPETokenizer):
+    """Our tokenizer, whose long words the library cuts: in n log n steps, not n²."""
+
+    @cached_property
+    def _library(self) -> Any:
+        """The same merges, which begin with one pair and keep the others in a heap."""
+        ids = {spell(token): i for token, i in self.ids.items()}
+        return models.BPE(vocab=ids, merges=[(spell(a), spell(b)) for a, b in self.merges])
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Turn a text without special tokens into token ids, the same as ours."""
+        if LONG_WORD.search(text):
+            for word in set(split_words(text)) - self._cache.keys():
+                if len(word) > 100:
+                    parts = self._library.tokenize(spell(word.encode()))
+                    self._cache[word] = [part.id for part in parts]
+        return super().encode_ordinary(text)
+
+
+def quick(tokenizer: Tokenizer) -> Tokenizer:
+    """Let a tokenizer of ours cut long words quickly; others do."""
+    if type(tokenizer) is BPETokenizer:
+        return QuickTokenizer(tokenizer.merges, tokenizer.special_tokens)
+    return tokenizer
+
+
+def read_any_tokenizer(folder: Path, n_rows: int | None = None) -> Tokenizer:
+    """Read the tokenizer of a folder of any age.
+
+    Args:
+        folder: With vocab.json and merges.txt, with OpenAI's encoder.json and vocab.bpe, with
+            tokenizer.json, or with vocab.txt.
+        n_rows: How many tokens its model has a row for, if there is a model.
+
+    Returns:
+        GPT-2's own as tiktoken's `Encoding`; one in our form as a `BPETokenizer`; any other as a
+        `LibraryTokenizer`, which cuts texts as `transformers` does.
+
+    Raises:
+        FileNotFoundError: If there is no tokenizer.
+        ValueError: If a file is damaged, or the files do not belong together.
+    """
+    config = {
+        name: value
+        for file in ("special_tokens_map.json", "tokenizer_config.json")
+        for name, value in (read_json(folder / file) if (folder / file).is_file() else {}).items()
+    }
+    if not isinstance(config.get("added_tokens_decoder") or {}, dict):
+        raise damaged(folder / "tokenizer_config.json", "its added tokens have no ids")
+    plain = _read_plain(folder, config)
+    if isinstance(plain, tiktoken.Encoding):
+        return plain if n_rows is None else fit_tokenizer(plain, n_rows)
+    if plain and n_rows in (None, plain.vocab_size):
+        return plain
+    library, end = _read_library(folder, config)
+    files = {name: (folder / name) for name in FILES if (folder / name).is_file()}
+    contents = {name: path.read_bytes() for name, path in files.items()}
+    tokenizer = LibraryTokenizer(library, end, contents)
+    found = gpt2_encoding() if _is_gpt2(tokenizer) else tokenizer
+    return found if n_rows is None else fit_tokenizer(found, n_rows)
+
+
+def _read_plain(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
+    """Read a tokenizer in our own form; None if it is another, or the library must say more."""
+    extras = ("tokenizer.json", "added_tokens.json", "encoder.json", "special_tokens_map.json")
+    if any((folder / name).is_file() for name in extras) or config.get("add_prefix_space"):
+        return None
+    try:
+        plain = read_tokenizer(folder)
+    except (ValueError, OSError):
+        return None
+    names = {_name(token) for token in (config.get("added_tokens_decoder") or {}).values()}
+    ours = () if isinstance(plain, tiktoken.Encoding) else plain.special_tokens
+    return plain if names <= {END_OF_TEXT, *ours} else None
+
+
+def _is_gpt2(tokenizer: LibraryTokenizer) -> bool:
+    """Whether it is GPT-2's own in another file, so that tiktoken, which is faster, does it."""
+    written = json.loads(tokenizer.library.to_str())
+    way = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+    return (
+        tokenizer.special_tokens == {END_OF_TEXT: 50256}
+        and not written["normalizer"]
+        and way.items() <= (written["pre_tokenizer"] or {"use_regex": True}).items()
+        and tokenizer.tokens[:-1] == list(read_gpt2_ranks())
+    )
+
+
+def fit_tokenizer(tokenizer: Tokenizer, n_rows: int) -> Tokenizer:
+    """Let a tokenizer claim as many ids as its model has rows, if that can be its model."""
+    if isinstance(tokenizer, LibraryTokenizer):
+        tokenizer.fit(n_rows)
+    if not isinstance(tokenizer, tiktoken.Encoding) or not 0 < n_rows - tokenizer.n_vocab < 1024:
+        return tokenizer
+    padding = {f"<|padding {i}|>": i for i in range(tokenizer.n_vocab, n_rows)}
+    return tiktoken.Encoding(
+        tokenizer.name,
+        pat_str=tokenizer._pat_str,
+        mergeable_ranks=tokenizer._mergeable_ranks,
+        special_tokens={**tokenizer._special_tokens, **padding},
+    )
+
+
+def from_characters(ids: dict[str, int]) -> LibraryTokenizer:
+    """Make a tokenizer whose tokens are single characters, as nanoGPT's meta.pkl has them."""
+    library = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=[]))
+    library.decoder = decoders.Fuse()
+    return LibraryTokenizer(library, None, {"tokenizer.json": library.to_str().encode()})
+
+
+def _read_library(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.Tokenizer, str | None]:
+    """Let the library read a folder's tokenizer; says which token ends a text, too."""
+    path = folder / "tokenizer.json"
+    pair = next(((folder / v, folder / m) for v, m in PAIRS if (folder / v).is_file()), None)
+    roles: dict[str, Any] = {}
+    try:
+        if path.is_file():
+            read_json(path)  # says so if it is damaged
+            library = tokenizers.Tokenizer.from_str(path.read_bytes().decode())
+        elif pair:
+            path = pair[0]
+            require_files(folder, [pair[1].name])
+            library = _read_pair(*pair, bool(config.get("add_prefix_space", False)))
+            roles = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
+        elif (path := folder / "vocab.txt").is_file():
+            small = config.get("do_lower_case", True) is True
+            words = tokenizers.BertWordPieceTokenizer(str(path), lowercase=small)
+            library = tokenizers.Tokenizer.from_str(words.to_str())
+        elif pieces := sorted(file.name for file in folder.glob("*.model")):
+            raise ValueError(
+                f"{folder} has its tokenizer only as {pieces[0]}, a file of SentencePiece; write "
+                "it as tokenizer.json with transformers: AutoTokenizer.from_pretrained(FOLDER)"
+                ".save_pretrained(FOLDER)"
+            )
+        else:
+            require_files(folder, ["vocab.json", "merges.txt"])
+        _add_tokens(library, folder, roles | config)
+    except (ValueError, OSError):
+        raise
+    except Exception as error:  # the library has no kinds of errors
+        raise ValueError(
+            f"{path} is not the file of a tokenizer that the tokenizers library "
+            f"{tokenizers.__version__} reads ({error}); a newer one may, or it is another program's"
+        ) from error
+    names = [_name((roles | config).get("eos_token"))]
+    model = folder / "config.json"
+    end = (read_json(model) if model.is_file() else {}).get("eos_token_id")
+    names += [library.id_to_token(end)] if type(end) is int and 0 <= end < MOST_IDS else []
+    vocabulary = library.get_vocab()
+    return library, next((name for name in [*names, *ENDS] if name in vocabulary), None)
+
+
+def _read_pair(vocab: Path, merges: Path, add_prefix_space: bool) -> tokenizers.Tokenizer:
+    """Read GPT-2's two files, and see that the one makes what the other numbers."""
+    read_json(vocab)  # says so if it is damaged
+    ids, pairs = models.BPE.read_file(str(vocab), str(merges))
+    library = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=pairs))
+    made = {left + right for left, right in pairs}
+    for name, token in ids.items():
+        if len(name) > 1 and name not in made:
+            parts = [part.id for part in library.model.tokenize(name)]
+            if len(parts) == 2 and max(parts) < token:  # special tokens are of more, or come first
+                raise damaged(
+                    vocab,
+                    f"no line of {merges.name} makes its token {name!r}, so one of the two files "
+                    "is cut off or another tokenizer's",
+                )
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
+def _add_tokens(library: tokenizers.Tokenizer, folder: Path, config: dict[str, Any]) -> None:
+    """Add the tokens that stand beside the vocabulary, in the order in which transformers does."""
+    roles = [f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask")]
+    special = [config.get(role) for role in roles]
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        more = config.get(key) or []
+        special += more.values() if isinstance(more, dict) else more
+    names = {_name(token) for token in special}
+    listed = {int(i): token for i, token in (config.get("added_tokens_decoder") or {}).items()}
+    beside = folder / "added_tokens.json"
+    if not listed and beside.is_file():
+        listed = {int(i): name for name, i in read_json(beside).items()}
+    for token in [*(listed[i] for i in sorted(listed)), *special]:
+        name, flags = _name(token), dict(token) if isinstance(token, dict) else {}
+        is_special = bool(flags.get("special", name in names))
+        if not name or any(t.content == name for t in library.get_added_tokens_decoder().values()):
+            continue
+        given = {k: bool(flags[k]) for k in ("lstrip", "rstrip", "single_word") if k in flags}
+        normalized = bool(flags.get("normalized", not is_special))
+        added = AddedToken(name, normalized=normalized, special=is_special, **given)
+        (library.add_special_tokens if is_special else library.add_tokens)([added])
+
+
+def _name(token: Any) -> str | None:
+    """Read the name of a token, which files write as a text or as an object."""
+    name = token.get("content") if isinstance(token, dict) else token
+    return name if isinstance(name, str) else None
