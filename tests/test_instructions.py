@@ -139,7 +139,7 @@ def test_an_example_is_what_the_model_reads_and_writes() -> None:
     assert BYTES.decode(third.prompt) == "Q: Greet.\nA:"
     assert first.response == [*BYTES.encode(" yes"), END]
     assert {example.n_cut for example in encoded()} == {0}
-    assert first.size == len(first.prompt) + 3
+    assert first.size == len(first.prompt) + 4
 
 
 def test_the_name_of_a_special_token_in_a_record_is_plain_text() -> None:

@@ -56,7 +56,7 @@ WAYS: dict[str, tuple[LoRAConfig | None, float, bool]] = {
 """For each way: the adapters, the highest learning rate, whether questions are learnt."""
 
 SEARCHED = [task for task in TASKS if task.startswith("find-")]
-LISTED = [task for task in TASKS if task not in SEARCHED]
+LISTED = ["first-word", "last-word", "longest-word"]
 NEWS = {
     "new sentence": (replace(KNOWN, who=NEW.who, where=NEW.where), SEARCHED),
     "new name": (replace(KNOWN, names=NEW.names, cities=NEW.cities), SEARCHED),
