@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+SETTINGS := .venv/share/jupyter/lab/settings
 OLDEST := .venv/oldest
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 
@@ -12,11 +13,15 @@ export GOMP_SPINCOUNT ?= 1500
 .PHONY: setup lab fresh test test-oldest test-browser refresh lint
 .DEFAULT_GOAL := lab
 
+# JupyterLab's question about news is answered in the environment, not in anybody's home.
 setup: $(INSTALLED)
 
 $(INSTALLED): requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --requirement requirements.txt
+	mkdir -p $(SETTINGS)
+	echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false"}}' \
+		> $(SETTINGS)/overrides.json
 	touch $@
 
 # Copies the chapters into work/, never over a file that is there, and opens the welcome page;

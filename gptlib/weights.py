@@ -377,7 +377,7 @@ def save_gpt2(
     folder = Path(folder).expanduser()
     # Programs that look for these first would open the old model.
     for name in ("encoder.json", "tokenizer.json", "added_tokens.json", "model.ckpt.index"):
-        if (folder / name).exists():
+        if (folder / name).exists() and name not in getattr(tokenizer, "files", ()):
             raise ValueError(f"{folder} holds another model's {name}; choose an empty folder")
     end = tokenizer.special_tokens.get(END_OF_TEXT)
     description = describe_model(config, dtype, end) | {"beside": list(beside)}

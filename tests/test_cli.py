@@ -377,7 +377,11 @@ def test_a_bad_value_is_told_in_one_line(
         (["--prompt", "a", "--beams", "2", "--seed", "4"], b"", "takes no --seed; leave it out"),
         (["--prompt", "a", "--beams", "2", "--compile"], b"", "written token by token; leave it"),
         (["--prompt", "a", "--length-penalty", "2"], b"", "belongs to beam search; add --beams 4"),
-        (["--prompt", "a", "--beams", "2", "--length-penalty", "nan"], b"", "--length-penalty=nan"),
+        (
+            ["--prompt", "a", "--beams", "2", "--length-penalty", "nan"],
+            b"",
+            "--length-penalty is nan; it",
+        ),
     ],
 )
 def test_a_bad_prompt_or_search_is_told_in_one_line(

@@ -112,6 +112,7 @@ def test_a_message_beyond_the_context_is_cut_and_that_is_said(
         (["--train", "x", "--save", __file__], "can't be a folder; name a new one"),
         (["--train", "x", "--save", "y", "hello"], "--train makes a classifier; sort messages"),
         (["--train", "x", "--save", "y"], "there is no file 'x'; name one that is there"),
+        (["--train", "x", "--delimiter", "ab"], "'ab' is no character; write one, or tab"),
         (
             ["--train", "x", "--save", "y", "--n-epochs", "0"],
             "--n-epochs is 0; it must be a whole number, at",

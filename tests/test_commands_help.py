@@ -46,6 +46,8 @@ CALLS = [
     "tune --resume --folder runs/three --training.n-steps 4 --tensorboard",
     "tune --model tiny --data.texts [records.json] --data.validation-fraction 0.2 "
     "--data.encoding utf-8 --data.fields instruction=instruction,output=output --print-config",
+    "tune r.jsonl --fields instruction=ask,output=reply --data.encoding utf-8 "
+    f"--model tiny {PLAN} --folder runs/four",
     "tune --model tiny --config fine-tune --model.dropout 0 --model.context-length 9 "
     "--print-config",
     "runs --sort loss",
@@ -60,7 +62,8 @@ CALLS = [
     "chat --model tiny --compile --max-new-tokens 3",
     "evaluate book.txt . --pattern *.txt --model tiny --device cpu --batch-size 2 --json "
     "--encoding utf-8 --read-special",
-    f"classify --train messages.tsv --save filter --model tiny --device cpu {CLASSES}",
+    f"classify --train messages.tsv --delimiter tab --save filter --model tiny {CLASSES} "
+    "--device cpu",
     "classify --train messages.tsv --save filter2 --model tiny --n-epochs 1 --label-column 1 "
     "--text-column 2 --delimiter \\t --encoding utf-8 --skip-contradictions",
     "classify --model filter --file book.txt --json",
@@ -96,6 +99,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_gpt2(GPT(config, torch.Generator().manual_seed(0)), tokenizer, place / "tiny")
     records = [{"instruction": "say", "input": word, "output": word} for word in text.split()[:9]]
     (place / "records.json").write_text(json.dumps(records), encoding="utf-8")
+    rows = [json.dumps({"ask": word, "reply": word}) for word in text.split()[:9]]
+    (place / "r.jsonl").write_text("\n".join(rows), encoding="utf-8")
     words = sorted({word for word in text.split() if word.isalpha()})[:40]
     lines = [f"ham\tsee you at the {word}" for word in words]
     lines += [f"spam\twin a prize {word} now" for word in words]

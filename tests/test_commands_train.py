@@ -464,7 +464,10 @@ def test_too_little_memory_is_told_with_the_way_out(
     monkeypatch.setattr(training, "take_step", full)
     with pytest.raises(SystemExit):
         call("train", book, *TINY, "--folder", tmp_path / "r")
-    assert "not enough memory for a step; lower --training.batch-size" in capsys.readouterr().err
+    assert (
+        "memory for a step; lower the model's sizes, or lower --training.batch-size"
+        in capsys.readouterr().err
+    )
 
 
 # Ctrl-C at a terminal

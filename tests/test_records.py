@@ -6,6 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import fuzz_formats
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,12 @@ def test_any_bytes_are_records_or_get_a_sentence(content: bytes) -> None:
                 read(written(content, suffix))
             except ValueError as error:
                 assert len(str(error)) > 10  # noqa: PT017
+
+
+def test_the_fuzzer_runs_and_finds_only_our_errors(tmp_path: Path) -> None:
+    results = fuzz_formats.run(tmp_path, cases=20, seed=0)
+    assert sum(results.values()) == 20 * 10
+    assert any(name.endswith("read") for name in results)
 
 
 def test_a_delimiter_is_one_character() -> None:

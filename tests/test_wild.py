@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -52,6 +53,7 @@ from tokenizers import (
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers import GPT2Tokenizer as TheirTokenizer
 
+from gptlib.extras.cli import main as command_line
 from gptlib.extras.fast import fast
 from gptlib.extras.fast.onednn import OneDNNLinear, swap_linears
 from gptlib.extras.formats.records import read_messages, read_questions
@@ -569,6 +571,7 @@ class Parallel(torch.nn.Module):
 
 def wrapped(folder: Path, wrap: Callable[[GPT], Any]) -> None:
     """A wrapped model is trained, resumed, saved and given adapters like the model in it."""
+    warnings.filterwarnings("ignore", "The .grad attribute")  # of torch.compile about itself
     tokens, plan = torch.arange(200) % 270, TrainingConfig(4, batch_size=2, save_every=2)
     plain, inside = tiny().train(), tiny().train()
     live = wrap(inside)
@@ -586,6 +589,43 @@ def wrapped(folder: Path, wrap: Callable[[GPT], Any]) -> None:
     ):
         assert torch.equal(one, other)
     assert len(lora_layers(add_lora(live))) == len(lora_layers(inside)) == 4
+
+
+def run_begun_with(folder: Path, tokenizer: Any) -> None:
+    """A run begins with a model that has more rows than tokens, and keeps both."""
+    place = folder / "model"
+    place.mkdir(parents=True)
+    if tokenizer:
+        tokenizer.save(place)
+    else:
+        library(pre=pre_tokenizers.Metaspace(), decoder=decoders.Metaspace()).save(
+            str(place / "tokenizer.json")
+        )
+    with_model(place, 320)
+    (folder / "book.txt").write_text(TEXT * 30)
+    run, model = folder / "run", folder / "run" / "model"
+    words = [
+        "train",
+        folder / "book.txt",
+        "--init",
+        place,
+        "--folder",
+        run,
+        "--training.n-steps",
+        2,
+    ]
+    again = ["train", "--resume", "--folder", run, "--training.n-steps", 3]
+    write = ["generate", "--model", model, "--prompt", "the", "--max-new-tokens", 3]
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        for call in (words, again, write):
+            assert command_line([str(word) for word in call]) == 0, call
+    assert "the" in out.getvalue()
+    tuned, ours = load_model(model)
+    assert tuned.config.vocab_size == vocabulary_size(ours) == 320
+    assert ours.encode(TEXT) == load_model(place)[1].encode(TEXT)
 
 
 def adapters(folder: Path, base: str | None = None, **changes: Any) -> Path:
@@ -716,6 +756,8 @@ case("folder", "a run of ours", run_of_ours)
 case("folder", "a checkpoint of ours", lambda f: run_of_ours(f, by_file=True))
 case("folder", "a checkpoint of ours, of a compiled model", lambda f: run_of_ours(f, "_orig_mod."))
 case("folder", "a checkpoint of ours, of DDP", lambda f: run_of_ours(f, "module."))
+case("run", "begun with a padded model, stopped, extended, and heard", lambda f: run_begun_with(f, TOKENIZER))
+case("run", "begun with a padded model and another library's tokenizer", lambda f: run_begun_with(f, None))
 case("model", "of torch.compile, alive", lambda f: wrapped(f, partial(torch.compile, backend="eager")))
 case("model", "of DDP, alive", lambda f: wrapped(f, Parallel))
 case("model", "of DDP and torch.compile, alive", lambda f: wrapped(f, lambda model: Parallel(torch.compile(model, backend="eager"))))

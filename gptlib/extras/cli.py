@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ways_on.clear()
     try:
         module = import_module(f"gptlib.extras.commands.{words[0]}")
-        wishes = module.parser(f"{program} {words[0]}").read(words[1:])
+        parser: CommandParser = module.parser(f"{program} {words[0]}")
+        wishes = parser.read(words[1:])
+        parser = wishes.parser  # its own, of a command of this command
         status: int = wishes.work(wishes)
         sys.stdout.flush()  # fails here, not at Python's end
         return status
@@ -77,5 +79,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(last_words())
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
-        wishes.parser.error(str(error))  # ends the program
+        parser.error(str(error))  # ends the program
         raise

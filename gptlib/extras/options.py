@@ -256,6 +256,8 @@ def _read(text: str, kind: Any) -> Any:
         is_texts = ... in choices
         rule = "a list like [a, b]" if is_texts else "two numbers like [0.9, 0.95]"
         values = yaml.safe_load(text)
+        if is_texts and isinstance(values, str):
+            values = values.split(",")  # typed without brackets
         values = values.split(",") if isinstance(values, str) else values
         kinds = choices[:1] * len(values) if is_texts else choices
         return tuple(kind(value) for kind, value in zip(kinds, values, strict=True))

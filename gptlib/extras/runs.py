@@ -30,6 +30,7 @@ import yaml
 from gptlib.embeddings import check_stream, split_tokens
 from gptlib.extras.formats.hub import RELEASES
 from gptlib.extras.formats.records import read_questions
+from gptlib.extras.formats.tokenizer_files import fit_tokenizer
 from gptlib.extras.models import load_model
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note, read_text
@@ -230,8 +231,6 @@ class Run:
     """What it is judged by, of the same kind."""
     step: int = 0
     """Steps that are done."""
-    fits_gpt2: bool = True
-    """Whether GPT-2's layout has a place for the model."""
 
     def start_model(self) -> GPT:
         """Draw or load the starting weights, the same ones each time."""
@@ -448,7 +447,7 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     """Make or load the tokenizer and the tokens."""
     data, size, source = config.data, config.model.vocab_size, folder
     if config.form:
-        tokenizer = prepare(folder, data.tokenizer)
+        tokenizer = fit_tokenizer(prepare(folder, data.tokenizer), size)
         return Run(folder, config, tokenizer, *_read_examples(folder, config, tokenizer), step)
     if is_prepared(data.texts[0]):
         source = Path(data.texts[0])
@@ -456,6 +455,8 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     else:
         tokenizer = prepare(folder, data.tokenizer, texts, size)
     tokens = open_tokens(source / TOKENS_FILE)
+    if config.init:  # a model may have more rows than its tokenizer has tokens
+        tokenizer = fit_tokenizer(tokenizer, size)
     n_tokens = vocabulary_size(tokenizer)
     if n_tokens != size and config.init:
         raise ValueError(
@@ -470,8 +471,7 @@ def _load(folder: Path, config: RunConfig, texts: list[Text], step: int = 0) -> 
     train_tokens, validation_tokens = split_tokens(tokens, data.validation_fraction)
     for part, name in ((train_tokens, "training"), (validation_tokens, "validation")):
         check_stream(part, config.model.context_length, f"the {name} split")
-    fits_gpt2 = config.model.bias and config.model.positions == "learned"
-    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step, fits_gpt2)
+    return Run(folder, config, tokenizer, train_tokens, validation_tokens, step)
 
 
 FORMS = {form.name: form for form in (CHAT, ALPACA)}
@@ -486,7 +486,7 @@ def _read_examples(
     if not copy.exists():
         data = config.data
         fields = dict(name.partition("=")[::2] for name in data.fields)
-        questions = read_questions(data.texts[0], data.encoding or None, fields)
+        questions = read_questions(data.texts[0], data.encoding or None, fields, True)
         records = questions.records
         for what, said in questions.understood:
             note(f"{what}: {said}")

@@ -69,7 +69,12 @@ def parser(prog: str) -> CommandParser:
     columns = "the column of the {}, by its name or its number (default: what looks like it)"
     training.add_argument("--label-column", metavar="NAME", help=columns.format("classes"))
     training.add_argument("--text-column", metavar="NAME", help=columns.format("texts"))
-    training.add_argument("--delimiter", metavar="X", help="what stands between columns")
+    training.add_argument(
+        "--delimiter",
+        type=_delimiter,
+        metavar="X",
+        help="what stands between columns; tab for tabs",
+    )
     training.add_argument(
         "--skip-contradictions", action="store_true", help="leave out texts with two classes"
     )
@@ -78,6 +83,14 @@ def parser(prog: str) -> CommandParser:
         "--save", type=new_folder, metavar="DIR", help="with --train: the folder to write to"
     )
     return parser
+
+
+def _delimiter(text: str) -> str:
+    """Read the value of `--delimiter`."""
+    character = {"tab": "\t", "\\t": "\t"}.get(text, text)
+    if len(character) != 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no character; write one, or tab")
+    return character
 
 
 def _classify(arguments: argparse.Namespace) -> int:

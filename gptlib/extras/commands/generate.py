@@ -43,10 +43,10 @@ def parser(prog: str) -> CommandParser:
     search = parser.add_argument_group("beam search, instead of choosing token by token")
     search.add_argument(
         "--beams",
-        type=whole(1),
+        type=whole(1, 1000),
         metavar="N",
         help="search for the most probable text, keeping the N best beginnings at each step, "
-        "1 or more; it is shown when it is complete (default: off)",
+        "1 to 1000; it is shown when it is complete (default: off)",
     )
     search.add_argument(
         "--length-penalty",
@@ -91,6 +91,9 @@ def _check_search(arguments: argparse.Namespace) -> None:
                 "--length-penalty belongs to beam search; add --beams 4, or leave it out"
             )
         return
+    penalty = arguments.length_penalty
+    if penalty is not None and not -10 <= penalty <= 10:
+        raise ValueError(f"length_penalty is {penalty}; it must be from -10 to 10")
     if arguments.compile:
         raise ValueError("--compile is for texts that are written token by token; leave it out")
     clash = [*arguments.given[Sampling]]

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from gptlib.extras.chat import save_tuned
 from gptlib.extras.commands.base import DEVICE, model_name, new_folder
+from gptlib.extras.commands.convert import as_gpt2
 from gptlib.extras.commands.plot import draw_runs
 from gptlib.extras.device import best_device
 from gptlib.extras.fast.onednn import multiply_in_onednn
@@ -142,8 +143,8 @@ class RunParser(CommandParser):
         }
         if known.text:
             parts["data"] = replace(parts["data"], texts=tuple(known.text))
-        more = {"start_std": known.start_std, "init": known.init or "", "form": known.form}
-        known.run = RunConfig(**parts, **more)
+        more = {"init": known.init or "", "form": known.form}
+        known.run = RunConfig(**parts, start_std=known.start_std, **more)
         if known.folder is None and (named := [*known.text[:1], *(known.config or [])[-1:]]):
             runs = Path(os.environ.get("GPTLIB_RUNS", "runs")).expanduser()
             known.folder = runs / Path(named[0]).resolve().stem
@@ -284,12 +285,14 @@ def run_command(arguments: argparse.Namespace) -> int:
         more = f" --training.max-learning-rate {rate:g}"
         way += (" and" * (not step)) + more + (", or begin anew with --overwrite" * bool(step))
         raise FloatingPointError(f"{error}; {way}") from error
-    except RuntimeError as error:
-        if "out of memory" not in str(error) and "can't allocate memory" not in str(error):
+    except (RuntimeError, TypeError) as error:
+        marks = ("out of memory", "can't allocate memory", "verflow")
+        if not any(mark in str(error) for mark in marks):
             raise
         raise ValueError(
-            "there is not enough memory for a step; lower --training.batch-size and raise "
-            "--training.accumulation-steps as much, or add --checkpoint-activations"
+            "there is not enough memory for a step; lower the model's sizes, or lower "
+            "--training.batch-size and raise --training.accumulation-steps as much, or add "
+            "--checkpoint-activations"
         ) from error
 
 
@@ -300,7 +303,7 @@ def _learn(
     plan, is_parallel = run.config.training, dist.is_initialized()
     is_first = not (is_parallel and dist.get_rank())
     has_model = (run.folder / MODEL / "config.json").is_file()
-    if run.step == plan.n_steps and (has_model or not run.fits_gpt2):
+    if run.step == plan.n_steps and has_model:
         print(f"{run.folder} is complete: {run.step} steps are done", file=sys.stderr)
         return 0
     if has_model and is_first:  # the checkpoint has the same weights, and soon better ones
@@ -417,8 +420,8 @@ def _say_beginning(run: Run, changes: dict[str, Any], model: GPT, device: torch.
     )
     for name, (before, now) in changes.items():
         note(f"{name} was {before} and is {now} from here on")
-    if not run.fits_gpt2:
-        note("GPT-2's layout has no place for such a model; it stays in the run's checkpoint")
+    if not sizes.bias or sizes.positions != "learned":
+        note("in GPT-2's layout, biases of zero or a table of positions will be added")
     if passes > 20:
         enough = max(1, round(plan.n_steps * 10 / passes))
         note(
@@ -434,13 +437,11 @@ def _save(run: Run, model: GPT, arguments: argparse.Namespace) -> None:
         model, _ = load_model(run.folder)
     elif config.lora:
         merge_lora(model)
-    model.eval()
+    model = as_gpt2(model.eval())
     if config.form:
         save_tuned(model, run.tokenizer, FORMS[config.form], place)
-    elif run.fits_gpt2:
-        save_gpt2(model, run.tokenizer, place)
     else:
-        place = run.folder
+        save_gpt2(model, run.tokenizer, place)
     draw_runs([run.folder], run.folder / PICTURE)
     lines = [line for line in JsonLines.read(run.folder / LOG) if "loss" in line]
     if arguments.json:

@@ -1,17 +1,19 @@
 """The command `tune`: teach a model to answer, from records of questions and answers."""
 
+import os
+
 from gptlib.extras.commands.base import model_name
 from gptlib.extras.commands.train import RunParser, add_run_options, run_command
-from gptlib.extras.models import default_model
+from gptlib.extras.models import SHIPPED
 from gptlib.extras.runs import FORMS, START_STD
 
 __all__ = ["parser"]
 
 _TUNE = """\
-Teach a model to answer: supervised fine-tuning on records, each with an "instruction", an "output"
-and perhaps an "input", as a JSON list or as JSON lines. A share of them is kept to judge by. It is
-a run like those of train: it can be stopped and resumed, and in the end the model is in its folder,
-for chat."""
+Teach a model to answer: supervised fine-tuning on records of questions and answers,
+or conversations, under any usual names: JSON, JSON lines, CSV or TSV. A share of them is kept to
+judge by. It is a run like those of train: it can be stopped and resumed, and in the end the model
+is in its folder, for chat."""
 
 _EXAMPLES = """\
 examples:
@@ -26,13 +28,13 @@ def parser(prog: str) -> RunParser:
     """Make the parser of `tune`."""
     usage = "%(prog)s [RECORDS] [--model NAME] [option ...]"
     parser = RunParser(prog, run_command, _EXAMPLES, description=_TUNE, usage=usage)
-    parser.add_argument("text", nargs="*", metavar="RECORDS", help="a JSON list, or JSON lines")
+    parser.add_argument("text", nargs="*", metavar="RECORDS", help="JSON, JSON lines, CSV or TSV")
     start = parser.add_argument_group("the start")
     start.add_argument(
         "--init",
         "--model",
         type=model_name,
-        default=default_model(),
+        default=os.environ.get("GPTLIB_MODEL", "").strip() or SHIPPED,
         metavar="MODEL",
         help="the model to begin with: a folder of any GPT-2, novels, gpt2, gpt2-medium, "
         "gpt2-large or gpt2-xl (default: what the environment variable GPTLIB_MODEL names, else "

@@ -126,11 +126,10 @@ def _is_equal(one: Stored, other: Stored) -> bool:
 
 def hide_tokens(model: GPT, tokenizer: Tokenizer) -> None:
     """Let a padded model never draw an id that its tokenizer has no token for."""
-    n_tokens = vocabulary_size(tokenizer)
-    if isinstance(tokenizer, LibraryTokenizer):
-        n_tokens = tokenizer.n_tokens
-    elif isinstance(tokenizer, tiktoken.Encoding):  # maybe padded by `fit_tokenizer`
+    if isinstance(tokenizer, tiktoken.Encoding):  # maybe padded by `fit_tokenizer`
         n_tokens = tokenizer.eot_token + 1
+    else:
+        n_tokens = getattr(tokenizer, "n_tokens", tokenizer.vocab_size)
     if n_tokens < model.config.vocab_size:
         model.head.register_forward_hook(partial(_hide_from, n_tokens))
 

@@ -16,44 +16,38 @@ from typing import Any, NamedTuple
 from gptlib.classification import LabeledText, normalize
 from gptlib.extras.formats.text_files import read_whole
 
-__all__ = ["Messages", "Questions", "read_instructions", "read_messages", "read_questions"]
+__all__ = ["Found", "read_messages", "read_questions"]
 
-LABELS = ("label", "class", "category", "target", "v1", "sentiment", "type", "tag", "is_spam", "y")
-TEXTS = (
-    "text",
-    "message",
-    "sms",
-    "v2",
-    "content",
-    "body",
-    "review",
-    "sentence",
-    "tweet",
-    "comment",
-)
+LABELS = ["label", "class", "category", "target", "v1", "sentiment", "type", "tag", "is_spam", "y"]
+TEXTS = ("text", "message", "sms", "v2", "content", "body",
+         "review", "sentence", "tweet", "comment")  # fmt: skip
 """What columns of labels and of texts are called, in order of preference."""
 
-ASKED = ("instruction", "prompt", "question", "query", "input", "user", "human")
-GIVEN = ("input", "context", "knowledge")
-ANSWERED = (
-    "output",
-    "response",
-    "completion",
-    "answer",
-    "answers",
-    "chosen",
-    "target",
-    "assistant",
-)
+ASKED = ["instruction", "prompt", "question", "query", "input", "user", "human"]
+GIVEN = ["input", "context", "knowledge"]
+ANSWERED = ("output", "response", "completion", "answer", "answers",
+         "chosen", "target", "assistant")  # fmt: skip
 """What the parts of an instruction are called, likewise."""
 
-TALKS = ("messages", "conversations", "conversation", "dialog", "dialogue")
-SPEAKERS = {
-    "user": "user", "human": "user", "prompter": "user", "assistant": "assistant",
-    "gpt": "assistant", "model": "assistant", "bot": "assistant", "chatgpt": "assistant",
-    "system": "system",
-}  # fmt: skip
+TALKS = ["messages", "conversations", "conversation", "dialog", "dialogue"]
+SPEAKERS = dict.fromkeys(("user", "human", "prompter"), "user")
+SPEAKERS |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant")
+SPEAKERS["system"] = "system"
 """Who speaks in a conversation, by the names of ShareGPT and others."""
+
+
+class Found(NamedTuple):
+    """Hold the records of a file, and what was understood."""
+
+    records: list[Any]
+    """Messages: a label and a text each, none twice. Instructions: "instruction", "output", and
+    perhaps "input" and "task"."""
+    skipped: dict[int, str]
+    """What was left out: its line, or number of a record, and why."""
+    repeats: list[str]
+    """Texts that came before, figures aside, in words."""
+    understood: list[tuple[str, str]]
+    """What was read as what, for a short table."""
 
 
 class Row(NamedTuple):
@@ -266,20 +260,6 @@ def _unique(names: list[str], width: int) -> list[str]:
 # Messages
 
 
-@dataclass
-class Messages:
-    """Hold messages with their classes, and what was understood."""
-
-    records: list[LabeledText]
-    """A label and a text each, in the order of the file; none twice."""
-    skipped: dict[int, str]
-    """What was left out: its line, or number of a record, and why."""
-    repeats: list[str]
-    """Texts that came before, figures aside, in words."""
-    understood: list[tuple[str, str]]
-    """What was read as what, for a short table."""
-
-
 def read_messages(
     file: str,
     encoding: str | None = None,
@@ -288,7 +268,7 @@ def read_messages(
     text_column: str | None = None,
     header: bool | None = None,
     skip_contradictions: bool = False,
-) -> Messages:
+) -> Found:
     """Read messages and their classes from CSV, TSV, JSON or JSON lines.
 
     Args:
@@ -337,32 +317,31 @@ def read_messages(
             f"{len(contradictions)} texts come with two classes: {_some(contradictions)}; correct "
             "them, or leave them all out with --skip-contradictions"
         )
-    if len({label for label, _ in records}) < 1:
-        raise ValueError(f"{file} holds no record: {_some(list(_reasons(skipped, table)))}")
-    classes = Counter(label for label, _ in records)
-    named = ", ".join(f"{name[:30]} {n:,}" for name, n in classes.most_common(9))
+    said = [f"{table.what} {place}: {reason}" for place, reason in skipped.items()]
+    if not records:
+        raise ValueError(f"{file} holds no record: {_some(said)}")
+    classes = Counter(label for label, _ in records).most_common()
+    named = ", ".join(f"{name[:30]} {n:,}" for name, n in classes[:9])
     others = [name for i, name in enumerate(table.columns) if i not in (label, text)]
+    columns = f"{table.columns[label]}: class, {table.columns[text]}: text"
+    columns += f"; left out: {', '.join(others[:5])}" if others else ""
     understood = [
-        ("form", "; ".join([table.form, *table.notes])),
-        ("rows", f"{len(table.rows):,}"),
-        ("columns", f"{table.columns[label]}: class, {table.columns[text]}: text")
-        if not others
-        else (
-            "columns",
-            f"{table.columns[label]}: class, {table.columns[text]}: text; "
-            f"left out: {', '.join(others[:5])}",
-        ),
+        *_describe(table, columns),
         ("classes", named + f" and {len(classes) - 9} more" * (len(classes) > 9)),
+        *_count({"left out": said, "repeated": repeats, "contradictory": contradictions}),
     ]
-    if skipped:
-        understood.append(
-            ("left out", f"{len(skipped):,}: {_some(list(_reasons(skipped, table)))}")
-        )
-    if repeats:
-        understood.append(("repeated", f"{len(repeats):,}: {_some(repeats)}"))
-    if contradictions:
-        understood.append(("contradictory", f"{len(contradictions):,}: {_some(contradictions)}"))
-    return Messages(records, skipped, repeats, understood)
+    return Found(records, skipped, repeats, understood)
+
+
+def _describe(table: Table, columns: str) -> list[tuple[str, str]]:
+    """Say how a table was read."""
+    form = "; ".join([table.form, *table.notes])
+    return [("form", form), ("rows", f"{len(table.rows):,}"), ("columns", columns)]
+
+
+def _count(kinds: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    """Count what was left out, and show the first three of each kind."""
+    return [(kind, f"{len(said):,}: {_some(said)}") for kind, said in kinds.items() if said]
 
 
 def _find_column(file: str, table: Table, name: str) -> int:
@@ -433,10 +412,6 @@ def _sift(
     return [record for key, (_, record) in first.items() if key not in bad], repeats, contradictions
 
 
-def _reasons(skipped: Mapping[int, str], table: Table) -> Iterable[str]:
-    return (f"{table.what} {place}: {reason}" for place, reason in skipped.items())
-
-
 def _some(said: Sequence[str]) -> str:
     """Show the first three of many."""
     return "; ".join(said[:3]) + "; ..." * (len(said) > 3)
@@ -464,34 +439,12 @@ def _named(form: str) -> str:
 # Instructions
 
 
-@dataclass
-class Questions:
-    """Hold instructions with their answers, and what was understood."""
-
-    records: list[dict[str, str]]
-    """With "instruction", "output" and perhaps "input" and "task"."""
-    skipped: dict[int, str]
-    """What was left out: its line, or number of a record, and why."""
-    understood: list[tuple[str, str]]
-    """What was read as what, for a short table."""
-
-
-def read_instructions(
-    file: str,
-    encoding: str | None = None,
-    fields: Mapping[str, str] | None = None,
-    skip_broken: bool = False,
-) -> list[dict[str, str]]:
-    """Read the records of `read_questions` alone."""
-    return read_questions(file, encoding, fields, skip_broken).records
-
-
 def read_questions(
     file: str,
     encoding: str | None = None,
     fields: Mapping[str, str] | None = None,
     skip_broken: bool = False,
-) -> Questions:
+) -> Found:
     """Read instructions and answers, under any usual names, or the turns of conversations.
 
     An answer keeps its own spaces and line breaks. Of a conversation each answer is a record with
@@ -547,21 +500,16 @@ def read_questions(
     if skipped and (not skip_broken or not records):
         raise ValueError(
             f"{len(skipped)} of {len(table.rows)} records of {file} can't be learnt from: "
-            f"{_some(said)}; complete them, map their keys with --fields, or leave them out with "
-            "--skip-broken"
+            f"{_some(said)}; complete them, or map their keys with --fields"
+            + ", or leave them out with --skip-broken"
+            * (not skip_broken)
         )
     if not records:
         raise ValueError(f"{file} holds no record; name a file with records")
     columns = f"{asked}: question, {answered}: answer" + f", {given}: input" * bool(given)
-    understood = [
-        ("form", "; ".join([table.form, *table.notes])),
-        ("rows", f"{len(table.rows):,}"),
-        ("columns", f"{talk}: conversations" if n_talks else columns),
-        ("records", f"{len(records):,}"),
-    ]
-    if skipped:
-        understood.append(("left out", f"{len(skipped):,}: {_some(said)}"))
-    return Questions(records, skipped, understood)
+    understood = _describe(table, f"{talk}: conversations" if n_talks else columns)
+    understood += [("records", f"{len(records):,}"), *_count({"left out": said})]
+    return Found(records, skipped, [], understood)
 
 
 def _text(value: Any) -> str:

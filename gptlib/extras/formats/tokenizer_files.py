@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,15 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from gptlib.tokenizer import (
     END_OF_TEXT,
     BPETokenizer,
+    Merge,
     Tokenizer,
     byte_characters,
+    end_of_text,
     gpt2_encoding,
     read_gpt2_ranks,
     spell,
     split_words,
+    vocabulary_size,
 )
 from gptlib.weights import damaged, read_json, read_tokenizer, require_files
 
@@ -68,6 +71,7 @@ class LibraryTokenizer(BPETokenizer):
     Attributes:
         library: The library's own.
         n_tokens: Ids from here on have no token, though a padded model may have rows for them.
+        n_plain: How many tokens there were before any was added.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class LibraryTokenizer(BPETokenizer):
         if end in vocabulary:
             self.special_tokens[END_OF_TEXT] = vocabulary[end]
         self.vocab_size = self.n_tokens = 1 + max(vocabulary.values(), default=-1)
+        self.n_plain = library.get_vocab_size(with_added_tokens=False)
         if self.n_tokens > MOST_IDS:
             raise ValueError(f"the tokenizer has an id of {self.n_tokens - 1}; GPT-2's are smaller")
         written = json.loads(library.to_str())
@@ -131,19 +136,6 @@ class LibraryTokenizer(BPETokenizer):
         text = super().decode(tokens)
         return text if self.is_bytes else self.library.decode(tokens, skip_special_tokens=False)
 
-    def fit(self, n_rows: int) -> None:
-        """Claim as many ids as a model has rows, if the difference is one that models come with.
-
-        Rows are padded to a multiple of 8, or a few were added for tokens that nobody kept; or
-        tokens were added that the model was not yet resized for.
-        """
-        more = n_rows - self.n_tokens
-        is_padded = more <= max(8, self.n_tokens // 100) or (n_rows % 8 == 0 and more < 1024)
-        if is_padded if more > 0 else self.library.get_vocab_size(False) <= n_rows:
-            self.vocab_size, self.tokens = n_rows, self.tokens + [b""] * more
-            kept = {name: i for name, i in self.special_tokens.items() if i < n_rows}
-            self.special_tokens = kept
-
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files as they came."""
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -157,7 +149,20 @@ LONG_WORD = re.compile(r"\S{500}|\s{500}")
 
 
 class QuickTokenizer(BPETokenizer):
-    """Our tokenizer, whose long words the library cuts: in n log n steps, not n²."""
+    """Our tokenizer, whose long words the library cuts: in n log n steps, not n².
+
+    Attributes:
+        n_tokens: As in `LibraryTokenizer`, and so is `n_plain`.
+    """
+
+    def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
+        super().__init__(merges, special)
+        self.n_tokens, self.n_plain = self.vocab_size, self.vocab_size - len(self.special_tokens)
+
+    def save(self, folder: str | Path) -> None:
+        """Write vocab.json and merges.txt, without the ids that a padded model has besides."""
+        special = [token.decode() for token in self.tokens[self.n_plain : self.n_tokens]]
+        BPETokenizer(self.merges, special).save(folder)
 
     @cached_property
     def _library(self) -> Any:
@@ -206,10 +211,10 @@ def read_any_tokenizer(folder: Path, n_rows: int | None = None) -> Tokenizer:
     if not isinstance(config.get("added_tokens_decoder") or {}, dict):
         raise damaged(folder / "tokenizer_config.json", "its added tokens have no ids")
     plain = _read_plain(folder, config)
-    if isinstance(plain, tiktoken.Encoding):
-        return plain if n_rows is None else fit_tokenizer(plain, n_rows)
-    if plain and n_rows in (None, plain.vocab_size):
+    if plain and n_rows in (None, vocabulary_size(plain)):
         return plain
+    if plain and n_rows and end_of_text(plain):  # without one, transformers adds it
+        return fit_tokenizer(plain, n_rows)
     library, end = _read_library(folder, config)
     files = {name: (folder / name) for name in FILES if (folder / name).is_file()}
     contents = {name: path.read_bytes() for name, path in files.items()}
@@ -245,18 +250,28 @@ def _is_gpt2(tokenizer: LibraryTokenizer) -> bool:
 
 
 def fit_tokenizer(tokenizer: Tokenizer, n_rows: int) -> Tokenizer:
-    """Let a tokenizer claim as many ids as its model has rows, if that can be its model."""
-    if isinstance(tokenizer, LibraryTokenizer):
-        tokenizer.fit(n_rows)
-    if not isinstance(tokenizer, tiktoken.Encoding) or not 0 < n_rows - tokenizer.n_vocab < 1024:
+    """Let a tokenizer claim as many ids as a model has rows, if they differ as models' do.
+
+    Rows are padded to a multiple of 8, or a few were added for tokens that nobody kept; or tokens
+    were added that the model was not yet resized for. Any other is returned as it is.
+    """
+    n_tokens = vocabulary_size(tokenizer)
+    more, tokenizer = n_rows - n_tokens, quick(tokenizer) if n_rows != n_tokens else tokenizer
+    if more > 0 and more > max(8, n_tokens // 100) and (n_rows % 8 or more >= 1024):
         return tokenizer
-    padding = {f"<|padding {i}|>": i for i in range(tokenizer.n_vocab, n_rows)}
-    return tiktoken.Encoding(
-        tokenizer.name,
-        pat_str=tokenizer._pat_str,
-        mergeable_ranks=tokenizer._mergeable_ranks,
-        special_tokens={**tokenizer._special_tokens, **padding},
-    )
+    if isinstance(tokenizer, tiktoken.Encoding) and more > 0:
+        padding = {f"<|padding {i}|>": i for i in range(n_tokens, n_rows)}
+        return tiktoken.Encoding(
+            tokenizer.name,
+            pat_str=tokenizer._pat_str,
+            mergeable_ranks=tokenizer._mergeable_ranks,
+            special_tokens={**tokenizer._special_tokens, **padding},
+        )
+    if isinstance(tokenizer, LibraryTokenizer | QuickTokenizer) and tokenizer.n_plain <= n_rows:
+        tokenizer.vocab_size, tokenizer.tokens = n_rows, tokenizer.tokens + [b""] * more
+        kept = {name: i for name, i in tokenizer.special_tokens.items() if i < n_rows}
+        tokenizer.special_tokens = kept
+    return tokenizer
 
 
 def from_characters(ids: dict[str, int]) -> LibraryTokenizer:
