@@ -311,8 +311,9 @@ def encode_texts(classifier: TextClassifier, texts: Sequence[str]) -> tuple[list
     limit = classifier.max_tokens or classifier.model.config.context_length
     rows, n_cut = [], 0
     for number, text in enumerate(texts):
-        if not text.strip():
-            raise ValueError(f"text {number} of {len(texts)} is empty; there is nothing to judge")
+        if not isinstance(text, str) or not text.strip():
+            kind = "empty" if isinstance(text, str) else f"{text!r:.20}, not a text"
+            raise ValueError(f"text {number} of {len(texts)} is {kind}; there is nothing to judge")
         tokens = classifier.tokenizer.encode_ordinary(text)
         n = len(tokens)
         if n > limit and classifier.max_tokens is None:

@@ -449,7 +449,7 @@ def check_prompts(
             few = f"pass 1, such as end-of-text, to {longest}, the context"
             raise ValueError(f"prompt {row} has {len(prompt)} tokens; {few}")
     for token in chain(end_tokens, *prompts):
-        if isinstance(token, str) or not 0 <= token < vocab_size:
+        if not 0 <= token < vocab_size:
             raise ValueError(f"token id {token} is outside 0..{vocab_size - 1}, the model's ids")
 
 
@@ -576,6 +576,8 @@ def generate_batch(
             or holds unknown ids, or the model is in training mode.
         FloatingPointError: While writing, if logits are not finite.
     """
+    if any(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError("a prompt is a string; pass token ids, as tokenizer.encode gives them")
     rows, ends = [[int(t) for t in prompt] for prompt in prompts], [int(t) for t in end_tokens]
     check_prompts(model, rows, max_new_tokens, ends)
     if not 0 <= min_new_tokens <= max_new_tokens:

@@ -49,11 +49,11 @@ Record = Mapping[str, str]
 class PromptForm:
     r"""Wrap a question in words that the model learns to take as "now answer".
 
-    An answer begins where the form ends, so a form should end with a line break.
+    An answer begins where the form ends, with a space: the form should end without one.
 
     Example:
-        >>> PromptForm("short", "Q: {instruction}\n", "Q: {instruction} {input}\n").fill("Hi")
-        'Q: Hi\n'
+        >>> PromptForm("short", "Q: {instruction} A:", "Q: {instruction} {input} A:").fill("Hi")
+        'Q: Hi A:'
     """
 
     name: str
@@ -80,12 +80,12 @@ class PromptForm:
 ALPACA = PromptForm(
     "alpaca",
     "Below is an instruction that describes a task. Write a response that appropriately "
-    "completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:\n",
+    "completes the request.\n\n### Instruction:\n{instruction}\n\n### Response:",
     "Below is an instruction that describes a task, paired with an input that provides further "
     "context. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:",
 )
-CHAT = PromptForm("chat", "Q: {instruction}\nA:\n", "Q: {instruction}\n{input}\nA:\n")
+CHAT = PromptForm("chat", "Q: {instruction}\nA:", "Q: {instruction}\n{input}\nA:")
 
 
 def check_record(
@@ -117,7 +117,7 @@ class Example(NamedTuple):
     prompt: list[int]
     """The filled form."""
     response: list[int]
-    """The answer and the end-of-text token; without the latter if the answer was cut."""
+    """A space, the answer and the end-of-text token; without that token if the answer was cut."""
     n_cut: int = 0
     """Tokens of the answer that the context had no room for."""
 
@@ -143,7 +143,7 @@ def encode_records(
         >>> from gptlib.tokenizer import BPETokenizer
         >>> record = {"instruction": "Say yes.", "output": "yes"}
         >>> encode_records([record], BPETokenizer([]), CHAT, context_length=99)[0].response
-        [88, 68, 82, 256]
+        [220, 88, 68, 82, 256]
     """
     examples, ends = [], end_of_text(tokenizer)
     if not ends:
@@ -152,7 +152,8 @@ def encode_records(
         check_record(record, number)
         asked = form.fill(record["instruction"], record.get("input", ""))
         prompt = tokenizer.encode_ordinary(asked)  # a special token's name is plain text here
-        response = [*tokenizer.encode_ordinary(record["output"].strip("\n")), min(ends)]
+        said = " " + record["output"].strip("\n").removeprefix(" ")  # as a word in a text begins
+        response = [*tokenizer.encode_ordinary(said), min(ends)]
         room = context_length + 1 - len(prompt)  # the last token is never read
         if room < 1:
             full = f"the prompt of record {number}, {len(prompt)} tokens, fills {context_length=}"

@@ -54,8 +54,9 @@ def test_a_question_without_room_or_words_is_refused() -> None:
 
 def test_as_many_earlier_turns_come_back_as_fit_the_latest_first() -> None:
     prompt, _ = fit_prompt("Again.", "", BYTES, CHAT, 64)
-    turns = [[*BYTES.encode(CHAT.fill(r["instruction"], r.get("input", "")) + r["output"]), END]
-             for r in RECORDS]  # fmt: skip
+    asked = [CHAT.fill(record["instruction"], record.get("input", "")) for record in RECORDS]
+    answers = [record["output"] for record in RECORDS]
+    turns = [[*BYTES.encode(f"{q} {a}"), END] for q, a in zip(asked, answers, strict=True)]
     sizes = [len(turn) for turn in turns]
     everything = [*turns[0], *turns[1], *turns[2], *prompt]
     assert remember(prompt, RECORDS, BYTES, CHAT, 999) == (everything, 3)

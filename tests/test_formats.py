@@ -614,8 +614,8 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     cache = tmp_path / "cache"
     load = partial(huggingface_hub.hf_hub_download, endpoint=address, cache_dir=cache)
     look = partial(huggingface_hub.try_to_load_from_cache, cache_dir=cache)
-    monkeypatch.setattr(releases, "hf_hub_download", load)
-    monkeypatch.setattr(releases, "try_to_load_from_cache", look)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", load)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", look)
     monkeypatch.setattr(weights, "gpt2_encoding", lambda: TOKENIZER)
     yield address
     server.shutdown()
@@ -664,7 +664,7 @@ def test_without_the_network_the_message_says_what_to_put_where(
     def unreachable(*_: Any, **__: Any) -> str:
         raise LocalEntryNotFoundError("no connection")
 
-    monkeypatch.setattr(releases, "hf_hub_download", unreachable)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     said = (
         r"gpt2 is not on this machine and could not be fetched .LocalEntryNotFoundError.*put "
         r"config.json, model.safetensors, vocab.json, merges.txt from https://huggingface.co/"

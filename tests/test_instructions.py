@@ -68,19 +68,19 @@ def test_the_alpaca_form_is_the_published_one() -> None:
     with_input = (
         "Below is an instruction that describes a task, paired with an input that provides "
         "further context. Write a response that appropriately completes the request.\n\n"
-        "### Instruction:\nSort.\n\n### Input:\nb a\n\n### Response:\n"
+        "### Instruction:\nSort.\n\n### Input:\nb a\n\n### Response:"
     )
     plain = (
         "Below is an instruction that describes a task. Write a response that appropriately "
-        "completes the request.\n\n### Instruction:\nSort.\n\n### Response:\n"
+        "completes the request.\n\n### Instruction:\nSort.\n\n### Response:"
     )
     assert ALPACA.fill("Sort.", "b a") == with_input
     assert ALPACA.fill("Sort.") == ALPACA.fill(" Sort.\n", " \n") == plain
 
 
 def test_the_chat_form_is_shorter() -> None:
-    assert CHAT.fill("Sort.", "b a") == "Q: Sort.\nb a\nA:\n"
-    assert CHAT.fill("Sort.") == "Q: Sort.\nA:\n"
+    assert CHAT.fill("Sort.", "b a") == "Q: Sort.\nb a\nA:"
+    assert CHAT.fill("Sort.") == "Q: Sort.\nA:"
 
 
 @pytest.mark.parametrize("form", [ALPACA, CHAT])
@@ -135,11 +135,11 @@ def test_a_record_that_teaches_nothing_is_refused_by_its_number(record: Any, mes
 
 def test_an_example_is_what_the_model_reads_and_writes() -> None:
     first, second, third = encoded()
-    assert BYTES.decode(second.prompt) == "Q: Say it.\nno\nA:\n"
-    assert BYTES.decode(third.prompt) == "Q: Greet.\nA:\n"
-    assert first.response == [*BYTES.encode("yes"), END]
+    assert BYTES.decode(second.prompt) == "Q: Say it.\nno\nA:"
+    assert BYTES.decode(third.prompt) == "Q: Greet.\nA:"
+    assert first.response == [*BYTES.encode(" yes"), END]
     assert {example.n_cut for example in encoded()} == {0}
-    assert first.size == len(first.prompt) + 3
+    assert first.size == len(first.prompt) + 4
 
 
 def test_the_name_of_a_special_token_in_a_record_is_plain_text() -> None:

@@ -76,3 +76,17 @@ def test_a_cell_alone_runs_the_cells_above_it_first(folder: Path) -> None:
 def test_the_first_failure_stops_the_run_on_request(folder: Path) -> None:
     change_output(folder, 0, "2\n")
     assert "1 failed in" in pytest_on(folder, "book.ipynb", "-x")
+
+
+def test_a_picture_is_compared_by_its_description_and_not_by_its_bytes(folder: Path) -> None:
+    show = """from IPython.display import HTML
+HTML('<img alt="A line." src="data:image/png;base64,aGk+/w==">')"""
+    picture = [new_code_cell(show), new_code_cell(show)]
+    nbformat.write(new_notebook(cells=picture), folder / "pictures.ipynb")
+    refresh(folder / "pictures.ipynb")
+    book = nbformat.read(folder / "pictures.ipynb", as_version=4)
+    for cell, old, new in zip(book.cells, ("aGk+/w==", "A line"), ("b3Ro", "No line"), strict=True):
+        data = cell.outputs[0]["data"]
+        data["text/html"] = data["text/html"].replace(old, new)
+    nbformat.write(book, folder / "pictures.ipynb")
+    assert "1 failed, 1 passed" in pytest_on(folder, "pictures.ipynb")

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gptlib.classification import normalize
+from gptlib.classification import TextClassifier, encode_texts, normalize
 from gptlib.extras.formats.records import read_messages, read_questions
 from gptlib.extras.formats.text_files import decode
+from gptlib.generation import generate
+from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.tokenizer import BPETokenizer
 
 LETTERS = st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), include_characters="\n")
 TEXTS = st.text(LETTERS, min_size=1, max_size=30).filter(lambda t: t.strip() and t == t.strip())
@@ -98,3 +101,12 @@ def test_the_fuzzer_runs_and_finds_only_our_errors(tmp_path: Path) -> None:
 def test_a_delimiter_is_one_character() -> None:
     with pytest.raises(ValueError, match="write one character, or"):
         read_messages(written("a||b"), delimiter="||")
+
+
+def test_a_text_that_is_nan_gets_a_sentence() -> None:
+    config = GPTConfig(vocab_size=257, context_length=8, n_layer=1, n_head=1, n_embd=4)
+    classifier = TextClassifier(GPT(config), BPETokenizer([]), ["ham", "spam"])
+    with pytest.raises(ValueError, match="text 1 of 2 is nan, not a text; there is nothing"):
+        encode_texts(classifier, ["Hi", float("nan")])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="a prompt is a string; pass token ids, as"):
+        list(generate(GPT(config).eval(), "the prince", 3))  # type: ignore[arg-type]

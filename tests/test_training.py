@@ -416,7 +416,7 @@ def test_tokens_of_any_width_train_and_are_judged_alike(dtype: torch.dtype) -> N
 @pytest.mark.parametrize("name", ["training", "validation"])
 def test_a_split_shorter_than_a_window_is_refused(name: str) -> None:
     parts = {"training": text(), "validation": text()} | {name: text(8)}
-    message = f"the {name} split: 8 tokens give no window of 8 .* pass at least 9 tokens"
+    message = f"the {name} split: 8 tokens give no window of 8 .*change one"
     with pytest.raises(ValueError, match=message):
         train(new_model(), parts["training"], parts["validation"], CONFIG)
 
@@ -612,9 +612,7 @@ def test_a_truncated_checkpoint_is_refused(share: float, tmp_path: Path) -> None
     path = tmp_path / "run.pt"
     save_checkpoint(path, TrainingState.start(new_model(), CONFIG))
     os.truncate(path, int(path.stat().st_size * share))
-    message = (
-        r"run\.pt is damaged or no checkpoint: it is cut off, or .*; use a copy, or start anew"
-    )
+    message = r"run\.pt is no checkpoint: cut off, or .*; use a copy"
     with pytest.raises(ValueError, match=message):
         train(new_model(), text(), None, CONFIG, checkpoint=path, resume=True)
 
@@ -714,7 +712,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     good = load_checkpoint(path)
     with torch.no_grad():
         model.ln_f.weight.fill_(math.nan)
-    message = r"the loss is nan at step 9, so the run stops; .*run\.pt keeps the last good"
+    message = r"^loss nan at step 9; .*run\.pt keeps the last good"
     with pytest.raises(FloatingPointError, match=message):
         next(run)
     kept = load_checkpoint(path)
@@ -729,7 +727,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run_and_keeps_the_older_c
     monkeypatch.setattr("gptlib.training.evaluate", lambda *_: math.nan)
     run = train(new_model(), text(), text(), CONFIG, checkpoint=path)
     assert [next(run).step for _ in range(2)] == [4, 8]
-    message = r"the validation loss is nan at step 10, so the run stops; .*run\.pt keeps the last"
+    message = r"validation loss nan at step 10; .*run\.pt keeps the last"
     with pytest.raises(FloatingPointError, match=message):
         next(run)
     assert load_checkpoint(path)["step"] == 8
@@ -740,7 +738,7 @@ def test_an_infinite_gradient_stops_the_run_before_it_is_saved(tmp_path: Path) -
     run = train(model, text(), None, replace(CONFIG, report_every=1), checkpoint=path)
     next(run)
     model.ln_f.weight.register_hook(lambda gradient: gradient * math.inf)
-    message = "the gradient norm is (inf|nan) at step 2, so the run stops; there is no checkpoint"
+    message = "gradient norm (inf|nan) at step 2; there is no checkpoint"
     with pytest.raises(FloatingPointError, match=message):
         list(run)
     assert not path.exists()

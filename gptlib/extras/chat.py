@@ -47,9 +47,9 @@ def fit_prompt(
     Example:
         >>> from gptlib.instructions import CHAT
         >>> from gptlib.tokenizer import BPETokenizer
-        >>> tokens, cut = fit_prompt("Count.", "one two three", BPETokenizer([]), CHAT, room=21)
+        >>> tokens, cut = fit_prompt("Count.", "one two three", BPETokenizer([]), CHAT, room=20)
         >>> BPETokenizer([]).decode(tokens), cut
-        ('Q: Count.\none two\nA:\n', ' three')
+        ('Q: Count.\none two\nA:', ' three')
     """
     if not instruction.strip():
         raise ValueError("the instruction is empty; write what to do")
@@ -83,7 +83,7 @@ def remember(
     """
     tokens, n_turns, end = prompt, 0, sorted(end_of_text(tokenizer))[:1]
     for turn in reversed(history):
-        text = form.fill(turn["instruction"], turn.get("input", "")) + turn["output"]
+        text = form.fill(turn["instruction"], turn.get("input", "")) + " " + turn["output"]
         earlier = [*tokenizer.encode_ordinary(text), *end]
         if len(earlier) + len(tokens) > room:
             break

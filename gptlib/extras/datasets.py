@@ -180,11 +180,11 @@ def alpaca() -> list[dict[str, str]]:
 
 
 def instructions() -> list[dict[str, str]]:
-    """Read the instructions written for this course.
+    """Read the instructions written by hand for this course.
 
     Returns:
-        Records with the keys "instruction", "input" (may be empty), "output" and "task": the
-        name of a template, whose answers can be computed, or "free" for a record of its own.
+        Records with the keys "instruction", "input" (may be empty), "output" and "task", which is
+        "free": no program can compute the answer, as it can those of `gptlib.extras.questions`.
     """
     text = find_data("instructions.json").read_text(encoding="utf-8")
     records: list[dict[str, str]] = json.loads(text)

@@ -109,7 +109,8 @@ class _Questions:
             print(said, file=sys.stderr)
         earlier = self.turns[-arguments.remember :] if arguments.remember else []
         prompt, _ = remember(prompt, earlier, self.writer.tokenizer, self.form, room)
-        text, _ = show(self.writer.write(prompt))
+        pieces = enumerate(self.writer.write(prompt))  # the first one begins with a space
+        text, _ = show(piece if number else piece.lstrip() for number, piece in pieces)
         self.turns.append({"instruction": instruction, "input": about, "output": text.strip()})
 
 

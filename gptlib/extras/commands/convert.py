@@ -4,8 +4,8 @@ import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import huggingface_hub
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 
 from gptlib.classification import save_classifier
@@ -102,7 +102,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     if arguments.to == "sharded":
         tensors = load_file(folder / "model.safetensors")
         (folder / "model.safetensors").unlink()
-        save_torch_state_dict(tensors, folder, max_shard_size=arguments.shard_size)
+        huggingface_hub.save_torch_state_dict(tensors, folder, max_shard_size=arguments.shard_size)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{n_parameters:,} parameters in {arguments.dtype} are in {folder}")
     return 0

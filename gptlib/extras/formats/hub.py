@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+import huggingface_hub  # it imports its parts, slow ones, when they are used
 
 from gptlib.weights import MODEL_FILES, VOCABULARY_SHA256
 
@@ -35,7 +35,7 @@ def find_cached(name: str) -> Path | None:
     """
     for repository in (f"openai-community/{name}", name):  # the second was its name until 2024
         found = [
-            try_to_load_from_cache(repository, file, revision=RELEASES[name][0])
+            huggingface_hub.try_to_load_from_cache(repository, file, revision=RELEASES[name][0])
             for file in MODEL_FILES
         ]
         if all(isinstance(path, str) for path in found):
@@ -72,7 +72,10 @@ def find_release(name: str) -> Path:
 def _fetch(repository: str, revision: str) -> Path:
     """Fetch a model into the cache, with a progress bar; what broke off goes on."""
     try:
-        paths = [hf_hub_download(repository, file, revision=revision) for file in MODEL_FILES]
+        paths = [
+            huggingface_hub.hf_hub_download(repository, file, revision=revision)
+            for file in MODEL_FILES
+        ]
     except Exception as error:  # huggingface_hub passes on the errors of several other packages
         name = repository.rpartition("/")[-1]
         raise ConnectionError(
