@@ -35,36 +35,6 @@ def test_embeddings_the_picture_follows_the_position(book: Book) -> None:
     expect(readout).to_contain_text("Position 21 in the learned table")
 
 
-ATTEND = """
-def attend(q, k, v, mask):
-    scores = (q @ k.transpose(-2, -1)){divided}
-    weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
-    return weights @ v, weights
-
-
-checks.attend(attend)
-"""
-
-
-def test_a_task_done_wrong_and_right_and_a_figure_for_a_screen_reader(lab: Lab, book: Book) -> None:
-    write_notebook(
-        lab.folder,
-        "task.ipynb",
-        "import math\nfrom gptlib.extras.checks import attention as checks",
-        ATTEND.format(divided=""),
-        ATTEND.format(divided=" / math.sqrt(q.size(-1))"),
-        'from gptlib.extras.figures.machine import machine\nmachine("attention")',
-    )
-    book.open("task.ipynb")
-    book.run_all()
-    outputs = book.page.locator(".jp-OutputArea-output")
-    expect(outputs.nth(0)).to_contain_text("Not yet: the scores are not divided by √D.")
-    expect(outputs.nth(1)).to_contain_text("Kept in work/yours.")
-    assert (lab.folder.parent / "work" / "yours" / "attention" / "attend.py").is_file()
-    expect(book.page.get_by_role("img", name="The machine from left to right")).to_be_visible()
-    expect(book.page.locator("figcaption")).to_have_text("You are here.")
-
-
 def test_attention_keys_and_clicks_move_the_query(book: Book) -> None:
     book.open("03_attention.ipynb")
     book.run_all()

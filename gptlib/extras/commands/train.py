@@ -20,7 +20,7 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from gptlib.extras.chat import save_tuned
-from gptlib.extras.commands.base import DEVICE, model_name, new_folder
+from gptlib.extras.commands.base import DEVICE, model_name
 from gptlib.extras.commands.convert import as_gpt2
 from gptlib.extras.commands.plot import draw_runs
 from gptlib.extras.device import best_device
@@ -145,7 +145,11 @@ class RunParser(CommandParser):
             parts["data"] = replace(parts["data"], texts=tuple(known.text))
         more = {"init": known.init or "", "form": known.form}
         known.run = RunConfig(**parts, start_std=known.start_std, **more)
-        if known.folder is None and (named := [*known.text[:1], *(known.config or [])[-1:]]):
+        if known.folder == "":
+            raise ValueError("--folder is empty; name the run's folder, or leave it out")
+        if known.folder:
+            known.folder = Path(known.folder).expanduser()
+        elif named := [*known.text[:1], *(known.config or [])[-1:]]:
             runs = Path(os.environ.get("GPTLIB_RUNS", "runs")).expanduser()
             known.folder = runs / Path(named[0]).resolve().stem
         return known
@@ -220,7 +224,6 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
     run = parser.add_argument_group("the run")
     run.add_argument(
         "--folder",
-        type=new_folder,
         metavar="DIR",
         help="the run's folder (default: in runs/ or GPTLIB_RUNS, named like the first text or "
         "the configuration)",
