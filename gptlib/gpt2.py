@@ -211,7 +211,7 @@ class GPT(nn.Module):
         mixes: Sequence[Mix | None] | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Pass tokens (B, T) through embedding and blocks: the stream (B, T, C) before `unembed`.
+        """Pass tokens (B, T) through embedding and blocks: the stream (B, T, C).
 
         Args:
             tokens: Token ids, shape (B, T).

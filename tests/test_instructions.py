@@ -451,7 +451,7 @@ def test_a_tuning_step_is_the_step_of_chapter_5_with_another_loss() -> None:
 def test_the_speed_counts_tokens_and_no_padding(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
 
-    def spy(state: TrainingState, step: Any, *_: Any) -> Any:
+    def spy(state: TrainingState, step: Any, *rest: Any) -> Any:
         for _ in range(2):
             step(state)
             counted.append(state.n_tokens)
