@@ -508,7 +508,7 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     folder = copy_golden("tf-tiny", tmp_path)
     rewrite_json(folder / "hparams.json", n_layer=5)
     with pytest.raises(
-        ValueError, match=r"h\.4\.attn\.c_attn\.bias missing instead of \(24,\).* and 7 more\)"
+        ValueError, match=r"h\.4\.attn\.c_attn\.bias missing instead of \(24,\).* and 7 more"
     ):
         load_model(folder)
     rewrite_json(folder / "hparams.json", n_layer=4, n_ctx="gone")
