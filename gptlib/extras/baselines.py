@@ -9,8 +9,6 @@ from torch import Tensor
 
 from gptlib.classification import LabeledText, normalize
 
-__all__ = ["NaiveBayes"]
-
 
 class NaiveBayes:
     """Classify by counting words, as if each word were drawn by itself ("naive").

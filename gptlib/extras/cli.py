@@ -15,8 +15,6 @@ from pathlib import Path
 from gptlib.extras.interrupt import last_words, ways_on
 from gptlib.extras.options import CommandParser
 
-__all__ = ["COMMANDS", "main"]
-
 COMMANDS = {
     "tokenizer": "train a tokenizer; turn text into tokens and back",
     "data": "turn texts of any size into a file of tokens",

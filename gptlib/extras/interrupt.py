@@ -6,8 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-__all__ = ["end_at_once", "last_words", "raising", "ways_on"]
-
 ways_on: list[Callable[[], str]] = []
 """What the running command says about how to go on."""
 

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["launch"]
-
 
 def launch(
     script: str | Path,

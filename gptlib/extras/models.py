@@ -23,15 +23,6 @@ from gptlib.instructions import LoRAConfig, add_lora, lora_layers, merge_lora
 from gptlib.tokenizer import Tokenizer, find_data, gpt2_encoding
 from gptlib.weights import gpt2_view, read_json, read_shapes, read_tensor
 
-__all__ = [
-    "MADE_BY",
-    "SHIPPED",
-    "default_model",
-    "find_shipped",
-    "load_model",
-    "load_run_tokenizer",
-]
-
 SHIPPED = "novels"
 """Name of the model that travels with the course, in data/models."""
 

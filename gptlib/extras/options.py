@@ -16,16 +16,6 @@ from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 
-__all__ = [
-    "EXIT_STATUS",
-    "CommandParser",
-    "descriptions",
-    "number",
-    "quoted",
-    "suggestion",
-    "whole",
-]
-
 EXIT_STATUS = (
     "exit status: 0 if it is done, 2 if a value can't be used, 130 if Ctrl-C stopped it, 141 if\n"
     "nobody reads its output any more.\n"

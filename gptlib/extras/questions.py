@@ -9,8 +9,6 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-__all__ = ["KNOWN", "NEW", "TASKS", "Stock", "make_records"]
-
 
 @dataclass(frozen=True)
 class Stock:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import uuid4
 
-__all__ = ["Log", "TensorBoard", "WeightsAndBiases", "check_installed"]
-
 PACKAGES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases"}
 
 

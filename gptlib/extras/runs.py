@@ -48,31 +48,6 @@ from gptlib.instructions import (
 from gptlib.tokenizer import Tokenizer, end_of_text, vocabulary_size, whole_file
 from gptlib.training import TrainingConfig, load_checkpoint
 
-__all__ = [
-    "CHECKPOINT",
-    "CONFIG",
-    "DEFAULT_CONFIG",
-    "FINE_TUNE",
-    "FORMS",
-    "LOG",
-    "MODEL",
-    "PICTURE",
-    "READY_CONFIGS",
-    "SECTIONS",
-    "START_STD",
-    "DataConfig",
-    "JsonLines",
-    "Run",
-    "RunConfig",
-    "checkpoint_step",
-    "differences",
-    "open_run",
-    "read_config",
-    "to_yaml",
-    "want_run",
-    "with_start",
-]
-
 DEFAULT_CONFIG = "war-and-peace-cpu"
 """The ready configuration that is used when none is named."""
 

@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["note", "print_json", "read_text", "table"]
-
 
 def read_text(name: str) -> str:
     """Read a file, or with "-" all of standard input, as UTF-8, to the byte.

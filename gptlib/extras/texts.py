@@ -39,18 +39,6 @@ from gptlib.tokenizer import (
     whole_file,
 )
 
-__all__ = [
-    "COURSE_TEXTS",
-    "TOKENS_FILE",
-    "Text",
-    "cut_long_words",
-    "find_texts",
-    "is_prepared",
-    "named_tokenizer",
-    "prepare",
-    "read_documents",
-]
-
 COURSE_TEXTS = [name for name, record in DATA_SETS.items() if record.clean]
 """Names that stand for a text of the course instead of a file; it is fetched if need be."""
 

@@ -9,16 +9,6 @@ from gptlib.extras.options import CommandParser
 from gptlib.extras.texts import COURSE_TEXTS
 from gptlib.tokenizer import find_data
 
-__all__ = [
-    "DEVICE",
-    "add_encoding",
-    "add_json",
-    "add_model",
-    "add_texts",
-    "model_name",
-    "new_folder",
-]
-
 DEVICE = "cpu, cuda, cuda:N or mps (default: the best that this machine has)"
 """The help of `--device`."""
 

@@ -16,8 +16,6 @@ from gptlib.extras.runs import MODEL
 from gptlib.generation import Sampling
 from gptlib.instructions import PromptForm, Record
 
-__all__ = ["parser"]
-
 _END_KEYS = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 
 _CHAT = """\

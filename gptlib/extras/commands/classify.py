@@ -31,8 +31,6 @@ from gptlib.extras.models import load_model
 from gptlib.extras.options import CommandParser
 from gptlib.extras.terminal import note, print_json
 
-__all__ = ["parser"]
-
 _CLASSIFY = """\
 Sort messages into classes. With a classifier that chapter 8 or --train saved, one line is written
 for each message: its label, how probable that is, and the message.

@@ -17,8 +17,6 @@ from gptlib.gpt2 import GPT
 from gptlib.tokenizer import BPETokenizer, Tokenizer, whole_file
 from gptlib.weights import TRANSPOSED, gpt2_view, save_gpt2
 
-__all__ = ["as_gpt2", "parser"]
-
 _CONVERT = """\
 Write a model in another form. What is read: this course's folders, runs and checkpoints, folders of
 transformers (whole, in shards, as pickles), OpenAI's TensorFlow checkpoints and those of

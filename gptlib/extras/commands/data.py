@@ -10,8 +10,6 @@ from gptlib.extras.terminal import print_json
 from gptlib.extras.texts import TOKENIZERS, TOKENS_FILE, find_texts, prepare
 from gptlib.extras.tokens import open_tokens
 
-__all__ = ["parser"]
-
 _PREPARE = """\
 Turn texts into tokens once, in a file that training maps into memory, however large it is.
 Documents are files, or what stands between lines of <|endoftext|> in them; the end-of-text token

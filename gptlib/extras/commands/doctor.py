@@ -8,8 +8,6 @@ from gptlib.extras.commands.base import add_json
 from gptlib.extras.options import CommandParser
 from gptlib.extras.terminal import print_json
 
-__all__ = ["parser"]
-
 
 def parser(prog: str) -> CommandParser:
     """Make the parser of `doctor`."""

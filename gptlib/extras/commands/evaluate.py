@@ -20,8 +20,6 @@ from gptlib.gpt2 import GPT
 from gptlib.tokenizer import Tokenizer, end_of_text
 from gptlib.training import bits_per_byte, evaluate, next_token_loss, perplexity
 
-__all__ = ["parser", "text_loss"]
-
 _EVALUATE = """\
 Measure how well a model predicts texts. Each token but the first is predicted from those before it
 in its window; windows have the model's context length and don't overlap. The loss is in nats per

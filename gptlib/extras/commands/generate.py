@@ -11,8 +11,6 @@ from gptlib.extras.terminal import note, print_json, read_text
 from gptlib.generation import Sampling, beam_search
 from gptlib.tokenizer import END_OF_TEXT, end_of_text
 
-__all__ = ["parser"]
-
 _GENERATE = """\
 Go on from the beginning of a text. The text is shown while it is written."""
 

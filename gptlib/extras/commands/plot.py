@@ -18,8 +18,6 @@ from gptlib.extras.runs import CONFIG, LOG, PICTURE, JsonLines, differences
 from gptlib.extras.terminal import print_json, read_text
 from gptlib.tokenizer import whole_file
 
-__all__ = ["draw_runs", "parser"]
-
 _PLOT = """\
 Draw the losses of runs in one picture: on the text that they learn from as a thin line, on the
 other part as a thick one. The legend says in which fields the runs differ."""

@@ -14,8 +14,6 @@ from gptlib.extras.runs import CHECKPOINT, CONFIG, LOG, SECTIONS, JsonLines
 from gptlib.extras.terminal import print_json, table
 from gptlib.gpt2 import count_parameters
 
-__all__ = ["parser"]
-
 _RUNS = """\
 List the training runs in a folder: when a run last wrote something, its text, its parameters, its
 steps, its best loss on the part that it is judged by, and whether it is complete."""

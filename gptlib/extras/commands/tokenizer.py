@@ -16,8 +16,6 @@ from gptlib.extras.texts import (
 )
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text, vocabulary_size
 
-__all__ = ["parser"]
-
 _TRAIN = """\
 Train a byte-pair tokenizer on texts. It is written in GPT-2's two files, vocab.json and merges.txt.
 Any UTF-8 text file will do, and folders of them."""

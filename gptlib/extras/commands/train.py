@@ -64,8 +64,6 @@ from gptlib.scaling import (
 from gptlib.training import Report, TrainingConfig, bits_per_byte, train
 from gptlib.weights import save_gpt2
 
-__all__ = ["RunParser", "parser"]
-
 _TRAIN = """\
 Train a model on texts: any UTF-8 text file, a folder of them, or a folder of prepared tokens. With
 --init it goes on from a trained model instead of nothing. The run keeps all it needs in a folder of

@@ -7,8 +7,6 @@ from gptlib.extras.commands.train import RunParser, add_run_options, run_command
 from gptlib.extras.models import SHIPPED
 from gptlib.extras.runs import FORMS, START_STD
 
-__all__ = ["parser"]
-
 _TUNE = """\
 Teach a model to answer: supervised fine-tuning on records of questions and answers,
 or conversations, under any usual names: JSON, JSON lines, CSV or TSV. A share of them is kept to

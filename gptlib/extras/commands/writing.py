@@ -16,8 +16,6 @@ from gptlib.extras.terminal import note
 from gptlib.generation import Sampling, generate, stream_text
 from gptlib.tokenizer import end_of_text
 
-__all__ = ["Writer", "show", "writing_parser"]
-
 
 def writing_parser(
     prog: str,

@@ -42,18 +42,6 @@ from gptlib.weights import (
     require_files,
 )
 
-__all__ = [
-    "Stored",
-    "bare_name",
-    "find_checkpoint",
-    "find_tensors",
-    "hide_tokens",
-    "load_folder",
-    "load_pickled",
-    "load_their_classifier",
-    "read_pickle",
-]
-
 
 class Stored(NamedTuple):
     """A tensor in a file: its shape is known, its numbers are read on request."""

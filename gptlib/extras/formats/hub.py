@@ -7,8 +7,6 @@ import huggingface_hub  # it imports its parts, slow ones, when they are used
 
 from gptlib.weights import MODEL_FILES, VOCABULARY_SHA256
 
-__all__ = ["RELEASES", "find_cached", "find_release"]
-
 RELEASES: dict[str, tuple[str, dict[str, str]]] = {
     "gpt2": (
         "607a30d783dfa663caf39e06633721c8d4cfcd7e",

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-__all__ = ["OPENAI_FILES", "download_openai"]
-
 ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/models"
 """Where OpenAI keeps the release."""
 

@@ -16,8 +16,6 @@ from typing import Any, NamedTuple
 from gptlib.classification import LabeledText, normalize
 from gptlib.extras.formats.text_files import read_whole
 
-__all__ = ["Found", "read_messages", "read_questions"]
-
 LABELS = ["label", "class", "category", "target", "v1", "sentiment", "type", "tag", "is_spam", "y"]
 TEXTS = ("text", "message", "sms", "v2", "content", "body",
          "review", "sentence", "tweet", "comment")  # fmt: skip

@@ -20,8 +20,6 @@ from torch import Tensor
 
 from gptlib.weights import damaged
 
-__all__ = ["StoredTensor", "crc32c", "openai_name", "read_checkpoint"]
-
 
 @dataclass(frozen=True)
 class StoredTensor:

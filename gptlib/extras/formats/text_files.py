@@ -4,8 +4,6 @@ import codecs
 import sys
 from pathlib import Path
 
-__all__ = ["ENCODINGS", "check_kind", "decode", "guess_encoding", "join_surrogates", "read_whole"]
-
 KINDS = {
     b"\x1f\x8b": "compressed with gzip; unpack it with gunzip",
     b"BZh": "compressed with bzip2; unpack it with bunzip2",

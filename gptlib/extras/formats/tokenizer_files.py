@@ -26,17 +26,6 @@ from gptlib.tokenizer import (
 )
 from gptlib.weights import damaged, read_json, read_tokenizer, require_files
 
-__all__ = [
-    "FILES",
-    "LONG_WORD",
-    "LibraryTokenizer",
-    "QuickTokenizer",
-    "fit_tokenizer",
-    "from_characters",
-    "quick",
-    "read_any_tokenizer",
-]
-
 FILES = (
     "tokenizer.json",
     "vocab.json",
