@@ -79,7 +79,7 @@ class CausalSelfAttention(nn.Module):
     Attributes:
         qkv: One linear layer for the queries, keys and values of all heads, in this order; weight
             of shape (3C, C).
-        proj: The linear layer that mixes the heads' results; weight of shape (C, C).
+        proj: The linear layer that combines the heads' results; weight of shape (C, C).
 
     Source:
         Radford et al. 2019 (GPT-2), the function `attn` of OpenAI's src/model.py.
@@ -100,7 +100,7 @@ class CausalSelfAttention(nn.Module):
         return q, k, v  # each (B, H, T, D)
 
     def merge(self, heads: Tensor) -> Tensor:
-        """Lay the heads' results (B, H, T, D) side by side and mix them: (B, T, C)."""
+        """Lay the heads' results (B, H, T, D) side by side and apply `proj`: (B, T, C)."""
         return self.dropout(self.proj(heads.transpose(1, 2).flatten(2)))  # (B, T, C)
 
     def forward(self, x: Tensor, mix: Mix | None = None) -> Tensor:

@@ -44,7 +44,9 @@ MASKS: dict[str, Function] = {
     "n_queries rows and n_keys columns": lambda n, m=None: tril(m or n),
     "moves the wrong way": lambda n, m=None: tril(n, m, n - (m or n)),
     "must not see the last key": lambda n, m=None: tril(n, m, (m or n) - 1) if m else tril(n),
-    "<lambda> raised TypeError": lambda n: tril(n),
+    "n_queries and n_keys": lambda n: tril(n),
+    "its default is None": lambda n, m: tril(n, m),
+    "it then means n_queries": lambda n, m=None: torch.ones(n, m, dtype=torch.bool).tril(m - n),
 }
 
 
@@ -69,6 +71,11 @@ def variant(
 
 
 def keep(scores: Tensor, mask: Tensor) -> Tensor:
+    return scores
+
+
+def by_index(scores: Tensor, mask: Tensor) -> Tensor:
+    scores[~mask] = -math.inf
     return scores
 
 
@@ -103,7 +110,14 @@ ATTEND: dict[str, Function] = {
     "(B, H, T, D)": variant(
         weigh=lambda s, m: s.softmax(1 if s.dim() == 2 else 2),
     ),
+    "over dimension 1, which here is the heads": variant(weigh=lambda s, m: s.softmax(1)),
+    "dim=-1": variant(
+        mask=lambda s, m: s.masked_fill(~m, -1e9), weigh=lambda s, m: s.softmax(dim=1)
+    ),
+    "so it can't be an index": variant(mask=by_index),
     "raised RuntimeError": variant(score=lambda q, k: q @ k.t()),
+    "k.transpose(-2, -1)": variant(score=lambda q, k: q @ k.T),
+    "the last two dimensions alone": variant(score=lambda q, k: q @ k.transpose(0, 1)),
     "no gradient": lambda q, k, v, m: attend(q.detach(), k.detach(), v.detach(), m),
     "gradient with respect to k": lambda q, k, v, m: attend(q, k.detach(), v, m),
 }
@@ -215,6 +229,28 @@ def with_three_linears(self: Plain, *sizes: Any) -> None:
     self.key = nn.Linear(12, 12)
 
 
+def attend_mask_of(size: Callable[[Plain, Tensor], int], take: Any = 0) -> Function:
+    """A forward with a mask of the wrong size, or one that takes the wrong part of attend's."""
+
+    def forward(self: Plain, x: Tensor, mix: Mix | None = None) -> Tensor:
+        q, k, v = self.project(x)
+        pair: Any = attend(q, k, v, causal_mask(size(self, x)))
+        return self.merge(mix(q, k, v) if mix else pair[take] if take is not None else pair)
+
+    return forward
+
+
+def mix_unpacked(self: Plain, x: Tensor, mix: Mix | None = None) -> Tensor:
+    if not mix:
+        return Plain.forward(self, x)
+    heads, _ = mix(*self.project(x))
+    return self.merge(heads)
+
+
+def first_of_mix(self: Plain, x: Tensor, mix: Mix | None = None) -> Tensor:
+    return self.merge(mix(*self.project(x))[0]) if mix else Plain.forward(self, x)
+
+
 LAYERS: dict[str, type[nn.Module]] = {
     "Not written yet: project": layer(project=lambda self, x: None),
     "Not written yet: merge": layer(merge=lambda self, heads: None),
@@ -236,10 +272,23 @@ LAYERS: dict[str, type[nn.Module]] = {
     "come back unmixed": layer(forward=lambda self, x, mix=None: self.merge(self.project(x)[2])),
     "mix is not used": layer(forward=without_mix),
     "must still be merged": layer(forward=mix_unmerged),
+    "attend returns the values and the weights": layer(
+        forward=attend_mask_of(lambda self, x: x.size(1), take=None)
+    ),
+    "In q the heads are dimension 1": layer(forward=attend_mask_of(lambda self, x: self.n_head)),
+    "The mask is (T, T)": layer(forward=attend_mask_of(lambda self, x: len(x))),
+    "mix returns one tensor": layer(forward=mix_unpacked),
+    "take it whole": layer(forward=first_of_mix),
     "acts outside training": layer(
         merge=lambda self, h: F.dropout(Plain.merge(self, h), self.dropout.p)
     ),
     "dropout never acts": layer(merge=lambda self, h: self.proj(h.transpose(1, 2).flatten(2))),
+    "must come after proj": layer(
+        merge=lambda self, h: self.proj(self.dropout(h.transpose(1, 2).flatten(2)))
+    ),
+    "and nowhere else": layer(
+        merge=lambda self, h: self.dropout(self.proj(self.dropout(h.transpose(1, 2).flatten(2))))
+    ),
     "gradient of qkv.weight": layer(
         forward=lambda self, x, mix=None: (
             without_mix(self, x).detach() + 0 * Plain.forward(self, x)

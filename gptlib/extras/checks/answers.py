@@ -52,8 +52,17 @@ def task(judge: Callable[..., str]) -> Callable[..., None]:
     return check
 
 
-def run(answer: Answer, *arguments: Any) -> Any:
-    """Return what an answer returns; an unfinished or failing one is `Wrong`."""
+VIEWED = "After a transpose use reshape or flatten: they copy, view never does."
+
+
+def run(answer: Answer, *arguments: Any, hints: Mapping[str, str] = {}) -> Any:
+    """Return what an answer returns; an unfinished or failing one is `Wrong`.
+
+    Args:
+        answer: What to call.
+        arguments: What to call it with.
+        hints: What to add to an error with this text in its message.
+    """
     name = getattr(answer, "__name__", "your function")
     try:
         result = answer(*arguments)
@@ -61,9 +70,9 @@ def run(answer: Answer, *arguments: Any) -> Any:
         result = None
     except Exception as error:
         reason = f"Not yet: {name} raised {type(error).__name__}: {error}"
-        if "view size is not compatible" in str(error):
-            reason += "\nAfter a transpose use reshape or flatten: they copy, view never does."
-        raise Wrong(reason) from error
+        hints = {"view size is not compatible": VIEWED, **hints}
+        found = (hint for part, hint in hints.items() if part in str(error))
+        raise Wrong("\n".join([reason, *found])) from error
     if result is None or result is Ellipsis or result is NotImplemented:
         raise Wrong(f"Not written yet: {name} returns nothing.")
     return result

@@ -16,7 +16,8 @@ from gptlib.extras.checks.answers import Answer, Wrong, close, expect, run, says
 def causal_mask(function: Callable[..., Tensor]) -> str:
     """Check the mask: True at a query's own position and before."""
     right = taught.causal_mask(4)
-    mask = run(function, 4)
+    alone = "n_keys may be left out: its default is None, and it then means n_queries."
+    mask = run(function, 4, hints={"positional argument": alone, "NoneType": alone})
     if isinstance(mask, Tensor) and mask.dtype != torch.bool:
         kind = "a mask to add to the scores" if mask.isinf().any() else f"of dtype {mask.dtype}"
         raise Wrong(f"Not yet: your mask is {kind}; return booleans, True = may look.")
@@ -37,7 +38,8 @@ def causal_mask(function: Callable[..., Tensor]) -> str:
             2, 4, dtype=torch.bool
         ),
     }
-    expect(run(function, 2, 4), right[-2:], causes, "causal_mask(2, 4)")
+    both = {"positional argument": "It takes both numbers, n_queries and n_keys."}
+    expect(run(function, 2, 4, hints=both), right[-2:], causes, "causal_mask(2, 4)")
     expect(run(function, 1, 3), torch.ones(1, 3, dtype=torch.bool), {}, "causal_mask(1, 3)")
     return "Correct: four queries see 1, 2, 3 and 4 keys, and the last two of them alone 3 and 4."
 
@@ -69,7 +71,12 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
             "scores before the softmax; zeroing weights divides 0 by 0, and -100 is not enough."
         )
     q, k, v = torch.randn(3, 2, 3, 5, 4, generator=generator)  # (B, H, T, D) each
-    many = run(function, q, k, v, mask)[0]
+    many, table = run(function, q, k, v, mask, hints=_HEADS_IN_FRONT)
+    if close(table[..., -1, :].sum(1), torch.ones(2, 5)):  # the last query, which sees every key
+        raise Wrong(
+            "Not yet: the softmax goes over dimension 1, which here is the heads; count from the "
+            "end: dim=-1."
+        )
     expect(many, taught.attend(q, k, v, mask)[0], {}, "the output for q of shape (B, H, T, D)")
     few = run(function, q[..., -2:, :], k, v, mask[-2:])[0]
     expect(few, many[..., -2:, :], {}, "the output for the last two queries alone")
@@ -84,6 +91,16 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     for mine, theirs, name in zip(*found, "qkv", strict=True):
         expect(mine, theirs, {}, f"the gradient with respect to {name}", atol=1e-4)
     return "Correct: weights, output and gradients, also with a batch and heads in front."
+
+
+_LAST_TWO = "With heads in front transpose the last two dimensions alone: k.transpose(-2, -1)."
+_HEADS_IN_FRONT = {
+    "The shape of the mask": (
+        "The scores have a batch and heads in front, the mask has not, so it can't be an index. "
+        "scores.masked_fill(~mask, -math.inf) stretches it."
+    ),
+    **dict.fromkeys(("x.T", "t() expects", "size of tensor b"), _LAST_TWO),
+}
 
 
 def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -175,6 +192,12 @@ def layer(kind: Callable[..., Any]) -> str:
     x = torch.randn(2, 6, 20, generator=torch.Generator().manual_seed(2))
     q, k, v = heads = _check_project(yours, x)
     merged = _check_merge(yours, v)
+    hints = {
+        "'tuple' object": "attend returns the values and the weights: heads, _ = attend(...).",
+        "size of tensor b": (
+            "The mask is (T, T), causal_mask(x.size(1)). In q the heads are dimension 1."
+        ),
+    }
     right, _ = torch_layer(x, x, x, attn_mask=~taught.causal_mask(6), need_weights=False)
     causes = {
         "a position sees the future: the causal mask is missing": yours.merge(
@@ -183,13 +206,16 @@ def layer(kind: Callable[..., Any]) -> str:
         "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(6))[0],
         "the values come back unmixed": merged,
     }
-    expect(run(yours.forward, x), right, causes, "the layer's output")
-    own = run(yours.forward, x, lambda q, k, v: q + 2 * k + 4 * v)
+    expect(run(yours.forward, x, hints=hints), right, causes, "the layer's output")
+    one = "mix returns one tensor, the heads' results, where attend returns two: take it whole."
+    hints = dict.fromkeys(("values to unpack", "cannot be multiplied"), one)
+    mixed = (q + 2 * k + 4 * v)[:1]
+    own = run(yours.forward, x[:1], lambda q, k, v: q + 2 * k + 4 * v, hints=hints)
     causes = {
-        "mix is not used: when it is given, it takes the place of attend": right,
-        "what mix returns must still be merged": q + 2 * k + 4 * v,
+        "mix is not used: when it is given, it takes the place of attend": right[:1],
+        "what mix returns must still be merged": mixed,
     }
-    expect(own, yours.merge(q + 2 * k + 4 * v), causes, "the output with a mix of our own")
+    expect(own, yours.merge(mixed), causes, "the output with a mix of our own")
     weights = (torch_layer.in_proj_weight, yours.qkv.weight)
     gradients = [
         torch.autograd.grad(out.square().sum(), weight, allow_unused=True)[0]
@@ -201,8 +227,11 @@ def layer(kind: Callable[..., Any]) -> str:
         raise Wrong(
             "Not yet: dropout acts outside training too; use self.dropout, or self.training."
         )
-    if torch.equal(careless.train().merge(heads[0]), careless.eval().merge(heads[0])):
-        raise Wrong("Not yet: dropout never acts; pass what merge returns through self.dropout.")
+    dropped, whole = careless.train().merge(heads[0]), careless.eval().merge(heads[0])
+    if torch.equal(dropped, whole):
+        raise Wrong("Not yet: dropout never acts in merge; its last step is self.dropout.")
+    if not close(dropped, torch.where(dropped == 0, 0, 10 * whole)):  # a tenth is left, enlarged
+        raise Wrong("Not yet: in merge, dropout must come after proj, and nowhere else.")
     return "Correct: project, mix and merge, equal to nn.MultiheadAttention in value and gradient."
 
 
