@@ -396,6 +396,7 @@ WINDOW: dict[str, Function] = {
     "one too many": lambda n, w: (behind(n) >= 0) & (behind(n) <= w),
     "one too few": lambda n, w: (behind(n) >= 0) & (behind(n) < w - 1),
     "its own position": lambda n, w: (behind(n) > 0) & (behind(n) <= w),
+    "must not see the future": lambda n, w: behind(n) < w,
     "that is the causal mask": lambda n, w: behind(n) >= 0,
     "*further back*": lambda n, w: behind(n) >= w,
     "other numbers": lambda n, w: behind(n) == 0,

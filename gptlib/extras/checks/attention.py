@@ -286,6 +286,7 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
         "one too few: a window of 3 is the word itself and 2 before it": (behind >= 0)
         & (behind < 2),
         "a query must see its own position; the window contains it": (behind > 0) & (behind <= 3),
+        "all later words are allowed; a query must not see the future": behind < 3,
         "that is the causal mask; words further back than the window are allowed": behind >= 0,
         "only words *further back* than the window are allowed": behind >= 3,
     }
