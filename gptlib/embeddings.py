@@ -27,7 +27,8 @@ def check_stream(tokens: Tensor, context_length: int, name: str = "tokens") -> N
         raise ValueError(f"{name}: pass one flat tensor of ids, not {tokens!r:.60}")
     if not 1 <= context_length < len(tokens):
         window = f"window of {context_length} and its last target"
-        raise ValueError(f"{name}: {len(tokens)} tokens give no {window}; change one of the two")
+        way = "pass more, or a shorter context_length"
+        raise ValueError(f"{name}: {len(tokens)} tokens give no {window}; {way}")
 
 
 class TokenWindows(Dataset[tuple[Tensor, Tensor]]):

@@ -39,6 +39,7 @@ from gptlib.training import (
     restore,
     run_steps,
     take_step,
+    unwrap,
 )
 
 Record = Mapping[str, str]
@@ -443,7 +444,9 @@ def tune(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("all parameters are frozen; call add_lora, or unfreeze what should learn")
     state = TrainingState.start(model, config)
-    if checkpoint is not None and resume:
+    if resume:
+        if checkpoint is None:
+            raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
         restore(state, load_checkpoint(checkpoint))
     # A round's order is drawn at its beginning, so what was learnt is drawn again and left out.
     order, width = state.generator.manual_seed(config.seed), length if packed else None
@@ -572,8 +575,7 @@ def add_lora(
         >>> sum(p.numel() for p in model.parameters() if p.requires_grad)  # 2 · (16 + 16)
         64
     """
-    for wrapper in ("module", "_orig_mod"):  # those of DDP and torch.compile
-        model = getattr(model, wrapper, model)
+    model = unwrap(model)
     if lora_layers(model):
         raise ValueError("the model has adapters already; call merge_lora first, or load it anew")
     config = config or LoRAConfig()

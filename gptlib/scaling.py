@@ -154,7 +154,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         extra = 0 if kind == "cpu" and low == torch.float32 else -n_tokens % 64
         padded = F.pad(table.to(low), (0, 0, 0, extra)) if extra else table.to(low)  # (P, C)
         x_grad, total = torch.empty_like(x), torch.zeros((), device=x.device)
-        table_grad = torch.zeros_like(padded, dtype=torch.float32)
+        learns = ctx.needs_input_grad[1]  # a frozen table needs no gradient
+        table_grad = torch.zeros_like(padded, dtype=torch.float32) if learns else None
         # Splits are views: what is written to rows_grad is in x_grad.
         parts = (part.split(at_once) for part in (x.to(low), targets[:, None], x_grad))
         for rows, answers, rows_grad in zip(*parts, strict=True):
@@ -167,13 +168,13 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             # The gradient of a logit is its probability, less 1 for the right token.
             grad = p.div_(sums).scatter_add_(1, answers, torch.full_like(right, -1.0)).to(low)
             rows_grad.copy_(grad @ padded)
-            if not ctx.needs_input_grad[1]:  # a frozen table needs no gradient
+            if table_grad is None:
                 continue
             if low == torch.float32:
                 table_grad.addmm_(grad.T, rows)  # in place: a second table is never made
             else:
                 table_grad += grad.T @ rows
-        ctx.save_for_backward(x_grad, table_grad[:n_tokens])
+        ctx.save_for_backward(x_grad, table_grad if table_grad is None else table_grad[:n_tokens])
         return total / len(x)
 
     @staticmethod
@@ -182,7 +183,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         """Scale the gradients that the forward pass computed, from a sum to a mean."""
         x_grad, table_grad = ctx.saved_tensors
         scale = grad / len(x_grad)
-        return scale * x_grad, scale * table_grad if ctx.needs_input_grad[1] else None, None
+        return scale * x_grad, None if table_grad is None else scale * table_grad, None
 
 
 def chunked_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:

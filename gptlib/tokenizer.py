@@ -332,20 +332,6 @@ def whole_file(path: Path) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def write_files(folder: Path, vocabulary: Vocabulary) -> None:
-    """Write a vocabulary and its merges as GPT-2's two files, vocab.json and merges.txt.
-
-    Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py, which reads such files
-        under the names encoder.json and vocab.bpe.
-    """
-    lines = [f"{spell(left)} {spell(right)}\n" for left, right in vocabulary.merges]
-    ids = {spell(token): i for i, token in enumerate(vocabulary.tokens)}
-    with whole_file(folder / "merges.txt") as draft:
-        draft.write_bytes(("#version: 0.2\n" + "".join(lines)).encode())
-    with whole_file(folder / "vocab.json") as draft:
-        draft.write_bytes(json.dumps(ids).encode())
-
-
 def read_merges(path: Path) -> list[Merge]:
     """Read the merges from GPT-2's merges.txt, in the order of training.
 
@@ -452,8 +438,17 @@ class BPETokenizer(Vocabulary):
         return list(chain.from_iterable(map(self._cache.__getitem__, words)))
 
     def save(self, folder: str | Path) -> None:
-        """Write vocab.json and merges.txt, GPT-2's two files, which other libraries read too."""
-        write_files(Path(folder), self)
+        """Write vocab.json and merges.txt, GPT-2's two files, which other libraries read too.
+
+        Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py, which reads such files
+            under the names encoder.json and vocab.bpe.
+        """
+        lines = [f"{spell(left)} {spell(right)}\n" for left, right in self.merges]
+        ids = {spell(token): i for i, token in enumerate(self.tokens)}
+        with whole_file(Path(folder) / "merges.txt") as draft:
+            draft.write_bytes(("#version: 0.2\n" + "".join(lines)).encode())
+        with whole_file(Path(folder) / "vocab.json") as draft:
+            draft.write_bytes(json.dumps(ids).encode())
 
     @classmethod
     def load(cls, folder: str | Path) -> "BPETokenizer":

@@ -217,6 +217,13 @@ def accumulate_gradients(
     return total
 
 
+def unwrap(model: nn.Module) -> GPT:
+    """Take a model out of the wrappers of DDP and `torch.compile`."""
+    for wrapper in ("module", "_orig_mod"):
+        model = getattr(model, wrapper, model)
+    return cast(GPT, model)
+
+
 @dataclass
 class TrainingState:
     """Hold all that a run changes; restored, the run goes on bit for bit.
@@ -245,12 +252,6 @@ class TrainingState:
         generator = torch.Generator().manual_seed(config.seed)
         return cls(model, config, make_optimizer(model, config), generator)
 
-    @property
-    def gpt(self) -> GPT:
-        """The model itself, out of the wrappers of DDP and `torch.compile`."""
-        inside = getattr(self.model, "module", self.model)
-        return cast(GPT, getattr(inside, "_orig_mod", inside))
-
 
 Draw = Callable[[TrainingState], Sequence[Sequence[Tensor]]]
 """Draw the batches of one step, `accumulation_steps` of them, and count their tokens."""
@@ -266,7 +267,7 @@ def draw_windows(tokens: Tensor, state: TrainingState) -> list[tuple[Tensor, Ten
     Returns:
         For each pass of the step, inputs and targets of shape (B, T) on the model's device.
     """
-    model, config = state.gpt, state.config
+    model, config = unwrap(state.model), state.config
     sizes, n_draws = (config.batch_size, model.config.context_length), config.accumulation_steps
     state.n_tokens += n_draws * math.prod(sizes)
     batches = [random_batch(tokens, *sizes, state.generator) for _ in range(n_draws)]
@@ -304,7 +305,7 @@ def save_checkpoint(path: str | Path, state: TrainingState, gathered: Any = None
         gathered: The state dictionaries of the model and of the optimizer, a pair, where the run's
             own hold only a part, because the model is spread over several processes.
     """
-    model = state.gpt
+    model = unwrap(state.model)
     weights, averages = gathered or (model.state_dict(), state.optimizer.state_dict())
     cuda = torch.cuda.get_rng_state_all() if model.ln_f.weight.is_cuda else []
     checkpoint = {
@@ -361,7 +362,7 @@ def restore(
         ValueError: If the checkpoint belongs to another configuration.
     """
     # Compared before anything changes, so that a refused checkpoint does no harm.
-    ours = asdict(state.gpt.config) | asdict(state.config)
+    ours = asdict(unwrap(state.model).config) | asdict(state.config)
     theirs = checkpoint["model_config"] | checkpoint["training_config"]
     # What the optimizer and the order of batches hold stays; the rest of a plan may change.
     for name in (*checkpoint["model_config"], "weight_decay", "betas", "seed"):
@@ -369,7 +370,7 @@ def restore(
             other = f"{theirs.get(name)!r} in the checkpoint and {ours.get(name)!r} in this run"
             raise ValueError(f"{name} is {other}; use the checkpoint's, or start anew elsewhere")
     if load is None:  # the whole model is here
-        state.gpt.load_state_dict(checkpoint["model"])
+        unwrap(state.model).load_state_dict(checkpoint["model"])
         state.optimizer.load_state_dict(checkpoint["optimizer"])
     else:
         load(state, checkpoint)
@@ -520,10 +521,11 @@ def train(
             checkpoint stays as it was.
     """
     # All is checked here at the call: a generator's body would wait for the first report.
+    inside = unwrap(model)
+    path = check_run(inside, train_tokens, validation_tokens, checkpoint, resume)
     state = TrainingState.start(model, config)
-    path = check_run(state.gpt, train_tokens, validation_tokens, checkpoint, resume)
     if resume and path is not None:
         restore(state, load_checkpoint(path))
     step = partial(take_step, draw=partial(draw_windows, train_tokens), loss=loss)
-    score = None if validation_tokens is None else partial(evaluate, state.gpt, validation_tokens)
+    score = None if validation_tokens is None else partial(evaluate, inside, validation_tokens)
     return run_steps(state, step, score, path)

@@ -47,6 +47,7 @@ from gptlib.tokenizer import (
     recover_merges,
     whole_file,
 )
+from gptlib.training import unwrap
 
 NAMES = {
     "embed.token_embedding": "wte",
@@ -354,8 +355,7 @@ def save_gpt2(
     """
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"dtype is {dtype}; choose torch.float32, torch.float16 or torch.bfloat16")
-    for wrapper in ("module", "_orig_mod"):  # those of DDP and torch.compile
-        model = getattr(model, wrapper, model)
+    model = unwrap(model)
     views, config = gpt2_view(model), model.config
     if odd := compare_shapes({n: tuple(v.shape) for n, v in views.items()}, layout(config)):
         ways = "put back what was added, learn positions and biases, or use save_checkpoint"

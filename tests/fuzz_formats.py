@@ -8,13 +8,9 @@ ValueError, FileNotFoundError or UnicodeError raised by gptlib itself; no case t
 `--cases` is the number for each format.
 """
 
-import argparse
-import faulthandler
 import json
 import random
-import shutil
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -22,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from fuzz_weights import CONFIG, DAMAGES, MEMORY, SLOWEST, TOKENIZER, is_ours, memory
+from fuzz_weights import CONFIG, DAMAGES, MEMORY, SLOWEST, TOKENIZER, fuzz, is_ours, memory
 from tokenizers import ByteLevelBPETokenizer
 
 from gptlib.extras.formats.records import read_messages, read_questions
@@ -119,28 +115,6 @@ def run(place: Path, cases: int, seed: int) -> Counter[str]:
     return results
 
 
-def main(arguments: list[str]) -> int:
-    """Run as many cases as wanted, and say how they went."""
-    parser = argparse.ArgumentParser(description="Feed damaged files to the readers.")
-    parser.add_argument("--cases", type=int, default=1_000, help="for each format")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    faulthandler.enable()
-    warnings.simplefilter("error")
-    in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # spares the disk
-    place = Path(tempfile.mkdtemp(dir=in_memory))
-    start = time.process_time()
-    try:
-        results = run(place, options.cases, options.seed)
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    for name, count in sorted(results.items()):
-        print(f"{count:8d}  {name}")
-    seconds = time.process_time() - start
-    print(f"{options.cases} cases a format, seed {options.seed}, {seconds:.0f} s of CPU")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    warnings.simplefilter("error")
+    sys.exit(fuzz(run, cases=1_000))

@@ -212,12 +212,17 @@ def run(place: Path, cases: int, seed: int) -> Counter[str]:
     return results
 
 
-def main(arguments: list[str]) -> int:
-    """Run as many cases as wanted, and say how they went."""
-    parser = argparse.ArgumentParser(description="Feed damaged model files to the reader.")
-    parser.add_argument("--cases", type=int, default=20_000)
+def fuzz(run: Callable[[Path, int, int], Counter[str]], cases: int) -> int:
+    """Run as many cases as the command asks for, in memory, and say how they went.
+
+    Args:
+        run: From a folder, a number of cases and a seed to the counts of what happened.
+        cases: How many without the option.
+    """
+    parser = argparse.ArgumentParser(description="Feed damaged files to the readers.")
+    parser.add_argument("--cases", type=int, default=cases)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(1)
     faulthandler.enable()
     in_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None  # spares the disk
@@ -234,4 +239,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(fuzz(run, cases=20_000))

@@ -91,7 +91,9 @@ def test_a_window_that_does_not_exist_is_refused(index: int) -> None:
 
 
 def test_a_stream_shorter_than_a_window_is_refused() -> None:
-    message = "8 tokens give no window of 8 and its last target; change one of the two"
+    message = (
+        "8 tokens give no window of 8 and its last target; pass more, or a shorter context_length"
+    )
     with pytest.raises(ValueError, match=message):
         TokenWindows(STREAM[:8], context_length=8)
     with pytest.raises(ValueError, match=message):

@@ -416,7 +416,7 @@ def test_tokens_of_any_width_train_and_are_judged_alike(dtype: torch.dtype) -> N
 @pytest.mark.parametrize("name", ["training", "validation"])
 def test_a_split_shorter_than_a_window_is_refused(name: str) -> None:
     parts = {"training": text(), "validation": text()} | {name: text(8)}
-    message = f"the {name} split: 8 tokens give no window of 8 .*change one"
+    message = f"the {name} split: 8 tokens give no window of 8 .*pass more"
     with pytest.raises(ValueError, match=message):
         train(new_model(), parts["training"], parts["validation"], CONFIG)
 
