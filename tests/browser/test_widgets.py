@@ -138,10 +138,6 @@ def test_training_the_chapter_runs_to_its_end(book: Book) -> None:
     book.open("05_training.ipynb")
     book.run_all(900)
     expect(book.widget("p[aria-live]")).to_contain_text("(finished)")
-    root = book.widget(".attention-map")
-    root.focus()
-    root.press("Home")
-    expect(root).to_have_attribute("data-query", "0")
 
 
 PLAYGROUND = """
