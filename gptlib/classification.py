@@ -25,7 +25,7 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
@@ -39,7 +39,14 @@ from torch import Tensor, nn
 from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, check_fields, initialize
 from gptlib.tokenizer import Tokenizer, whole_file
-from gptlib.training import Report, TrainingConfig, TrainingState, run_steps, take_step
+from gptlib.training import (
+    Report,
+    TrainingConfig,
+    TrainingState,
+    load_checkpoint,
+    run_steps,
+    take_step,
+)
 from gptlib.weights import load_gpt2, read_json, save_gpt2
 
 LabeledText = tuple[str, str]
@@ -456,6 +463,9 @@ def fit(
     train: Sequence[LabeledText],
     validation: Sequence[LabeledText],
     config: FineTuning | None = None,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
 ) -> Generator[Report, None, None]:
     """Teach a classifier from records, and stop when the validation part says so.
 
@@ -467,14 +477,17 @@ def fit(
         train: What it learns from.
         validation: What it is stopped by; no duplicates of `train`.
         config: The plan; the default one if None.
+        checkpoint: Where to save after each epoch. None saves nothing.
+        resume: Whether to go on from the checkpoint that is there, with the same plan, records and
+            first weights.
 
     Yields:
         A report after each epoch: losses in nats per text, seconds with the time of reading ahead,
         and the learning rate as a share of the highest.
 
     Raises:
-        ValueError: If a text is empty or too long, a label is not one of the classifier's, or a
-            part has one class only.
+        ValueError: If a text is empty or too long, a label is not one of the classifier's, a part
+            has one class only, or the checkpoint is of another plan or of other records.
         FloatingPointError: At the first loss or gradient that is no number.
     """
     config, begin = config or FineTuning(), time.perf_counter()
@@ -504,12 +517,21 @@ def fit(
         return F.cross_entropy(score(classifier, others, start), answers).item()
 
     state, step = start_run(classifier, config, n_batches), partial(take_step, draw=draw, loss=loss)
-    run = run_steps(state, step, validate)
     learned = [p for p in classifier.parameters() if p.requires_grad]
     best, best_epoch, kept = math.inf, 0, [p.detach().clone() for p in learned]
-    ahead = time.perf_counter() - begin
+    if resume and checkpoint is not None:
+        saved = load_checkpoint(checkpoint)
+        if (saved["training_config"], saved["lengths"]) != (asdict(config), lengths):
+            raise ValueError(f"{checkpoint} is of another plan or other records; begin anew")
+        for parameter, value in zip(learned, saved["model"], strict=True):
+            parameter.data.copy_(value)
+        state.optimizer.load_state_dict(saved["optimizer"])
+        state.step, best, best_epoch, kept = saved["step"], *saved["best"]
+    run, ahead = run_steps(state, step, validate), time.perf_counter() - begin
     try:
-        for epoch in epochs:
+        for epoch in epochs[state.step // n_batches :]:
+            if epoch - 1 - best_epoch >= config.patience:
+                return
             with torch.random.fork_rng():  # dropout draws from PyTorch's own state; put it back
                 torch.manual_seed(config.seed * 1000 + epoch)
                 report = next(run)
@@ -517,9 +539,12 @@ def fit(
             if validation_loss < best:
                 best, best_epoch = validation_loss, epoch
                 kept = [p.detach().clone() for p in learned]
+            if checkpoint is not None:
+                found = {"step": state.step, "best": (best, best_epoch, kept), "lengths": lengths}
+                weights = {"model": learned, "optimizer": state.optimizer.state_dict()}
+                with whole_file(checkpoint) as draft:
+                    torch.save({**found, **weights, "training_config": asdict(config)}, draft)
             yield replace(report, seconds=ahead + report.seconds)
-            if epoch - best_epoch >= config.patience:
-                return
     finally:
         for parameter, value in zip(learned, kept, strict=True):
             parameter.data.copy_(value)

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from command_line import pipe_in, refusal, written
+from safetensors.torch import load_file
 
 from gptlib.classification import load_classifier, predict_probabilities
+from gptlib.extras.runs import JsonLines
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
 from gptlib.weights import save_gpt2
@@ -15,6 +18,8 @@ from gptlib.weights import save_gpt2
 GOOD = [f"ham\tsee you at {hour} by the {place}" for hour in range(9) for place in ("gate", "sea")]
 BAD = [f"spam\twin {sum_}00 pounds now {word}" for sum_ in range(9) for word in ("call", "text")]
 MESSAGES = ["see you at 5", "win pounds now"]
+PLAN = ["--frozen", "nothing", "--n-epochs", 8, "--learning-rate", 0.01]
+PLAN += ["--head-learning-rate", 0.01]
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +47,7 @@ def classifier(model: Path, records: Path, tmp_path_factory: pytest.TempPathFact
     from gptlib.extras.cli import main
 
     place = tmp_path_factory.mktemp("classifiers") / "filter"
-    words = ["classify", "--train", records, "--save", place, "--model", model, "--frozen"]
-    words += ["nothing", "--n-epochs", 8, "--learning-rate", 0.01, "--head-learning-rate", 0.01]
+    words = ["classify", "--train", records, "--save", place, "--model", model, *PLAN]
     assert main([str(word) for word in words]) == 0
     return place
 
@@ -62,6 +66,46 @@ def test_a_classifier_is_made_of_records_and_judged_on_others(
     assert "  spam: precision" in out
     assert "left out:      1: line 37: no tab between label and text" in out
     assert "holds a model; name another folder" in refusal(capsys, *words)
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(
+    model: Path,
+    records: Path,
+    classifier: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gptlib.extras.cli import main
+
+    place = tmp_path / "filter"
+    words = ["classify", "--train", records, "--save", place, "--model", model, *PLAN]
+    assert "holds nothing to resume" in refusal(capsys, *words, "--resume")
+    write, n_written = JsonLines.write, []
+
+    def stop(log: JsonLines, record: dict[str, Any]) -> None:
+        write(log, record)
+        n_written.append(1)
+        if len(n_written) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "write", stop)
+        assert main([str(word) for word in words]) == 130
+    assert "the same command with --resume goes on" in capsys.readouterr().err
+    assert "add --resume" in refusal(capsys, *words)
+    with pytest.raises(SystemExit):
+        main([str(word) for word in [*words, "--resume", "--seed", 1]])
+    assert "is of another plan or other records" in capsys.readouterr().err
+    assert main([str(word) for word in [*words, "--resume"]]) == 0
+    assert "epoch 3:" not in (out := capsys.readouterr().out)
+    assert "epoch 4:" in out
+    for name in ("model.safetensors", "head.safetensors"):
+        tensors, others = load_file(place / name), load_file(classifier / name)
+        assert all(torch.equal(tensors[key], others[key]) for key in others)
+    steps = [line["step"] for line in JsonLines.read(place / "log.jsonl")]
+    assert steps == [line["step"] for line in JsonLines.read(classifier / "log.jsonl")]
+    assert not (place / "checkpoint.pt").exists()
 
 
 def test_each_message_gets_a_line_from_arguments_a_file_and_standard_input(
@@ -107,6 +151,7 @@ def test_a_message_beyond_the_context_is_cut_and_that_is_said(
         (["--model", ".", "a", "--file", "b"], "give messages or --file, not both"),
         (["--model", ".", "--file", "b"], "there is no file 'b'; name one that is there"),
         (["--save", "x", "hello"], "--save belongs to --train; add the file of records"),
+        (["--resume", "hello"], "--resume belongs to --train; add the file of records"),
         (["--n-epochs", "2", "hello"], "--n-epochs belongs to --train; add the file"),
         (["--train", "x"], "--train needs a place for the classifier; add --save DIR"),
         (["--train", "x", "--save", __file__], "can't be a folder; name a new one"),

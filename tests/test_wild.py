@@ -58,7 +58,8 @@ from gptlib.extras.fast import fast
 from gptlib.extras.fast.onednn import OneDNNLinear, swap_linears
 from gptlib.extras.formats.records import read_messages, read_questions
 from gptlib.extras.models import load_model
-from gptlib.extras.texts import cut_long_words, find_texts, named_tokenizer, read_documents
+from gptlib.extras.texts import find_texts, named_tokenizer, read_documents
+from gptlib.extras.tokens import cut_long_words
 from gptlib.generation import Sampling, generate
 from gptlib.gpt2 import GPT
 from gptlib.instructions import add_lora, lora_layers

@@ -9,10 +9,11 @@ import codecs
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from tqdm import tqdm
@@ -20,21 +21,19 @@ from tqdm import tqdm
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
 from gptlib.extras.formats.text_files import (
     ENCODINGS,
-    check_kind,
+    ODD_START,
     decode,
     guess_encoding,
     join_surrogates,
 )
-from gptlib.extras.formats.tokenizer_files import LONG_WORD, QuickTokenizer
 from gptlib.extras.models import MADE_BY, SHIPPED, find_shipped, load_run_tokenizer
 from gptlib.extras.terminal import note
-from gptlib.extras.tokens import open_tokens, prepare_tokens
+from gptlib.extras.tokens import QuickTokenizer, cut_long_words, open_tokens, prepare_tokens
 from gptlib.tokenizer import (
     END_OF_TEXT,
     BPETokenizer,
     Tokenizer,
     gpt2_encoding,
-    split_words,
     train_bpe,
     whole_file,
 )
@@ -186,9 +185,13 @@ def read_documents(texts: Sequence[Text], what: str = "") -> Iterator[str]:
             if not text.files:
                 yield _read_course_text(text.name)
             for file in text.files:
-                n_special = 0
-                for document in _read_file(file, bar.update, text.encoding):
-                    n_special += document.count("<|endoftext|>") + document.count("<|startoftext|>")
+                n_special, lines = 0, list[str]()
+                for line in chain(_read_lines(file, bar.update, text.encoding), [END_OF_TEXT]):
+                    if line.rstrip() != END_OF_TEXT:
+                        n_special += len(SPECIAL.findall(line))
+                        lines.append(line)
+                        continue
+                    document, lines = "".join(lines), []
                     parts = SPECIAL.split(document) if text.read_special else [document]
                     yield from (part for part in parts if part.strip())
                 if n_special and not text.read_special and what != "tokenizer":
@@ -199,20 +202,6 @@ def read_documents(texts: Sequence[Text], what: str = "") -> Iterator[str]:
                     )
 
 
-def _read_file(file: Path, advance: Callable[[int], object], encoding: str | None) -> Iterator[str]:
-    """Read the documents of a file, line by line."""
-    lines: list[str] = []
-    for line in _read_lines(file, advance, encoding):
-        if line.rstrip() != END_OF_TEXT:
-            lines.append(line)
-            continue
-        if (document := "".join(lines)).strip():
-            yield document
-        lines = []
-    if (document := "".join(lines)).strip():
-        yield document
-
-
 def _read_lines(
     file: Path, advance: Callable[[int], object], encoding: str | None
 ) -> Iterator[str]:
@@ -220,12 +209,11 @@ def _read_lines(
     place = 0
     with open(file, "rb") as content:
         start = content.read(100_000)
-        if encoding or guess_encoding(start).startswith("utf-16"):
+        if encoding or b"\0" in start or ODD_START.match(start):
             for line in decode(str(file), start + content.read(), encoding).splitlines(True):
                 yield line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line
             advance(file.stat().st_size)
             return
-        check_kind(str(file), start)
         content.seek(0)
         for raw in content:
             try:
@@ -242,20 +230,6 @@ def _read_lines(
             place += len(raw)
             advance(len(raw))
             yield line.removesuffix("\r\n") + "\n" if line.endswith("\r\n") else line
-
-
-def cut_long_words(documents: Iterable[str]) -> Iterator[str]:
-    """Cut words of thousands of letters, such as DNA, into pieces to train a tokenizer on.
-
-    Each merge goes through all words that hold its pair, so the time grows with the square of a
-    word's length. Of the pairs in such a word, one in 64 isn't counted.
-    """
-    for document in documents:
-        if LONG_WORD.search(document):
-            for word in split_words(document):
-                yield from (word[i : i + 64] for i in range(0, len(word), 64))
-        else:
-            yield document
 
 
 # Texts as tokens

@@ -5,6 +5,8 @@ import io
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +29,12 @@ from gptlib.extras.commands.base import add_encoding, add_json, add_model, new_f
 from gptlib.extras.device import best_device
 from gptlib.extras.formats.records import read_messages
 from gptlib.extras.formats.text_files import read_whole
+from gptlib.extras.interrupt import ways_on
 from gptlib.extras.models import load_model
 from gptlib.extras.options import CommandParser
+from gptlib.extras.runs import CHECKPOINT, LOG, JsonLines
 from gptlib.extras.terminal import note, print_json
+from gptlib.training import load_checkpoint
 
 _CLASSIFY = """\
 Sort messages into classes. With a classifier that chapter 8 or --train saved, one line is written
@@ -42,6 +47,7 @@ stop by and two tenths to judge by."""
 _EXAMPLES = """\
 examples:
   python -m gptlib classify --train messages.tsv --save my-spam-filter
+  python -m gptlib classify --train messages.tsv --save my-spam-filter --resume
   python -m gptlib classify --model my-spam-filter "WIN a prize now" "See you at five"
   python -m gptlib classify --model my-spam-filter --file messages.txt
   tail -f chat.log | python -m gptlib classify --model my-spam-filter
@@ -80,6 +86,9 @@ def parser(prog: str) -> CommandParser:
     training.add_argument(
         "--save", type=new_folder, metavar="DIR", help="with --train: the folder to write to"
     )
+    training.add_argument(
+        "--resume", action="store_true", help="go on after the last epoch that was finished"
+    )
     return parser
 
 
@@ -95,8 +104,9 @@ def _classify(arguments: argparse.Namespace) -> int:
     wishes = arguments.given[FineTuning]
     if arguments.train is not None:
         return _train(arguments, FineTuning(**wishes))
-    if arguments.save or wishes:
-        name = "save" if arguments.save else next(iter(wishes)).replace("_", "-")
+    if arguments.save or arguments.resume or wishes:
+        names = [name for name in ("save", "resume") if getattr(arguments, name)]
+        name = [*names, *wishes][0].replace("_", "-")
         raise ValueError(f"--{name} belongs to --train; add the file of records, or leave it out")
     if not arguments.model or not Path(arguments.model).is_dir():
         raise ValueError(
@@ -146,6 +156,13 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     folder: Path = arguments.save
     if (folder / "config.json").exists():
         raise ValueError(f"{folder} holds a model; name another folder, or delete it")
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.exists() != arguments.resume:
+        raise ValueError(
+            f"{folder} holds a training that was stopped; add --resume, or delete it"
+            if checkpoint.exists()
+            else f"{folder} holds nothing to resume; leave --resume out"
+        )
     progress = sys.stderr if arguments.json else sys.stdout
     found = read_messages(
         arguments.train,
@@ -169,17 +186,26 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
         f"{len(train)} records to learn from, {len(validation)} to stop by, {len(test)} to judge"
     )
     print(sizes, file=progress)
-    best = math.inf
-    for epoch, report in enumerate(fit(classifier, train, validation, config), start=1):
-        loss = report.validation_loss or 0.0
-        mark, best = " (best)" if loss < best else "", min(best, loss)
-        print(
-            f"epoch {epoch}: loss {report.loss:.4f}, on the others {loss:.4f}{mark}, "
-            f"{report.seconds:.0f} s",
-            file=progress,
-            flush=True,
-        )
+    ways_on.append(lambda: _how_to_go_on(checkpoint))
+    step = load_checkpoint(checkpoint)["step"] if arguments.resume else 0
+    kept: dict[str, Any] = {"checkpoint": checkpoint, "resume": arguments.resume}
+    with closing(JsonLines(folder / LOG, step)) as log:
+        losses = [line["validation_loss"] for line in log.read(folder / LOG)]
+        best = min(losses, default=math.inf)
+        for report in fit(classifier, train, validation, config, **kept):
+            log.write(asdict(report))
+            epoch = report.step // math.ceil(len(train) / config.batch_size)
+            loss = report.validation_loss or 0.0
+            mark, best = " (best)" if loss < best else "", min(best, loss)
+            print(
+                f"epoch {epoch}: loss {report.loss:.4f}, on the others {loss:.4f}{mark}, "
+                f"{report.seconds:.0f} s",
+                file=progress,
+                flush=True,
+            )
     save_classifier(classifier, folder)
+    checkpoint.unlink()
+    ways_on.clear()
     result = _judge(folder, test)
     if arguments.json:
         print_json(result)
@@ -190,6 +216,12 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
         print(f"  {label}: precision {found['precision']:.3f}, recall {found['recall']:.3f}")
     print(f"saved to {folder}")
     return 0
+
+
+def _how_to_go_on(checkpoint: Path) -> str:
+    if not checkpoint.exists():
+        return "no epoch was finished; the same command begins anew"
+    return "the same command with --resume goes on after the last epoch that was finished"
 
 
 def _judge(folder: Path, test: Sequence[LabeledText]) -> dict[str, Any]:

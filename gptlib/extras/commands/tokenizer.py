@@ -7,13 +7,8 @@ from pathlib import Path
 from gptlib.extras.commands.base import add_json, add_texts, new_folder
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text
-from gptlib.extras.texts import (
-    TOKENIZERS,
-    cut_long_words,
-    find_texts,
-    named_tokenizer,
-    read_documents,
-)
+from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_documents
+from gptlib.extras.tokens import cut_long_words
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text, vocabulary_size
 
 _TRAIN = """\

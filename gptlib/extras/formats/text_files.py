@@ -1,6 +1,7 @@
 """Bytes that should be a text: named for what they are, and decoded whole or not at all."""
 
 import codecs
+import re
 import sys
 from pathlib import Path
 
@@ -38,6 +39,12 @@ ENCODINGS = {
     "latin-1": "Latin-1",
 }
 """Encodings by Python's names for them."""
+
+_MARKS = (*KINDS, b"PK\x03\x04", codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+ODD_START = re.compile(
+    rb"(?i:(?:\xef\xbb\xbf)?\s*<(?:!doctype )?html)|" + b"|".join(map(re.escape, _MARKS))
+)
+"""How files begin that `decode` may refuse, or read as something other than UTF-8."""
 
 
 def check_kind(name: str, start: bytes) -> None:

@@ -2,8 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable
-from functools import cached_property
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,15 @@ import tiktoken
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
+from gptlib.extras.tokens import QuickTokenizer
 from gptlib.tokenizer import (
     END_OF_TEXT,
     BPETokenizer,
-    Merge,
     Tokenizer,
     byte_characters,
     end_of_text,
     gpt2_encoding,
     read_gpt2_ranks,
-    spell,
-    split_words,
     vocabulary_size,
 )
 from gptlib.weights import damaged, read_json, read_tokenizer, require_files
@@ -131,42 +128,6 @@ class LibraryTokenizer(BPETokenizer):
         Path(folder, "tokenizer_config.json").unlink(missing_ok=True)  # it would name GPT-2's class
         for name, content in self.files.items():
             Path(folder, name).write_bytes(content)
-
-
-LONG_WORD = re.compile(r"\S{500}|\s{500}")
-"""What no language has: DNA, coded pictures, lines of dashes."""
-
-
-class QuickTokenizer(BPETokenizer):
-    """Our tokenizer, whose long words the library cuts: in n log n steps, not n².
-
-    Attributes:
-        n_tokens: As in `LibraryTokenizer`, and so is `n_plain`.
-    """
-
-    def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
-        super().__init__(merges, special)
-        self.n_tokens, self.n_plain = self.vocab_size, self.vocab_size - len(self.special_tokens)
-
-    def save(self, folder: str | Path) -> None:
-        """Write vocab.json and merges.txt, without the ids that a padded model has besides."""
-        special = [token.decode() for token in self.tokens[self.n_plain : self.n_tokens]]
-        BPETokenizer(self.merges, special).save(folder)
-
-    @cached_property
-    def _library(self) -> Any:
-        """The same merges, which begin with one pair and keep the others in a heap."""
-        ids = {spell(token): i for token, i in self.ids.items()}
-        return models.BPE(vocab=ids, merges=[(spell(a), spell(b)) for a, b in self.merges])
-
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Turn a text without special tokens into token ids, the same as ours."""
-        if LONG_WORD.search(text):
-            for word in set(split_words(text)) - self._cache.keys():
-                if len(word) > 100:
-                    parts = self._library.tokenize(spell(word.encode()))
-                    self._cache[word] = [part.id for part in parts]
-        return super().encode_ordinary(text)
 
 
 def quick(tokenizer: Tokenizer) -> Tokenizer:
