@@ -431,7 +431,8 @@ def score(classifier: TextClassifier, states: Sequence[Tensor], start: int = 0) 
     classifier.eval()
     logits = classifier.head.bias.new_zeros(len(states), len(classifier.labels))
     for batch in length_batches([len(state) for state in states], 32):
-        logits[batch] = classifier(*pad_batch([states[i] for i in batch]), start)
+        scores = classifier(*pad_batch([states[i] for i in batch]), start)
+        logits[batch] = scores.to(logits.dtype)  # autocast's may be shorter
     return logits
 
 

@@ -4,6 +4,7 @@ Each must end with status 130 and one line, or with 0 if it was done already.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ raise SystemExit(main())
 
 def press_ctrl_c(words: list[str], seconds: float, folder: Path) -> str:
     """Start a command, press Ctrl-C some seconds later; return what is wrong, "" if nothing."""
+    shutil.rmtree(folder / "filter", ignore_errors=True)  # classify has no --overwrite
     with subprocess.Popen(
         [sys.executable, "-c", LAUNCH, *words],
         cwd=folder,

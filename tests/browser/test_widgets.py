@@ -6,17 +6,22 @@ from conftest import Book, Lab, write_notebook
 from playwright.sync_api import expect
 
 
-def test_welcome_the_slider_moves_with_the_arrow_keys(book: Book) -> None:
+def test_welcome_the_model_writes_and_the_bars_follow(book: Book) -> None:
     book.open("00_welcome.ipynb")
     book.run_all()
-    line = book.widget(".next-word")
-    expect(line).to_have_text(re.compile(r"mountains \?$"))
+    bars = book.widget(".next-tokens")
+    expect(bars).to_contain_text("cap")
+    before = bars.inner_text()
     handle = book.widget(".widget-slider .noUi-handle")
     handle.focus()
-    handle.press("ArrowRight")
-    expect(line).to_have_text(re.compile(r"mountains and \?$"))
-    book.widget(".widget-checkbox input").check()
-    expect(line).to_have_text(re.compile(r"mountains and the$"))
+    handle.press("ArrowLeft")
+    expect(bars).not_to_have_text(before)
+    text = book.widget(".widget-textarea textarea")
+    book.widget("button >> text=Twenty tokens").click()
+    expect(text).to_have_value(re.compile("^The old man took off his .{20}", re.DOTALL))
+    text.fill("Once upon a")
+    text.press("Tab")
+    expect(bars).to_contain_text("time")
 
 
 def test_embeddings_the_picture_follows_the_position(book: Book) -> None:

@@ -1,20 +1,30 @@
-"""Check the exercise of the welcome page."""
+"""Check the task of the welcome page."""
 
-from collections.abc import Callable
+from gptlib.extras.checks.answers import Answer, Wrong, run, task
 
 
-def next_words(function: Callable[[list[str]], list[tuple[list[str], str]] | None]) -> None:
+@task
+def next_words(answer: Answer) -> str:
     """Check that a function pairs each beginning of a list of words with the word after it."""
     words = ["so", "it", "goes"]
-    answer = function(words)
-    expected = [(["so"], "it"), (["so", "it"], "goes")]
-    if answer is None:
-        print("Not done yet: next_words returns None. Return a list of pairs.")
-    elif [tuple(pair) for pair in answer] == expected:
-        print("Correct: 3 words give 2 pairs, and each answer is the word after its context.")
-    elif len(answer) == len(words):
-        print("One pair too many: after the last word there is nothing left to guess.")
-    elif [pair[1] for pair in answer] == words[:-1]:
-        print("The answers are one word too early: after ['so'] comes 'it'.")
-    else:
-        print(f"Not yet: next_words({words}) gave {answer}, expected {expected}.")
+    given = list(words)
+    found = run(answer, given)
+    if given != words:
+        raise Wrong("Not yet: your function changes the list of words; slice it instead.")
+    try:
+        pairs = [(list(beginning), word) for beginning, word in found]
+    except (TypeError, ValueError):
+        raise Wrong(f"Not yet: return a list of pairs (words, word), not {found!r}.") from None
+    right = [(["so"], "it"), (["so", "it"], "goes")]
+    if pairs == right:
+        return "Correct: 3 words give 2 pairs, and each answer is the word after its beginning."
+    causes = {
+        "there is nothing to read before the first word; begin with one word": ([], "so"),
+        "after the last word there is nothing left to guess": (words, pairs[-1][1] if pairs else 0),
+        "the answers are one word too early: after ['so'] comes 'it'": (["so"], "so"),
+        "'goes' is missing; the last beginning is all words but one": None,
+    }
+    for cause, pair in causes.items():
+        if pair in pairs or (pair is None and pairs == right[:1]):
+            raise Wrong(f"Not yet: {cause}.")
+    raise Wrong(f"Not yet: next_words({words}) gave {found}, expected {right}.")

@@ -1,4 +1,4 @@
-"""Where we are: the whole machine in one strip, with the part of a chapter lit."""
+"""The whole machine: as a map of the chapters, and as a strip with a chapter's part lit."""
 
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -58,3 +58,54 @@ def machine(chapter: str, n_layer: int = 6) -> Picture:
         f"{n_layer} times, then logits and the next token. Lit: {', '.join(lit_labels)}."
     )
     return Picture(figure, alt, "You are here.")
+
+
+CHAPTERS = {
+    "tokenizer": 1,
+    "embeddings": 2,
+    "attention": 3,
+    "mlp": 4,
+    "logits": 4,
+    "generation": 6,
+}
+"""The chapter of each part."""
+
+AROUND = (
+    (4.4, 0.3, "5  training: a book says what\ncame next, every number learns"),
+    (7.9, 0.3, "7  weights: OpenAI's numbers in,\nyours out, as files"),
+    (1.5, 4.3, "8  classification:\nis it spam?"),
+    (5.65, 4.3, "9  instructions:\nanswer a question"),
+    (9.8, 4.3, "10  scaling: the same\non many machines"),
+)
+"""What is done with the machine: where it stands, and what it says."""
+
+
+def course_map() -> Picture:
+    """Draw the whole machine with the number of the chapter in which each part is built."""
+    figure, ax = canvas(9, 3.7)
+    plain(ax, 11.3, 4.65)
+    edge = {"boxstyle": "round,pad=0.08", "ec": "0.6"}
+    arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "color": "0.5"}
+    ax.add_patch(FancyBboxPatch((3.72, 1.62), 3.86, 1.26, fc="0.95", **edge))
+    ax.text(5.65, 1.6, "4  block, 6 times", ha="center", va="top", color="0.35")
+    middles = [middle for middle, _ in PARTS.values()]
+    for left, right in zip([-0.85, *middles], middles, strict=False):
+        ax.add_patch(FancyArrowPatch((left + 0.7, 2.4), (right - 0.7, 2.4), **arrow))
+    ax.plot([10.3, 10.3, 0.9], [2.78, 3.35, 3.35], color="0.5", lw=1)
+    ax.add_patch(FancyArrowPatch((0.9, 3.35), (0.9, 2.74), shrinkA=0, **arrow))
+    ax.text(5.65, 3.3, "append the token, read on", ha="center", va="bottom", color="0.35")
+    for name, (middle, label) in PARTS.items():
+        ax.add_patch(FancyBboxPatch((middle - 0.66, 2.1), 1.32, 0.6, fc="white", **edge))
+        ax.text(middle, 2.4, f"{CHAPTERS[name]}  {label}", ha="center", va="center")
+    for x, y, label in AROUND:
+        ax.text(x, y, label, ha="center", va="center", color=COLORS[0])
+    for x, end in ((4.4, 4.9), (7.9, 6.9)):
+        ax.add_patch(FancyArrowPatch((x, 0.7), (end, 1.55), **arrow | {"color": COLORS[0]}))
+    alt = (
+        "The machine, with the number of the chapter that builds each part. From left to right: "
+        "1 tokens, 2 vectors, then the block of chapter 4 with 3 attention and an MLP, 6 times, "
+        "then 4 logits and 6 the next token, which is appended and read on. Above, with arrows to "
+        "the block: 5 training and 7 weights, which fill it with numbers. Below: 8 classification, "
+        "9 instructions and 10 scaling, which use it."
+    )
+    return Picture(figure, alt, "Each number is a chapter.")
