@@ -527,7 +527,7 @@ def fit(
         for parameter, value in zip(learned, saved["model"], strict=True):
             parameter.data.copy_(value)
         state.optimizer.load_state_dict(saved["optimizer"])
-        state.step, best, best_epoch, kept = saved["step"], *saved["best"]
+        state.step, (best, best_epoch, kept) = saved["step"], saved["best"]
     run, ahead = run_steps(state, step, validate), time.perf_counter() - begin
     try:
         for epoch in epochs[state.step // n_batches :]:
@@ -541,10 +541,16 @@ def fit(
                 best, best_epoch = validation_loss, epoch
                 kept = [p.detach().clone() for p in learned]
             if checkpoint is not None:
-                found = {"step": state.step, "best": (best, best_epoch, kept), "lengths": lengths}
-                weights = {"model": learned, "optimizer": state.optimizer.state_dict()}
+                progress = {
+                    "model": learned,
+                    "optimizer": state.optimizer.state_dict(),
+                    "step": state.step,
+                    "best": (best, best_epoch, kept),
+                    "lengths": lengths,
+                    "training_config": asdict(config),
+                }
                 with whole_file(checkpoint) as draft:
-                    torch.save({**found, **weights, "training_config": asdict(config)}, draft)
+                    torch.save(progress, draft)
             yield replace(report, seconds=ahead + report.seconds)
     finally:
         for parameter, value in zip(learned, kept, strict=True):

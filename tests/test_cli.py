@@ -447,7 +447,7 @@ def test_chat_goes_on_from_the_whole_conversation_until_the_input_ends(
     out, err = capsys.readouterr()
     assert asked == ["\n", "the", "the<2>", "the<2><3>\n\nso", "that"]
     assert out == "<2>\n<3>\n<4>\n<5>\n"
-    assert err.startswith("tiny is a language model: it goes on from all that you and it wrote")
+    assert err.startswith("tiny is a language model and was not tuned to answer: it goes on from")
     assert "as far as its 16 tokens reach.\nEnter alone: go on. /clear: forget." in err
     assert err.endswith("(forgotten)\n")
 
@@ -560,11 +560,12 @@ def test_chat_streams_and_ctrl_c_stops_the_text_but_not_the_program(folder: Path
 @POSIX
 def test_at_a_terminal_chat_prompts_and_ctrl_c_gives_the_turn_back(folder: Path) -> None:
     with talk_at_terminal("chat", "--model", folder, *ENDLESS) as chat:
-        assert "is a language model" in chat.wait_for("> ")
+        assert "is a language model" in chat.wait_for("You: ")
         os.write(chat.out, b"the prince\n")
+        chat.wait_for("GPT: ")
         chat.wait_for(300)
         os.write(chat.out, b"\x03")  # Ctrl-C
-        chat.wait_for("\n> ")
+        chat.wait_for("\nYou: ")
         os.write(chat.out, b"half a line")
         chat.wait_for("half a line")
         chat.press_ctrl_c_until("(Ctrl-D ends the conversation)")
@@ -573,7 +574,7 @@ def test_at_a_terminal_chat_prompts_and_ctrl_c_gives_the_turn_back(folder: Path)
         os.write(chat.out, b"so\n")
         chat.wait_for(300)
         os.write(chat.out, b"\x03")
-        chat.wait_for("\n> ")
+        chat.wait_for("\nYou: ")
         os.write(chat.out, b"\x04")  # Ctrl-D
         assert chat.process.wait(PATIENCE) == 0
         assert b"Traceback" not in chat.seen

@@ -46,7 +46,9 @@ def test_the_table_and_the_json_say_what_the_library_measures(
     assert (first["tokens"], first["bytes"]) == (len(tokens) - 1, n_bytes)
     assert table[0].split("  ")[0] == "text"
     assert len(table) == 4
-    assert table[1].split()[-4:] == [
+    speed = first["tokens"] / first["seconds"]
+    assert first["tokens_per_second"] == pytest.approx(speed)
+    assert table[1].split()[-6:-2] == [
         str(len(tokens) - 1),
         f"{loss:.4f}",
         f"{math.exp(loss):.2f}",

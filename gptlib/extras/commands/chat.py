@@ -4,6 +4,7 @@ import argparse
 import io
 import os
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,14 +54,21 @@ def parser(prog: str) -> CommandParser:
     return parser
 
 
+def _say(pieces: Iterable[str]) -> str:
+    """Print what the model says, with its name before it at a terminal; return it."""
+    print("GPT: " * sys.stdin.isatty(), end="", flush=True)
+    return show(pieces)[0]
+
+
 class _Text:
     """A conversation with a model that goes on from a text."""
 
     def __init__(self, writer: Writer) -> None:
         self.writer, self.text = writer, ""
         self.greeting = (
-            f"{writer.name} is a language model: it goes on from all that you and it wrote, "
-            f"as far as its {writer.context_length} tokens reach.\nEnter alone: go on."
+            f"{writer.name} is a language model and was not tuned to answer: it goes on from all "
+            f"that you and it wrote, as far as its {writer.context_length} tokens reach.\n"
+            "Enter alone: go on."
         )
 
     def clear(self) -> None:
@@ -70,7 +78,7 @@ class _Text:
         self.text += "\n\n" * bool(self.text and line) + line
         if self.text:
             used = self.writer.last_part(self.text)
-            self.text += show(self.writer.write(self.writer.tokenizer.encode_ordinary(used)))[0]
+            self.text += _say(self.writer.write(self.writer.tokenizer.encode_ordinary(used)))
 
 
 class _Questions:
@@ -108,7 +116,7 @@ class _Questions:
         earlier = self.turns[-arguments.remember :] if arguments.remember else []
         prompt, _ = remember(prompt, earlier, self.writer.tokenizer, self.form, room)
         pieces = enumerate(self.writer.write(prompt))  # the first one begins with a space
-        text, _ = show(piece if number else piece.lstrip() for number, piece in pieces)
+        text = _say(piece if number else piece.lstrip() for number, piece in pieces)
         self.turns.append({"instruction": instruction, "input": about, "output": text.strip()})
 
 
@@ -143,7 +151,7 @@ def _chat(arguments: argparse.Namespace) -> int:
     while True:
         try:
             with raising():
-                line = input("> " if at_terminal else "")
+                line = input("You: " if at_terminal else "")
                 if line.strip() == "/clear":
                     conversation.clear()
                     print("(forgotten)", file=sys.stderr)

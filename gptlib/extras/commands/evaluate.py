@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,10 @@ def _measure(
             "name a text of at least 2"
         )
     n_predicted, what, quiet = len(tokens) - 1, Path(name).name, not sys.stderr.isatty()
+    begin = time.perf_counter()
     with tqdm(total=n_predicted, desc=what, unit="token", leave=False, disable=quiet) as bar:
         loss = text_loss(model, torch.tensor(tokens), batch_size, bar.update)
+    seconds = time.perf_counter() - begin
     n_bytes = len(tokenizer.decode_bytes([token for token in tokens[1:] if token not in ends]))
     return {
         "text": name,
@@ -111,6 +114,8 @@ def _measure(
         "loss": loss,
         "perplexity": perplexity(loss),
         "bits_per_byte": bits_per_byte(loss, n_predicted, n_bytes),
+        "seconds": seconds,
+        "tokens_per_second": n_predicted / seconds,
     }
 
 
@@ -128,8 +133,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"model": str(wanted), "texts": results})
         return 0
-    head = ("text", "bytes", "tokens", "nats per token", "perplexity", "bits per byte")
-    formats = ("", ",", ",", ".4f", ",.2f", ".4f")
+    head = ["text", "bytes", "tokens", "nats per token", "perplexity", "bits per byte"]
+    head += ["seconds", "tokens per second"]
+    formats = ("", ",", ",", ".4f", ",.2f", ".4f", ".1f", ",.0f")
     rows = [list(map(format, result.values(), formats)) for result in results]
     print(table(head, rows))
     return 0

@@ -1,5 +1,7 @@
 """The whole machine: as a map of the chapters, and as a strip with a chapter's part lit."""
 
+from functools import partial
+
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from gptlib.extras.figures import Picture, canvas, plain
@@ -84,23 +86,23 @@ def course_map() -> Picture:
     """Draw the whole machine with the number of the chapter in which each part is built."""
     figure, ax = canvas(9, 3.7)
     plain(ax, 11.3, 4.65)
-    edge = {"boxstyle": "round,pad=0.08", "ec": "0.6"}
-    arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "color": "0.5"}
-    ax.add_patch(FancyBboxPatch((3.72, 1.62), 3.86, 1.26, fc="0.95", **edge))
+    box = partial(FancyBboxPatch, boxstyle="round,pad=0.08", ec="0.6")
+    arrow = partial(FancyArrowPatch, arrowstyle="-|>", mutation_scale=9, color="0.5")
+    ax.add_patch(box((3.72, 1.62), 3.86, 1.26, fc="0.95"))
     ax.text(5.65, 1.6, "4  block, 6 times", ha="center", va="top", color="0.35")
     middles = [middle for middle, _ in PARTS.values()]
     for left, right in zip([-0.85, *middles], middles, strict=False):
-        ax.add_patch(FancyArrowPatch((left + 0.7, 2.4), (right - 0.7, 2.4), **arrow))
+        ax.add_patch(arrow((left + 0.7, 2.4), (right - 0.7, 2.4)))
     ax.plot([10.3, 10.3, 0.9], [2.78, 3.35, 3.35], color="0.5", lw=1)
-    ax.add_patch(FancyArrowPatch((0.9, 3.35), (0.9, 2.74), shrinkA=0, **arrow))
+    ax.add_patch(arrow((0.9, 3.35), (0.9, 2.74), shrinkA=0))
     ax.text(5.65, 3.3, "append the token, read on", ha="center", va="bottom", color="0.35")
     for name, (middle, label) in PARTS.items():
-        ax.add_patch(FancyBboxPatch((middle - 0.66, 2.1), 1.32, 0.6, fc="white", **edge))
+        ax.add_patch(box((middle - 0.66, 2.1), 1.32, 0.6, fc="white"))
         ax.text(middle, 2.4, f"{CHAPTERS[name]}  {label}", ha="center", va="center")
     for x, y, label in AROUND:
         ax.text(x, y, label, ha="center", va="center", color=COLORS[0])
     for x, end in ((4.4, 4.9), (7.9, 6.9)):
-        ax.add_patch(FancyArrowPatch((x, 0.7), (end, 1.55), **arrow | {"color": COLORS[0]}))
+        ax.add_patch(arrow((x, 0.7), (end, 1.55), color=COLORS[0]))
     alt = (
         "The machine, with the number of the chapter that builds each part. From left to right: "
         "1 tokens, 2 vectors, then the block of chapter 4 with 3 attention and an MLP, 6 times, "
