@@ -28,7 +28,7 @@ LEFTOVERS = {
     "a progress bar": r"\r|it/s\b|s/it\b|\|[█▏▎▍▌▋▊▉#]+ *\|",
     "a warning": r"\b\w*Warning:",
 }
-REWRITTEN = ("attention",)
+REWRITTEN = ("embeddings", "attention")
 """Chapters of the second edition: their reader writes the core, and their load is limited."""
 LIMITS = {
     "words": 2800,

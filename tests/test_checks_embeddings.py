@@ -1,88 +1,439 @@
-"""The checks of chapter 2's exercises: unfinished, each named mistake, correct."""
+"""The checks of the chapter on embeddings know the unfinished, each mistake, and the right."""
 
-import math
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from gptlib.embeddings import InputEmbedding, TokenWindows
 from gptlib.extras.checks import embeddings as checks
 
-Answer = Callable[..., Any]
-ALL = (
-    checks.count_windows,
-    checks.lookup_gradient,
-    checks.seen_share,
-    checks.shift_matrix,
-)
+Function = Callable[..., Any]
 
 
-def said(capsys: pytest.CaptureFixture[str], check: Answer, answer: Answer) -> str:
+def said(check: Function, answer: Function, capsys: pytest.CaptureFixture[str]) -> str:
     check(answer)
     return capsys.readouterr().out
 
 
-def stub(*_: Any) -> None:
-    return None
+def cosines(table: Tensor, vector: Tensor) -> Tensor:
+    return F.cosine_similarity(table, vector, dim=-1)
 
 
-def unwritten(*_: Any) -> None:
-    raise NotImplementedError
+def top(scores: Tensor, n: int) -> list[int]:
+    ids: list[int] = scores.topk(n).indices.tolist()
+    return ids
 
 
-def broken(*_: Any) -> None:
-    raise KeyError("pairs")
+def in_place(table: Tensor, vector: Tensor, n: int) -> list[int]:
+    table /= table.norm(dim=-1, keepdim=True)
+    return top(table @ vector, n)
 
 
-@pytest.mark.parametrize("check", ALL)
-def test_an_unfinished_stub_is_called_unfinished(
-    capsys: pytest.CaptureFixture[str], check: Answer
-) -> None:
-    assert said(capsys, check, stub) == "Not written yet: stub returns nothing.\n"
-    assert said(capsys, check, unwritten).startswith("Not written yet: ")
+NEAREST: dict[str, Function] = {
+    "Not written yet: <lambda> returns nothing.": lambda e, v, n: None,
+    "Correct": lambda e, v, n: top(cosines(e, v), n),
+    "dot products favour long rows": lambda e, v, n: top(e @ v, n),
+    "nearest by distance": lambda e, v, n: (e - v).norm(dim=-1).argsort().tolist()[:n],
+    "point away most": lambda e, v, n: cosines(e, v).argsort().tolist()[:n],
+    "the best comes last": lambda e, v, n: cosines(e, v).argsort().tolist()[-n:],
+    "the closest row is missing": lambda e, v, n: top(cosines(e, v), n + 1)[1:],
+    "sorted by number": lambda e, v, n: sorted(top(cosines(e, v), n)),
+    "return the first n": lambda e, v, n: top(cosines(e, v), len(e)),
+    "take it with its sign": lambda e, v, n: top(cosines(e, v).abs(), n),
+    "squared lengths": lambda e, v, n: top(e @ v / e.square().sum(-1), n),
+    "these are cosines": lambda e, v, n: cosines(e, v).topk(n).values.tolist(),
+    "return a list of 3 ids": lambda e, v, n: cosines(e, v).topk(n),
+    "you return int": lambda e, v, n: int(cosines(e, v).argmax()),
+    "changes the table": in_place,
+    "table @ vector": lambda e, v, n: top(v + e.T, n),
+    "Only a tensor of one number": lambda e, v, n: int(cosines(e, v).topk(n).indices),
+    "you say [0, 1, 2]": lambda e, v, n: [0, 1, 2],
+    "row nearest to row 4": lambda e, v, n: [2, 5, 1] if n == 3 else [5],
+}
 
 
-@pytest.mark.parametrize("check", ALL)
-def test_an_error_in_the_answer_is_reported_not_raised(
-    capsys: pytest.CaptureFixture[str], check: Answer
-) -> None:
-    assert said(capsys, check, broken) == "Not yet: broken raised KeyError: 'pairs'\n"
+@pytest.mark.parametrize("expected", NEAREST)
+def test_nearest(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected.lower() in said(checks.nearest, NEAREST[expected], capsys).lower()
 
 
-@pytest.mark.parametrize("check", ALL)
-@pytest.mark.parametrize("value", ["?", 3.14159, torch.zeros(2, 2), [1], float("nan")])
-def test_a_value_of_the_wrong_kind_is_not_correct(
-    capsys: pytest.CaptureFixture[str], check: Answer, value: Any
-) -> None:
-    text = said(capsys, check, lambda *_: value)
-    assert text.startswith("Not yet") or "share here" in text
-    assert "Correct" not in text
+def test_nearest_in_another_style(capsys: pytest.CaptureFixture[str]) -> None:
+    def by_sorting(table: Tensor, vector: Tensor, n: int) -> list[int]:
+        unit = F.normalize(table, dim=1) @ F.normalize(vector, dim=0)
+        return sorted(range(len(table)), key=lambda i: -float(unit[i]))[:n]
+
+    assert "Correct" in said(checks.nearest, by_sorting, capsys)
+    ids = lambda e, v, n: (e @ v / e.norm(dim=1)).topk(n).indices  # noqa: E731
+    assert "Correct" in said(checks.nearest, ids, capsys)
 
 
-# Exercise 1
+LOOK_UP: dict[str, Function] = {
+    "Not written yet": lambda t, e: ...,
+    "Correct": lambda t, e: F.one_hot(t, len(e)).float() @ e,
+    "but looked up": lambda t, e: e[t],
+    "zeros included": lambda t, e: F.embedding(t, e),
+    "multiply them with the table": lambda t, e: F.one_hot(t, len(e)).float(),
+    "one-hot rows are transposed": lambda t, e: F.one_hot(t, len(e)).float().T,
+    "the result is transposed": lambda t, e: e.T @ F.one_hot(t, len(e)).float().T,
+    "one token is looked up": lambda t, e: e[t[0]],
+    "return one for each": lambda t, e: F.one_hot(t, len(e)).float().sum(0) @ e,
+    "as many columns as the largest id needs": lambda t, e: F.one_hot(t).float() @ e,
+    "needs .float()": lambda t, e: F.one_hot(t, len(e)) @ e,
+    "other numbers": lambda t, e: 2 * e[t],
+}
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (lambda n, t, s: (n - t - 1) // s + 1, "Correct: all"),
-        (lambda n, t, s: math.ceil((n - t) / s), "Correct: all"),
-        (lambda n, t, s: (n - t) // s + 1, "no token for the last target"),
-        (lambda n, t, s: math.ceil((n - t - 1) / s) + 1, "You rounded up"),
-        (lambda n, t, s: (n - t - 1) // s, "the first window needs no step"),
-        (lambda n, t, s: (n - 1) // t, "as if windows never overlapped"),
-        (lambda n, t, s: n // t, "cut the stream into pieces of context_length"),
-        (lambda n, t, s: n // s, "cut the whole stream by the stride"),
-        (lambda n, t, s: 1, "Not yet: 3 tokens, windows of 1, stride 1: there are 2, you say 1."),
-    ],
-)
-def test_counting_windows(capsys: pytest.CaptureFixture[str], answer: Answer, words: str) -> None:
-    assert words in said(capsys, checks.count_windows, answer)
+@pytest.mark.parametrize("expected", LOOK_UP)
+def test_look_up(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(checks.look_up, LOOK_UP[expected], capsys)
 
 
-# Exercise 2
+def test_a_product_in_another_style_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    def by_hand(tokens: Tensor, table: Tensor) -> Tensor:
+        rows = [[float(v == t) * row for v, row in enumerate(table)] for t in tokens]
+        return torch.stack([torch.stack(row).sum(0) for row in rows])
+
+    def by_comparison(tokens: Tensor, table: Tensor) -> Tensor:
+        return (tokens[:, None] == torch.arange(len(table))).float() @ table
+
+    assert "Correct" in said(checks.look_up, by_hand, capsys)
+    assert "Correct" in said(checks.look_up, by_comparison, capsys)
+    assert "Correct" in said(checks.look_up, lambda t, e: torch.eye(len(e))[t] @ e, capsys)
+
+
+class Windows(TokenWindows):
+    """The class of the chapter, to exchange a method for a wrong one."""
+
+
+def windows(length: Function | None = None, item: Function | None = None) -> type[Windows]:
+    """Make a class whose number of windows, or whose window number i, may be wrong."""
+    methods: dict[str, Any] = {}
+    if length:
+        methods["__len__"] = lambda self: length(len(self.tokens), self.context_length, self.stride)
+    if item:
+        methods["__getitem__"] = lambda self, i: item(
+            self.tokens, i * self.stride, self.context_length, i
+        )
+    for name, method in methods.items():
+        method.__name__ = name
+    return type("Windows", (Windows,), methods)
+
+
+WINDOWS: dict[str, type[Windows]] = {
+    "Correct: 585 counts": windows(lambda n, t, s: len(range(0, n - t, s))),
+    "Not written yet: __len__ returns nothing.": windows(lambda n, t, s: None),
+    "no token left for the last target": windows(lambda n, t, s: (n - t) // s + 1),
+    "rounded up": windows(lambda n, t, s: -(-(n - t - 1) // s) + 1),
+    "these are the steps": windows(lambda n, t, s: (n - t - 1) // s),
+    "a stride apart, not a context length. For": windows(lambda n, t, s: (n - 1) // t),
+    "cut into pieces": windows(lambda n, t, s: n // t),
+    "cut by the stride": windows(lambda n, t, s: n // s),
+    "that is the number of tokens": windows(lambda n, t, s: n),
+    "a stride of 1 only": windows(lambda n, t, s: n - t),
+    "2 tokens, windows of 1, stride 1: there are 1, you say 9": windows(lambda n, t, s: 9),
+    "return one number": windows(lambda n, t, s: [n]),
+    "Not written yet: __getitem__": windows(item=lambda x, a, t, i: None),
+    "Correct": windows(item=lambda x, a, t, i: [x[a : a + t], x[a + 1 : a + 1 + t]]),
+    "returns two tensors": windows(item=lambda x, a, t, i: x[a : a + t + 1]),
+    "one token too many": windows(item=lambda x, a, t, i: (x[a : a + t + 1], x[a + 1 :][:t])),
+    "starts at index · stride": windows(item=lambda x, a, t, i: (x[i:][:t], x[i + 1 :][:t])),
+    "not a context length.": windows(item=lambda x, a, t, i: (x[i * t :][:t], x[i * t + 1 :][:t])),
+    "the inputs first": windows(item=lambda x, a, t, i: (x[a + 1 :][:t], x[a:][:t])),
+    "move them on": windows(item=lambda x, a, t, i: (x[a:][:t], x[a:][:t])),
+    "only the last token": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + t :][:1])),
+    "the target is one number": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + t])),
+    "one token short": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 1 : a + t])),
+    "moved on by two": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 2 :][:t])),
+    "*before*": windows(item=lambda x, a, t, i: (x[a:][:t], x[a - 1 :][:t])),
+    "the next window": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 3 :][:t])),
+    "A window is one slice": windows(item=lambda x, a, t, i: (x[a, a + t], x)),
+}
+
+
+@pytest.mark.parametrize("expected", WINDOWS)
+def test_windows(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(checks.windows, WINDOWS[expected], capsys)
+
+
+def draw(
+    starts: Function = lambda n, b, t, g: torch.randint(n - t, (b,), generator=g),
+    cut: Function = lambda x, i, t: (x[i : i + t], x[i + 1 : i + 1 + t]),
+    lay: Function = torch.stack,
+) -> Function:
+    """A random batch with some of its steps exchanged for wrong ones."""
+
+    def function(x: Tensor, b: int, t: int, g: torch.Generator) -> Any:
+        pairs = [cut(x, int(i), t) for i in starts(len(x), b, t, g)]
+        inputs, targets = zip(*pairs, strict=True)
+        return lay(inputs), lay(targets)
+
+    return function
+
+
+def by_grid(x: Tensor, b: int, t: int, g: torch.Generator) -> Any:
+    places = torch.randint(len(x) - t, (b, 1), generator=g) + torch.arange(t)
+    return x[places], x[places + 1]
+
+
+def seeded_again(x: Tensor, b: int, t: int, g: torch.Generator) -> Any:
+    return by_grid(x, b, t, torch.Generator().manual_seed(g.initial_seed()))
+
+
+def places_only(x: Tensor, b: int, t: int, g: torch.Generator) -> Any:
+    places = torch.randint(len(x) - t, (b, 1), generator=g) + torch.arange(t)
+    return places, places + 1
+
+
+def scattered(x: Tensor, b: int, t: int, g: torch.Generator) -> Any:
+    places = torch.randint(len(x) - 1, (b, t), generator=g)
+    return x[places], x[places + 1]
+
+
+BATCH: dict[str, Function] = {
+    "Not written yet": lambda x, b, t, g: None,
+    "Correct": draw(),
+    "return two tensors": lambda x, b, t, g: by_grid(x, b, t, g)[0],
+    "see torch.stack": draw(lay=list),
+    "the inputs have T + 1 columns": lambda x, b, t, g: (by_grid(x, b, t + 1, g)[0],) * 2,
+    "the inputs are transposed": draw(lay=lambda rows: torch.stack(rows, dim=1)),
+    "draw with torch.randint": draw(lambda n, b, t, g: torch.randperm(n - t, generator=g)[:b]),
+    "stack batch_size of them": draw(lay=lambda rows: rows[0]),
+    "the windows are joined": draw(lay=torch.cat),
+    "(B, T) is (400, 4)": draw(lay=lambda rows: torch.stack(rows)[1:]),
+    "these are places": places_only,
+    "follow each other": scattered,
+    "the targets are the inputs": draw(cut=lambda x, i, t: (x[i : i + t], x[i : i + t])),
+    "the inputs first": draw(cut=lambda x, i, t: (x[i + 1 : i + 1 + t], x[i : i + t])),
+    "moved on by two": draw(
+        lambda n, b, t, g: torch.randint(n - t - 1, (b,), generator=g),
+        lambda x, i, t: (x[i : i + t], x[i + 2 : i + 2 + t]),
+    ),
+    "start at the same place": draw(
+        lambda n, b, t, g: torch.randint(n - t, (1,), generator=g).expand(b)
+    ),
+    "the last window is never drawn": draw(
+        lambda n, b, t, g: torch.randint(n - t - 1, (b,), generator=g)
+    ),
+    "the first window is never drawn": draw(
+        lambda n, b, t, g: torch.randint(1, n - t, (b,), generator=g)
+    ),
+    "multiples of T only": draw(
+        lambda n, b, t, g: t * torch.randint((n - 1) // t, (b,), generator=g)
+    ),
+    "only [0, 1, 2] are drawn": draw(lambda n, b, t, g: torch.randint(3, (b,), generator=g)),
+    "the windows come in order": draw(lambda n, b, t, g: torch.arange(b) % (n - t)),
+    "gives another batch": draw(lambda n, b, t, g: torch.randint(n - t, (b,))),
+    "draw with generator": draw(lambda n, b, t, g: [random.randrange(n - t) for _ in range(b)]),
+    "don't seed it again": seeded_again,
+    "room for the last target": draw(lambda n, b, t, g: torch.randint(n - 1, (b,), generator=g)),
+    "and for its last target": lambda x, b, t, g: by_grid(x[torch.arange(len(x) + 3)], b, t, g),
+}
+
+
+@pytest.mark.parametrize("expected", BATCH)
+def test_random_batch(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(checks.random_batch, BATCH[expected], capsys)
+
+
+def test_a_batch_by_one_index_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Correct" in said(checks.random_batch, by_grid, capsys)
+
+
+def cut_runs(rows: Tensor, length: int, step: int = 1) -> list[tuple[int, ...]]:
+    return [tuple(run) for row in rows.tolist() for run in runs_of(row, length, step)]
+
+
+def runs_of(row: list[int], length: int, step: int = 1) -> list[list[int]]:
+    return [row[i : i + length] for i in range(0, len(row) - length + 1, step)]
+
+
+def share(
+    known: Function = cut_runs,
+    asked: Function = cut_runs,
+    whole: Function = lambda runs, rows: len(runs),
+) -> Function:
+    """The share of seen runs, with some of its steps exchanged for wrong ones."""
+
+    def function(train: Tensor, held_out: Tensor, length: int) -> float:
+        seen, runs = set(known(train, length)), list(asked(held_out, length))
+        return sum(run in seen for run in runs) / whole(runs, held_out)
+
+    return function
+
+
+def joined(rows: Tensor, length: int) -> list[tuple[int, ...]]:
+    return cut_runs(rows.view(1, -1), length)
+
+
+def in_pieces(rows: Tensor, length: int) -> list[tuple[int, ...]]:
+    return cut_runs(rows, length, length)
+
+
+def without_order(rows: Tensor, length: int) -> list[tuple[int, ...]]:
+    return [tuple(sorted(run)) for run in cut_runs(rows, length)]
+
+
+def without_the_last(rows: Tensor, length: int) -> list[tuple[int, ...]]:
+    return cut_runs(rows[:, :-1], length)
+
+
+SHARE: dict[str, Function] = {
+    "Not written yet": lambda a, b, n: None,
+    "Correct": share(),
+    "single tokens": lambda a, b, n: share()(a, b, 1),
+    "each different run is counted once": share(asked=lambda b, n: set(cut_runs(b, n))),
+    "the parts are swapped": lambda a, b, n: share()(b, a, n),
+    "the order within a run": share(without_order, without_order),
+    "cut into pieces": share(in_pieces, in_pieces),
+    "the windows are joined": share(joined, joined),
+    "the validation windows are joined": share(asked=joined),
+    "the training windows are joined": share(joined),
+    "the last run of each window": share(without_the_last, without_the_last),
+    "divided by the number of tokens": share(whole=lambda runs, b: b.numel()),
+    "that is a count": share(whole=lambda runs, b: 1),
+    "*not* seen": lambda a, b, n: 1 - share()(a, b, n),
+    "that is a percentage": lambda a, b, n: 100 * share()(a, b, n),
+    "you say 0.12": lambda a, b, n: 0.123,
+    "return one number": lambda a, b, n: [share()(a, b, n)],
+    "a tuple can": lambda a, b, n: share(lambda a, n: runs_of(a.tolist()[0], n))(a, b, n),
+    "unfold dimension 1": lambda a, b, n: a.unfold(2, n, 1),
+    "of windows and itself 1 is seen": lambda a, b, n: 6 / 16,
+}
+
+
+@pytest.mark.parametrize("expected", SHARE)
+def test_seen_share(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(checks.seen_share, SHARE[expected], capsys)
+
+
+def test_a_share_without_a_set_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    def by_comparison(train: Tensor, held_out: Tensor, length: int) -> Tensor:
+        seen = train.unfold(1, length, 1).flatten(0, 1)
+        runs = held_out.unfold(1, length, 1).flatten(0, 1)
+        return (runs[:, None] == seen).all(-1).any(1).float().mean()
+
+    assert "Correct" in said(checks.seen_share, by_comparison, capsys)
+
+
+SPLIT: dict[str, Function] = {
+    "Not written yet": lambda x, f=0.1: None,
+    "Correct": lambda x, f=0.1: (x[: len(x) - round(f * len(x))], x[len(x) - round(f * len(x)) :]),
+    "return two tensors": lambda x, f=0.1: x[:30],
+    "the training part must be a tensor": lambda x, f=0.1: (30, x[30:]),
+    "the validation part comes second": lambda x, f=0.1: (x[30:], x[:30]),
+    "the share of the validation part": lambda x, f=0.1: (x[:10], x[10:]),
+    "taken from the start": lambda x, f=0.1: (x[10:], x[:10]),
+    "contains the validation part": lambda x, f=0.1: (x, x[30:]),
+    "shuffled": lambda x, f=0.1: x[torch.arange(40) * 7 % 40].split([30, 10]),
+    "in both parts": lambda x, f=0.1: (x[:30], x[29:]),
+    "is lost": lambda x, f=0.1: (x[:30], x[31:]),
+    "its default is 0.1": lambda x, f: x.split([30, 10]),
+    "must have shape (10,), not (25,)": lambda x, f=0.25: x.split([len(x) * 3 // 4, len(x) // 4]),
+}
+
+
+@pytest.mark.parametrize("expected", SPLIT)
+def test_split_tokens(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(checks.split_tokens, SPLIT[expected], capsys)
+
+
+class Simple(nn.Module):
+    """The layer as readers write it."""
+
+    def __init__(self, v: int, t: int, c: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(v, c)
+        self.position_embedding = nn.Embedding(t, c)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, positions: Tensor | None = None) -> Any:
+        if positions is None:
+            positions = torch.arange(tokens.size(1))
+        return self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
+
+
+def layer(forward: Function) -> type[nn.Module]:
+    """A layer with its forward exchanged for a wrong one."""
+
+    def method(self: Simple, tokens: Tensor, positions: Tensor | None = None) -> Any:
+        places = torch.arange(tokens.size(1)) if positions is None else positions
+        return forward(self, tokens, places)
+
+    method.__name__ = "forward"
+    return type("Layer", (Simple,), {"forward": method})
+
+
+def tokens_of(self: Simple, tokens: Tensor) -> Tensor:
+    found: Tensor = self.token_embedding(tokens)
+    return found
+
+
+def with_another_name(self: Simple, *sizes: Any) -> None:
+    Simple.__init__(self, *sizes)
+    self.wte = nn.Embedding(3, 3)
+
+
+def takes_no_positions(self: Simple, tokens: Tensor) -> Any:
+    return Simple.forward(self, tokens)
+
+
+def ignores_positions(self: Simple, tokens: Tensor, positions: Tensor | None = None) -> Any:
+    return Simple.forward(self, tokens)
+
+
+LAYER: dict[str, type[nn.Module]] = {
+    "Correct": Simple,
+    "Not written yet: forward returns nothing.": layer(lambda s, x, p: None),
+    "leave __init__ as it is": type("Layer", (Simple,), {"__init__": with_another_name}),
+    "the positions are missing": layer(lambda s, x, p: s.token_embedding(x)),
+    "the tokens are missing": layer(lambda s, x, p: s.position_embedding(p).expand(len(x), -1, -1)),
+    "the vector of position 0": layer(
+        lambda s, x, p: tokens_of(s, x) + s.position_embedding(torch.zeros_like(p))
+    ),
+    "count from 0, not from 1": layer(
+        lambda s, x, p: tokens_of(s, x) + s.position_embedding(p + 1)
+    ),
+    "each *row* gets a position": layer(
+        lambda s, x, p: tokens_of(s, x) + s.position_embedding(torch.arange(len(x)))[:, None]
+    ),
+    "the vectors are multiplied": layer(lambda s, x, p: tokens_of(s, x) * s.position_embedding(p)),
+    "stand side by side": layer(
+        lambda s, x, p: torch.cat((tokens_of(s, x), s.position_embedding(p).expand(2, 4, 8)), -1)
+    ),
+    "the sum is halved": layer(lambda s, x, p: (tokens_of(s, x) + s.position_embedding(p)) / 2),
+    "multiplied by √C": layer(lambda s, x, p: tokens_of(s, x) * 8**0.5 + s.position_embedding(p)),
+    "not a token and not the batch": layer(
+        lambda s, x, p: tokens_of(s, x) + s.position_embedding(x)
+    ),
+    "One position for each column": layer(
+        lambda s, x, p: tokens_of(s, x) + s.position_embedding(torch.arange(3))
+    ),
+    "asked with a tensor": layer(lambda s, x, p: tokens_of(s, x) + s.position_embedding(4)),
+    "no gradient": layer(lambda s, x, p: (tokens_of(s, x) + s.position_embedding(p)).detach()),
+    "forward takes positions too": type("Layer", (Simple,), {"forward": takes_no_positions}),
+    "positions is not used": type("Layer", (Simple,), {"forward": ignores_positions}),
+    "outside training": layer(
+        lambda s, x, p: F.dropout(tokens_of(s, x) + s.position_embedding(p), s.dropout.p)
+    ),
+    "dropout never acts": layer(lambda s, x, p: tokens_of(s, x) + s.position_embedding(p)),
+    "on the sum, once": layer(
+        lambda s, x, p: s.dropout(tokens_of(s, x)) + s.dropout(s.position_embedding(p))
+    ),
+}
+
+
+@pytest.mark.parametrize("expected", LAYER)
+def test_layer(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(checks.layer, LAYER[expected], capsys)
+
+
+def test_the_layer_of_the_chapter_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Correct" in said(checks.layer, InputEmbedding, capsys)
 
 
 def summed(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Tensor:
@@ -102,144 +453,31 @@ def added_at_once(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Tensor:
     return gradient
 
 
-def averaged(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Tensor:
-    counts = torch.bincount(tokens, minlength=vocab_size).clamp(min=1)
-    return summed(tokens, upstream, vocab_size) / counts[:, None]
+def by_autograd(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Any:
+    table = torch.zeros(vocab_size, upstream.size(1), requires_grad=True)
+    table[tokens].backward(upstream)
+    return table.grad
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (summed, "Correct: rows add up"),
-        (assigned, "You kept one row"),
-        (added_at_once, "You kept one row"),
-        (averaged, "You averaged"),
-        (lambda t, u, v: u, r"you return a tensor of shape (5, 3)"),
-        (lambda t, u, v: 2 * summed(t, u, v), "Not yet: row 2 is ["),
-    ],
-)
-def test_the_gradient_of_a_look_up(
-    capsys: pytest.CaptureFixture[str], answer: Answer, words: str
-) -> None:
-    assert words in said(capsys, checks.lookup_gradient, answer)
+def by_grad(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Any:
+    with torch.enable_grad():
+        table = nn.Embedding(vocab_size, upstream.size(1))
+        return torch.autograd.grad(table(tokens), table.weight, upstream)[0]
 
 
-# Exercise 3
+GRADIENT: dict[str, Function] = {
+    "Not written yet": lambda t, u, v: None,
+    "Correct": lambda t, u, v: F.one_hot(t, v).float().T @ u,
+    "one row of a token": assigned,
+    "+= upstream` has this fault": added_at_once,
+    "averaged": lambda t, u, v: summed(t, u, v) / t.bincount(minlength=v).clamp(min=1)[:, None],
+    "you return a tensor of shape (5, 3)": lambda t, u, v: u,
+    "row 2 is [": lambda t, u, v: 2 * summed(t, u, v),
+    "That is autograd's answer": by_autograd,
+    "then add row by row": by_grad,
+}
 
 
-def runs(tokens: Tensor, length: int, step: int = 1) -> list[tuple[int, ...]]:
-    return [tuple(run) for run in tokens.unfold(0, length, step).tolist()]
-
-
-def seen(train: Tensor, validation: Tensor, length: int) -> float:
-    known = set(runs(train, length))
-    found = [run in known for run in runs(validation, length)]
-    return sum(found) / len(found)
-
-
-def single(train: Tensor, validation: Tensor, length: int) -> float:
-    return seen(train, validation, 1)
-
-
-def different(train: Tensor, validation: Tensor, length: int) -> float:
-    known, asked = set(runs(train, length)), set(runs(validation, length))
-    return len(known & asked) / len(asked)
-
-
-def swapped(train: Tensor, validation: Tensor, length: int) -> float:
-    return seen(validation, train, length)
-
-
-def unordered(train: Tensor, validation: Tensor, length: int) -> float:
-    known = {tuple(sorted(run)) for run in runs(train, length)}
-    found = [tuple(sorted(run)) in known for run in runs(validation, length)]
-    return sum(found) / len(found)
-
-
-def pieces(train: Tensor, validation: Tensor, length: int) -> float:
-    known = set(runs(train, length, length))
-    found = [run in known for run in runs(validation, length, length)]
-    return sum(found) / len(found)
-
-
-def without_the_last(train: Tensor, validation: Tensor, length: int) -> float:
-    return seen(train[:-1], validation[:-1], length)
-
-
-def per_token(train: Tensor, validation: Tensor, length: int) -> float:
-    known = set(runs(train, length))
-    return sum(run in known for run in runs(validation, length)) / len(validation)
-
-
-def lucky(train: Tensor, validation: Tensor, length: int) -> float:
-    return 7 / 15
-
-
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (seen, "Correct:"),
-        (lambda *a: torch.tensor(seen(*a)), "Correct:"),
-        (single, "You compared single tokens"),
-        (different, "You counted each different run once"),
-        (swapped, "You swapped the parts"),
-        (unordered, "You ignored the order within a run"),
-        (pieces, "pieces that don't overlap"),
-        (without_the_last, "You missed the last run"),
-        (per_token, "You divided by the number of tokens"),
-        (lambda *a: 100 * seen(*a), "That is a percentage"),
-        (lucky, "a stream in itself must give 1 (you: 0.47)"),
-        (lambda *a: 0.123, "you say 0.12"),
-    ],
-)
-def test_the_share_of_seen_runs(
-    capsys: pytest.CaptureFixture[str], answer: Answer, words: str
-) -> None:
-    assert words in said(capsys, checks.seen_share, answer)
-
-
-# Exercise 4
-
-
-def turn(distance: int, n_embd: int, sign: int = 1, factor: int = 2, base: int = 10_000) -> Tensor:
-    matrix = torch.zeros(n_embd, n_embd)
-    for i in range(n_embd // 2):
-        angle = sign * distance / base ** (factor * i / n_embd)
-        sin, cos = math.sin(angle), math.cos(angle)
-        matrix[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = torch.tensor([[cos, -sin], [sin, cos]])
-    return matrix
-
-
-def same_signs(distance: int, n_embd: int, sign: int) -> Tensor:
-    matrix = turn(distance, n_embd)
-    sines = matrix - matrix.diag().diag()
-    return matrix.diag().diag() + sign * (sines.tril() + sines.tril().T)
-
-
-def in_halves(distance: int, n_embd: int) -> Tensor:
-    order = [*range(0, n_embd, 2), *range(1, n_embd, 2)]
-    return turn(distance, n_embd)[order][:, order]
-
-
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (turn, "Correct: one matrix moves every position"),
-        (lambda k, c: turn(k, c, sign=-1), "You turned the wrong way"),
-        (lambda k, c: turn(k, c).T, "You turned the wrong way"),
-        (lambda k, c: same_signs(k, c, 1), "the two sines need opposite signs"),
-        (lambda k, c: same_signs(k, c, -1), "the two sines need opposite signs"),
-        (in_halves, "all sines first and all cosines"),
-        (lambda k, c: in_halves(k, c).T, "all sines first and all cosines"),
-        (lambda k, c: turn(k, c, factor=0), "every pair by the same angle"),
-        (lambda k, c: turn(k, c, factor=1), "it is 2i / n_embd"),
-        (lambda k, c: turn(k, c, factor=1).T, "it is 2i / n_embd"),
-        (lambda k, c: turn(k, c, base=1000), "Not yet: position 0 moved on by 1 should be [0.84,"),
-        (lambda k, c: turn(1, c), "Not yet: position 0 moved on by 3"),
-        (lambda k, c: torch.zeros(c), "shape (8,); return a tensor of shape (8, 8)"),
-    ],
-)
-def test_the_matrix_that_moves_positions(
-    capsys: pytest.CaptureFixture[str], answer: Answer, words: str
-) -> None:
-    assert words in said(capsys, checks.shift_matrix, answer)
+@pytest.mark.parametrize("expected", GRADIENT)
+def test_lookup_gradient(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(checks.lookup_gradient, GRADIENT[expected], capsys)

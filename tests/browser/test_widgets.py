@@ -28,16 +28,16 @@ def test_embeddings_the_picture_follows_the_position(book: Book) -> None:
     book.open("02_embeddings.ipynb")
     book.run_all()
     readout = book.widget(".widget-html p[aria-live]")
-    expect(readout).to_contain_text("Position 20 in the sinusoidal table")
+    expect(readout).to_contain_text("Position 20 in the learned table")
     picture = book.widget("img.widget-image")
     before = picture.get_attribute("src")
     handle = book.widget(".widget-slider .noUi-handle")
     handle.focus()
     handle.press("ArrowRight")
-    expect(readout).to_contain_text("Position 21 in the sinusoidal table")
-    expect(picture).not_to_have_attribute("src", before or "")
-    book.widget(".widget-toggle-button >> text=learned").click()
     expect(readout).to_contain_text("Position 21 in the learned table")
+    expect(picture).not_to_have_attribute("src", before or "")
+    book.widget(".widget-toggle-button >> text=sinusoidal").click()
+    expect(readout).to_contain_text("Position 21 in the sinusoidal table")
 
 
 def test_attention_keys_and_clicks_move_the_query(book: Book) -> None:

@@ -1,202 +1,451 @@
-"""Checks of the exercises of chapter 2: each says what is right, or which step is off."""
+"""Check the tasks and exercises of the chapter on embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gptlib.embeddings import TokenWindows, sinusoidal_positions
-from gptlib.extras.checks.answers import Answer, close, named, number_of, says, tensor_of
+from gptlib.extras.checks.answers import (
+    Wrong,
+    close,
+    expect,
+    named,
+    number,
+    number_of,
+    run,
+    says,
+    task,
+    what,
+)
 
 
-@says
-def count_windows(answer: Answer) -> str:
-    """Check `count_windows(n_tokens, context_length, stride)`, exercise 1."""
-    wrong: tuple[int, int, int] | None = None
-    results: dict[tuple[int, int, int], float] = {}
-    for n_tokens in range(2, 40):
-        for context_length in range(1, min(n_tokens, 9)):
-            for stride in range(1, 7):
-                case = (n_tokens, context_length, stride)
-                results[case] = number_of(answer, *case, wanted="how many windows there are")
-                if wrong is None and results[case] != _windows(*case):
-                    wrong = case
-    if wrong is None:
-        return f"Correct: all {len(results)} combinations agree with len(TokenWindows(...))."
+@task
+def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
+    """Check the ids of the rows that point most nearly where a vector points."""
+    table = torch.tensor(
+        [[3.0, 0], [0.5, 0.6], [1, 1], [0, 2], [-5, -5], [6, 7], [2, -1], [-1, 0.5]]
+    )
+    vector, n = torch.tensor([1.0, 0.9]), 3  # no row of the table
+    before = table.clone()
+    hints = {
+        "size of tensor": "A matrix of shape (V, C) times a vector of shape (C,): table @ vector.",
+        **dict.fromkeys(
+            ("converted to Python scalars", "converted to Scalar"),
+            "Only a tensor of one number becomes an int; topk(n).indices.tolist() is a list.",
+        ),
+    }
+    ids = run(function, table, vector, n, hints=hints)
+    if not torch.equal(table, before):
+        raise Wrong("Not yet: your function changes the table; divide a copy, not in place.")
+    if isinstance(ids, Tensor):
+        ids = ids.tolist()
+    if not isinstance(ids, list | tuple) or None in (numbers := [number(i) for i in ids]):
+        raise Wrong(f"Not yet: {what(ids)}; return a list of {n} ids, topk(n).indices.tolist().")
+    cosines = torch.cosine_similarity(table, vector, dim=-1)
+    products, distances = table @ vector, (table - vector).norm(dim=-1)
+
+    def first(scores: Tensor, count: int = n) -> list[int]:
+        return scores.argsort(descending=True).tolist()[:count]
+
+    right = first(cosines)
+    causes: dict[str, list[Any]] = {
+        "dot products favour long rows; divide each by the row's length": first(products),
+        "these are the nearest by distance; the cosine forgets the lengths": first(-distances),
+        "these are the rows that point away most; the largest cosine comes first": first(-cosines),
+        "the best comes last; turn the list round": right[::-1],
+        "the closest row is missing; the caller leaves out what is not wanted": (
+            first(cosines, n + 1)[1:]
+        ),
+        "the ids are sorted by number; sort them by cosine, largest first": sorted(right),
+        "these are all rows; return the first n": first(cosines, len(table)),
+        "the cosine of opposite vectors is -1, so take it with its sign": first(cosines.abs()),
+        "the products are divided by the squared lengths of the rows, so short rows win": first(
+            products / table.square().sum(-1)
+        ),
+    }
+    if numbers == right:
+        if list(run(function, table, table[4], 1)) != [4]:
+            raise Wrong("Not yet: right for n = 3, but the row nearest to row 4 is row 4 itself.")
+        return "Correct: the largest cosine first, whatever the lengths of the rows."
+    if any(i not in range(len(table)) for i in numbers):
+        raise Wrong("Not yet: these are cosines or vectors; return the ids, topk(n).indices.")
+    for cause, wrong in causes.items():
+        if numbers == wrong:
+            raise Wrong(f"Not yet: {cause}.")
+    raise Wrong(f"Not yet: for a test table the {n} nearest are {right}, you say {ids}.")
+
+
+@task
+def look_up(function: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Check that rows are picked by a product with one-hot rows, and not by indexing."""
+    table = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 9], [-1, 0]])
+    tokens = torch.tensor([3, 0, 3])
+    rows = torch.nn.functional.one_hot(tokens, len(table)).float()
+    hints = {
+        "shapes cannot be multiplied": (
+            "The one-hot rows are (T, V) and the table (V, C). Without a number of classes, "
+            "F.one_hot makes only as many columns as the largest id needs."
+        ),
+        **dict.fromkeys(
+            ("same dtype", "expected scalar type", "not implemented for 'Long'"),
+            "F.one_hot gives whole numbers; a product needs .float() on them.",
+        ),
+    }
+    causes = {
+        "these are the one-hot rows; multiply them with the table": rows,
+        "the one-hot rows are transposed: one row for each token": rows.T,
+        "the result is transposed: one row for each token, (T, C)": table[tokens].T,
+        "one token is looked up; return a row for each": table[tokens[0]],
+        "the rows are added up; return one for each token": table[tokens].sum(0),
+    }
+    picked = run(function, tokens, table, hints=hints)
+    expect(picked, table[tokens], causes, "the result for three tokens")
+    unused = table.clone()
+    unused[1] = torch.nan  # 0 · nan is nan: a product can't pass over a row
+    if not run(function, tokens, unused).isnan().any():
+        raise Wrong(
+            "Not yet: the right rows, but looked up. Multiply the one-hot rows with the table, "
+            "zeros included."
+        )
+    return "Correct: a row of zeros with a single 1 picks one row of the table."
+
+
+@task
+def windows(kind: Callable[..., Any]) -> str:
+    """Check the number of windows, then the windows and their targets."""
+    counts: dict[tuple[int, int, int], float] = {}
+    for n in range(2, 24):
+        for length in range(1, min(n, 7)):
+            for stride in range(1, 6):
+                yours = run(kind, torch.arange(n), length, stride)
+                counts[n, length, stride] = number_of(yours.__len__, wanted="how many windows fit")
+    _check_counts(counts)
+    stream = torch.arange(30) * 7 % 31
+    yours = run(kind, stream, 5, 3)
+    hints = {"too many indices": "A window is one slice: tokens[start : end]."}
+    for index in (1, 0, len(yours) - 1):
+        start = 3 * index
+        pair = run(yours.__getitem__, index, hints=hints)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise Wrong("Not yet: __getitem__ returns two tensors, the inputs and the targets.")
+        inputs, targets = pair
+        window = stream[start : start + 5]
+        causes = {
+            "the window has one token too many; the last one is a target only": (
+                stream[start : start + 6]
+            ),
+            "the window starts at its index; it starts at index · stride": stream[index:][:5],
+            "windows lie a stride apart, not a context length": stream[5 * index :][:5],
+            "the targets come second, the inputs first": stream[start + 1 : start + 6],
+        }
+        expect(inputs, window, causes, f"the inputs of window {index}")
+        causes = {
+            "the targets are the inputs; move them on by one token": window,
+            "only the last token has a target; each token has one": stream[start + 5 : start + 6],
+            "the target is one number; each token has a target": stream[start + 5],
+            "the targets are one token short: the last one lies just behind the window": (
+                stream[start + 1 : start + 5]
+            ),
+            "the targets are moved on by two": stream[start + 2 : start + 7],
+            "the targets come *before* the inputs": stream[max(start - 1, 0) :][:5],
+            "the targets are the next window; move on by one token": stream[start + 3 :][:5],
+        }
+        expect(targets, stream[start + 1 : start + 6], causes, f"the targets of window {index}")
+    return f"Correct: {len(counts)} counts of windows, and the targets one token on."
+
+
+def _check_counts(counts: Mapping[tuple[int, int, int], float]) -> None:
+    def right(n: int, length: int, stride: int) -> int:
+        return (n - length - 1) // stride + 1
+
     mistakes: dict[str, Callable[[int, int, int], int]] = {
-        "You left no token for the last target: a window needs context_length + 1 tokens": (
+        "there is no token left for the last target: a window needs context_length + 1": (
             lambda n, t, s: (n - t) // s + 1
         ),
-        "You rounded up: a window that would run past the end doesn't count": (
+        "rounded up; a window that would run past the end doesn't count": (
             lambda n, t, s: -(-(n - t - 1) // s) + 1
         ),
-        "You counted the steps, not the windows: the first window needs no step, so add 1": (
+        "these are the steps; the first window needs none, so add 1": (
             lambda n, t, s: (n - t - 1) // s
         ),
-        "You divided by the window's length, as if windows never overlapped; they are a stride "
-        "apart": lambda n, t, s: (n - 1) // t,
-        "You cut the stream into pieces of context_length: windows are a stride apart, and the "
+        "windows are a stride apart, not a context length": lambda n, t, s: (n - 1) // t,
+        "the stream is cut into pieces of context_length; windows are a stride apart, and the "
         "last one needs room for its last target": lambda n, t, s: n // t,
-        "You cut the whole stream by the stride; the last window can't start near its end": (
+        "the stream is cut by the stride; the last window can't start near its end": (
             lambda n, t, s: n // s
         ),
+        "that is the number of tokens": lambda n, t, s: n,
+        "that is right for a stride of 1 only": lambda n, t, s: n - t,
     }
-    for text, mistake in mistakes.items():
-        if all(value == mistake(*case) for case, value in results.items()):
-            return f"{text}. For example {_show_count(wrong, results[wrong])}"
-    return f"Not yet: {_show_count(wrong, results[wrong])}"
-
-
-def _windows(n_tokens: int, context_length: int, stride: int) -> int:
-    return len(TokenWindows(torch.arange(n_tokens), context_length, stride))
-
-
-def _show_count(case: tuple[int, int, int], got: float) -> str:
-    n_tokens, context_length, stride = case
-    return (
-        f"{n_tokens} tokens, windows of {context_length}, stride {stride}: there are "
-        f"{_windows(*case)}, you say {got:g}."
+    wrong = next((case for case, count in counts.items() if count != right(*case)), None)
+    if wrong is None:
+        return
+    fits = (
+        text
+        for text, mistake in mistakes.items()
+        if all(count == mistake(*case) for case, count in counts.items())
     )
+    cause = next(fits, "the number of windows is off")
+    example = "{} tokens, windows of {}, stride {}".format(*wrong)
+    said = f"{example}: there are {right(*wrong)}, you say {counts[wrong]:g}"
+    raise Wrong(f"Not yet: {cause}. For example {said}.")
 
 
-@says
-def lookup_gradient(answer: Answer) -> str:
-    """Check `lookup_gradient(tokens, upstream, vocab_size)`, exercise 2."""
-    tokens = torch.tensor([2, 0, 2, 5, 2])
-    upstream = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    got = tensor_of(answer, tokens, upstream, 7, shape=(7, 3))
-    right = torch.zeros(7, 3).index_add(0, tokens, upstream)
-    last = torch.zeros(7, 3)
-    for token, row in zip(tokens, upstream, strict=True):
-        last[token] = row
-    counts = torch.bincount(tokens, minlength=7).clamp(min=1)[:, None]
-    if close(got, right):
-        return (
-            "Correct: rows add up where a token repeats, and rows that were not looked up stay "
-            "zero. Autograd gives the same gradient."
-        )
-    if close(got, right / counts):
-        return "You averaged the rows of a repeated token; the gradient is their sum."
-    if close(got, last) or bool((got[2] == upstream[[0, 2, 4]]).all(1).any()):
-        return (
-            "You kept one row of a token that occurs three times; each occurrence adds its own "
-            "row. `gradient[tokens] += upstream` has this fault too: it adds one of them."
-        )
-    row = int((got - right).abs().sum(1).argmax())
-    return f"Not yet: row {row} is {_row(got[row])}, it should be {_row(right[row])}."
-
-
-@says
-def seen_share(answer: Answer) -> str:
-    """Check `seen_share(train, validation, length)`, exercise 3."""
-    train = torch.tensor([4, 1, 3, 1, 2, 3, 2, 3, 2, 3, 2, 2])
-    validation = torch.tensor([1, 4, 2, 1, 3, 2, 2, 3, 2, 3, 2, 3, 2, 2, 1, 1, 5])
-    value = number_of(answer, train, validation, 3, wanted="from 0 to 1")
-    seen, runs = _runs(train, 3), _runs(validation, 3)
-    right = sum(run in set(seen) for run in runs) / len(runs)
-    mistakes = {
-        "You compared single tokens; compare runs of `length` tokens in a row": (
-            sum(int(t) in train.tolist() for t in validation) / len(validation)
+@task
+def random_batch(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
+    """Check the batch: windows of the stream, their targets, and where they may start."""
+    stream = torch.arange(100, 112)  # 12 tokens: windows of 4 can start at 8 places
+    hints = {
+        "equal size": (
+            "A window too near the end is shorter than the others. The last start leaves room for "
+            "the last target."
         ),
-        "You counted each different run once; count every run of the validation part": (
+        "out of bounds": "The last start leaves room for the window and for its last target.",
+        "out of range": "The last start leaves room for the window and for its last target.",
+    }
+
+    def draw(batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        pair = run(function, stream, batch_size, 4, generator, hints=hints)
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise Wrong("Not yet: return two tensors, the inputs and the targets.")
+        return pair[0], pair[1]
+
+    def fresh(seed: int) -> torch.Generator:
+        return torch.Generator().manual_seed(seed)
+
+    inputs, targets = draw(400, fresh(0))
+    for name, part in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(part, Tensor):
+            raise Wrong(f"Not yet: the {name} must be a tensor; {what(part)}; see torch.stack.")
+        _check_shape(name, part)
+    if not set(inputs.flatten().tolist()) <= set(stream.tolist()):
+        raise Wrong("Not yet: these are places in the stream; return the tokens that stand there.")
+    if not torch.equal(inputs, inputs[:, :1] + torch.arange(4)):
+        raise Wrong("Not yet: a row must hold 4 tokens that follow each other in the stream.")
+    causes = {
+        "the targets are the inputs; move them on by one token": inputs,
+        "the targets come second, the inputs first": inputs - 1,
+        "the targets are moved on by two": inputs + 2,
+    }
+    expect(targets, inputs + 1, causes, "the targets")
+    _check_starts((inputs[:, 0] - 100).tolist())
+    if not torch.equal(inputs, draw(400, fresh(0))[0]):
+        raise Wrong("Not yet: the same seed gives another batch; draw with generator=generator.")
+    generator = fresh(0)
+    if torch.equal(draw(400, generator)[0], draw(400, generator)[0]):
+        raise Wrong("Not yet: two draws with one generator are the same; don't seed it again.")
+    return "Correct: windows from every place that has room, and the generator repeats them."
+
+
+def _check_shape(name: str, part: Tensor) -> None:
+    causes = {
+        (400, 5): f"the {name} have T + 1 columns; cut off the last or the first",
+        (4, 400): f"the {name} are transposed; one window in each row",
+        (8, 4): "each start is drawn once; draw with torch.randint, so that one may come again",
+        (4,): "this is one window; stack batch_size of them",
+        (1600,): "the windows are joined; stack them, one in each row",
+    }
+    shape = tuple(part.shape)
+    if shape != (400, 4):
+        cause = causes.get(shape, f"the {name} have shape {shape}, and (B, T) is (400, 4)")
+        raise Wrong(f"Not yet: {cause}.")
+
+
+def _check_starts(starts: list[int]) -> None:
+    found = sorted(set(starts))
+    if len(found) == 1:
+        raise Wrong("Not yet: all windows start at the same place; draw one start for each.")
+    if found == list(range(7)):
+        raise Wrong(
+            "Not yet: the last window is never drawn. 12 tokens have 12 - 4 starts, and randint "
+            "leaves its upper end out by itself."
+        )
+    if found == list(range(1, 8)):
+        raise Wrong("Not yet: the first window is never drawn; starts begin at 0.")
+    if all(start % 4 == 0 for start in found):
+        raise Wrong("Not yet: windows start at multiples of T only; let them start anywhere.")
+    if found != list(range(8)):
+        raise Wrong(f"Not yet: of 8 possible starts only {found} are drawn.")
+    if starts[:16] == [*range(8)] * 2:
+        raise Wrong("Not yet: the windows come in order; draw their starts at random.")
+
+
+@task
+def seen_share(function: Callable[[Tensor, Tensor, int], float]) -> str:
+    """Check the share of the validation windows' runs that stand in a training window."""
+    train = torch.tensor([[1, 3, 3, 3, 2, 2], [3, 2, 1, 1, 3, 3], [1, 3, 1, 1, 1, 2]])
+    held_out = torch.tensor(
+        [[3, 1, 3, 1, 2, 1], [1, 1, 1, 2, 1, 4], [3, 3, 2, 1, 3, 1], [1, 1, 4, 1, 4, 4]]
+    )
+    hints = {
+        "unhashable": "A list can't be in a set, a tuple can: tuple(run).",
+        "Dimension out of range": "The windows are rows: unfold dimension 1.",
+    }
+    answer = run(function, train, held_out, 3, hints=hints)
+    value = number(answer)
+    if value is None:
+        raise Wrong(f"Not yet: {what(answer)}; return one number, from 0 to 1.")
+    seen, runs = _runs(train, 3), _runs(held_out, 3)
+    joined, joined_runs = _runs(train.view(1, -1), 3), _runs(held_out.view(1, -1), 3)
+    right = sum(run in seen for run in runs) / len(runs)
+    mistakes = {
+        "single tokens are compared; compare runs of `length` tokens": (
+            sum(token in train for token in held_out.flatten()) / held_out.numel()
+        ),
+        "each different run is counted once; count every run": (
             len(set(runs) & set(seen)) / len(set(runs))
         ),
-        "You swapped the parts: the question is what validation shares with training": (
-            sum(run in set(runs) for run in seen) / len(seen)
+        "the parts are swapped; ask what validation shares with training": (
+            sum(run in runs for run in seen) / len(seen)
         ),
-        "You ignored the order within a run: 3, 2, 1 is not 1, 2, 3": (
+        "the order within a run is ignored; 3, 2, 1 is not 1, 2, 3": (
             sum(sorted(run) in [sorted(s) for s in seen] for run in runs) / len(runs)
         ),
-        "You cut the parts into pieces that don't overlap; a run can start at every token": (
-            sum(run in set(seen[::3]) for run in runs[::3]) / len(runs[::3])
+        "the windows are cut into pieces; a run can start at every token": (
+            sum(run in seen[::4] + seen[3::4] for run in runs[::4] + runs[3::4])
+            / len(runs[::4] + runs[3::4])
         ),
-        "You missed the last run of each part; there are len - length + 1 of them": (
-            sum(run in set(seen[:-1]) for run in runs[:-1]) / len(runs[:-1])
+        "the windows are joined, and runs reach from one into the next": (
+            sum(run in joined for run in joined_runs) / len(joined_runs)
         ),
-        "You divided by the number of tokens; there are len - length + 1 runs": (
-            sum(run in set(seen) for run in runs) / len(validation)
+        "the validation windows are joined, and runs reach from one into the next": (
+            sum(run in seen for run in joined_runs) / len(joined_runs)
         ),
-        "That is a percentage; give the share, from 0 to 1": 100 * right,
+        "the training windows are joined, and runs reach from one into the next": (
+            sum(run in joined for run in runs) / len(runs)
+        ),
+        "the last run of each window is missing; a window has T - length + 1": (
+            sum(run in _runs(train[:, :-1], 3) for run in _runs(held_out[:, :-1], 3)) / 12
+        ),
+        "divided by the number of tokens; divide by the number of runs": (
+            sum(run in seen for run in runs) / held_out.numel()
+        ),
+        "that is a count; divide it by the number of runs": right * len(runs),
+        "that is the share of runs that were *not* seen": 1 - right,
+        "that is a percentage; give the share, from 0 to 1": 100 * right,
     }
     if not close(value, right):
-        mistake = named(value, mistakes) or "Not yet"
-        return f"{mistake}. The share here is {right:.2f}, you say {value:.2f}."
-    same = number_of(answer, train, train, 4, wanted="from 0 to 1")
-    none = number_of(answer, train, validation + 100, 3, wanted="from 0 to 1")
-    if not close([same, none], [1, 0]):
-        return (
-            f"Not yet: a stream in itself must give 1 (you: {same:.2f}), a stream of other "
-            f"tokens 0 (you: {none:.2f})."
-        )
-    return (
-        f"Correct: {right:.2f} of the runs of the test stream were seen, all runs of a stream in "
-        "itself, and none of a stream of other tokens."
-    )
+        mistake = named(value, mistakes) or "compare a short example by hand"
+        raise Wrong(f"Not yet: {mistake}. The share here is {right:.2f}, you say {value:.2f}.")
+    for what_is, part, share in (("itself", train, 1), ("other tokens", train + 100, 0)):
+        found = number_of(function, train, part, 4, wanted="from 0 to 1")
+        if not close(found, share):
+            raise Wrong(f"Not yet: of windows and {what_is} {share} is seen, you say {found:.2f}.")
+    return f"Correct: {right:.2f} of the test's runs, all of a text in itself, none of another's."
 
 
-def _runs(tokens: Tensor, length: int) -> list[tuple[int, ...]]:
-    values = tokens.tolist()
-    return [tuple(values[i : i + length]) for i in range(len(values) - length + 1)]
+def _runs(rows: Tensor, length: int) -> list[tuple[int, ...]]:
+    return [tuple(run) for run in rows.unfold(1, length, 1).flatten(0, 1).tolist()]
+
+
+@task
+def split_tokens(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
+    """Check the contiguous split of a stream."""
+    stream = torch.arange(40) * 3 % 41
+    only = "validation_fraction may be left out; its default is 0.1."
+    parts = run(function, stream, 0.25)
+    if not isinstance(parts, tuple | list) or len(parts) != 2:
+        raise Wrong("Not yet: return two tensors, the training and the validation part.")
+    train, validation = parts
+    for name, part in (("training", train), ("validation", validation)):
+        if not isinstance(part, Tensor):
+            raise Wrong(f"Not yet: the {name} part must be a tensor; {what(part)}.")
+    causes = {
+        "the validation part comes second": stream[30:],
+        "0.25 is the share of the validation part": stream[:10],
+        "the validation part is taken from the start; take the end": stream[10:],
+        "the training part is the whole stream, and so contains the validation part": stream,
+    }
+    first, second = train.tolist(), validation.tolist()
+    in_order = stream.tolist() in (first + second, second + first)
+    if sorted(first + second) == sorted(stream.tolist()) and not in_order:
+        raise Wrong("Not yet: the tokens are shuffled; keep their order, and cut once.")
+    expect(train, stream[:30], causes, "the training part")
+    causes = {
+        "a token at the cut is in both parts": stream[29:],
+        "a token at the cut is lost": stream[31:],
+    }
+    expect(validation, stream[30:], causes, "the validation part")
+    tenth = run(function, torch.arange(100), hints={"positional argument": only})
+    expect(tenth[1], torch.arange(90, 100), {}, "the validation part of 100 tokens by default")
+    return "Correct: the last part of the text, cut once, and no token twice."
+
+
+@task
+def layer(kind: Callable[..., Any]) -> str:
+    """Check the sum of two rows, positions of one's own, and dropout."""
+    yours = run(kind, 11, 6, 8).eval()
+    names = {"token_embedding", "position_embedding", "dropout"}
+    if {name for name, _ in yours.named_children()} != names:
+        raise Wrong("Not yet: leave __init__ as it is; trained weights are found by these names.")
+    tokens = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
+    rows, places = yours.token_embedding.weight, yours.position_embedding.weight
+    hints = {
+        "index out of range": "A position is a place, 0 to T - 1, not a token and not the batch.",
+        "size of tensor": "One position for each column: torch.arange(tokens.size(1)).",
+        "must be Tensor, not": "A table is asked with a tensor: torch.arange(tokens.size(1)).",
+    }
+    causes = {
+        "the positions are missing": rows[tokens],
+        "the tokens are missing": places[:4].expand(2, 4, 8),
+        "every token gets the vector of position 0": rows[tokens] + places[0],
+        "positions count from 0, not from 1": rows[tokens] + places[1:5],
+        "each *row* gets a position; each column should": rows[tokens] + places[:2, None],
+        "the vectors are multiplied; add them": rows[tokens] * places[:4],
+        "the vectors stand side by side; add them": torch.cat(
+            (rows[tokens], places[:4].expand(2, 4, 8)), -1
+        ),
+        "the sum is halved; add the vectors as they are": (rows[tokens] + places[:4]) / 2,
+        "the token vectors are multiplied by √C; that belongs to sines and cosines": (
+            rows[tokens] * 8**0.5 + places[:4]
+        ),
+    }
+    out = run(yours.forward, tokens, hints=hints)
+    expect(out, rows[tokens] + places[:4], causes, "the output")
+    if not out.requires_grad:
+        raise Wrong("Not yet: right, but no gradient comes through; use the layers themselves.")
+    third = torch.tensor([2, 3, 4, 5])
+    own = "forward takes positions too: forward(self, tokens, positions=None)."
+    given = run(yours.forward, tokens, third, hints={"positional argument": own})
+    causes = {"positions is not used: when it is given, tokens stand there": out}
+    expect(given, rows[tokens] + places[third], causes, "the output with positions 2 to 5")
+    careless = run(kind, 11, 6, 8, 0.9).eval()
+    whole = careless(tokens)
+    if not torch.equal(whole, careless(tokens)):
+        raise Wrong("Not yet: dropout acts outside training too; use self.dropout.")
+    dropped = careless.train()(tokens)
+    if torch.equal(dropped, whole):
+        raise Wrong("Not yet: dropout never acts; the last step is self.dropout.")
+    if not close(dropped, torch.where(dropped == 0, 0, 10 * whole)):  # a tenth is left, enlarged
+        raise Wrong("Not yet: dropout must act on the sum, once.")
+    return "Correct: what a token is and where it stands, added."
 
 
 @says
-def shift_matrix(answer: Answer) -> str:
-    """Check `shift_matrix(distance, n_embd)`, exercise 4."""
-    n_embd = 8
-    table = sinusoidal_positions(40, n_embd)
-    for distance in (1, 3, 10):
-        got = tensor_of(answer, distance, n_embd, shape=(n_embd, n_embd))
-        before, after = table[:-distance], table[distance:]
-        matrix = got.float()
-        if torch.allclose(before @ matrix, after, atol=1e-4):
-            continue
-        return _shift_mistake(matrix, before, after, distance)
-    return (
-        "Correct: one matrix moves every position on by the same distance (tested: 1, 3 and 10), "
-        "whichever position you start from."
-    )
-
-
-def _shift_mistake(matrix: Tensor, before: Tensor, after: Tensor, distance: int) -> str:
-    n_embd = before.size(1)
-    halves = [*range(0, n_embd, 2), *range(1, n_embd, 2)]
-    if torch.allclose(after @ matrix, before, atol=1e-4):
-        return "You turned the wrong way: swap the signs of the sines, or transpose the matrix."
-    for direction in (matrix, matrix.T):
-        unmixed = torch.zeros_like(direction)
-        unmixed[torch.tensor(halves)[:, None], torch.tensor(halves)] = direction
-        if torch.allclose(before @ unmixed, after, atol=1e-4):
-            return "You put all sines first and all cosines last; channels 2i, 2i + 1 are a pair."
-    blocks = [matrix[i : i + 2, i : i + 2] for i in range(0, n_embd, 2)]
-    right = [_turn(distance, 2 * pair, n_embd) for pair in range(n_embd // 2)]
-    if any(_symmetric(matrix, right, sign) for sign in (1, -1)):
-        return "You gave both sines of a pair the same sign; the two sines need opposite signs."
-    if _turned(blocks, [_turn(distance, 0, n_embd)] * (n_embd // 2)):
-        return "You turned every pair by the same angle; it is distance / 10000^(2i / n_embd)."
-    if _turned(blocks, [_turn(distance, pair, n_embd) for pair in range(n_embd // 2)]):
-        return "You gave pair i the exponent i / n_embd; it is 2i / n_embd."
-    error = float((before @ matrix - after).abs().max())
-    return (
-        f"Not yet: position 0 moved on by {distance} should be {_row(after[0])}; you get "
-        f"{_row(before[0] @ matrix)}. The largest error is {error:.2f}."
-    )
-
-
-def _symmetric(matrix: Tensor, turns: list[Tensor], sign: int) -> bool:
-    """Tell whether the blocks are the turns with both sines of the given sign."""
-    flip = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
-    signs = flip * torch.tensor([[1, sign], [sign, 1]])
-    return close(matrix, torch.block_diag(*(turn * signs for turn in turns)))
-
-
-def _turned(blocks: list[Tensor], turns: list[Tensor]) -> bool:
-    """Tell whether the blocks are the turns, all forwards or all backwards."""
-    return close(blocks, turns) or close(blocks, [turn.T for turn in turns])
-
-
-def _turn(distance: int, exponent: float, n_embd: int) -> Tensor:
-    angle = torch.tensor(distance / 10_000 ** (exponent / n_embd))
-    return torch.tensor([[angle.cos(), -angle.sin()], [angle.sin(), angle.cos()]])
+def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
+    """Check the gradient of a look-up, computed without autograd."""
+    tokens = torch.tensor([2, 0, 2, 5, 2])
+    upstream = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    by_hand = "That is autograd's answer. Write your own: zeros, then add row by row."
+    hints = dict.fromkeys(("does not require grad", "requires_grad"), by_hand)
+    with torch.inference_mode():  # autograd has nothing to work on here
+        got = run(function, tokens, upstream, 7, hints=hints)
+    if not isinstance(got, Tensor) or got.shape != (7, 3):
+        raise Wrong(f"Not yet: {what(got)}; return a tensor of shape (7, 3), the table's.")
+    right = torch.zeros(7, 3).index_add(0, tokens, upstream)
+    counts = torch.bincount(tokens, minlength=7).clamp(min=1)[:, None]
+    if close(got, right):
+        return "Correct: a repeated token's rows add up, and rows without a token stay zero."
+    if close(got, right / counts):
+        raise Wrong("Not yet: the rows of a repeated token are averaged; they add up.")
+    if bool((got[2] == upstream[[0, 2, 4]]).all(1).any()):
+        raise Wrong(
+            "Not yet: one row of a token that occurs three times is left; each occurrence adds "
+            "its own. `gradient[tokens] += upstream` has this fault too."
+        )
+    row = int((got - right).abs().sum(1).argmax())
+    raise Wrong(f"Not yet: row {row} is {_row(got[row])}, it should be {_row(right[row])}.")
 
 
 def _row(values: Tensor) -> str:
