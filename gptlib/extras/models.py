@@ -16,7 +16,8 @@ from gptlib.extras.formats.folders import (
     read_pickle,
 )
 from gptlib.extras.formats.hub import RELEASES, find_release
-from gptlib.extras.formats.tokenizer_files import FILES, fit_tokenizer, quick, read_any_tokenizer
+from gptlib.extras.formats.tokenizer_files import FILES, fit_tokenizer, read_any_tokenizer
+from gptlib.extras.tokens import quick
 from gptlib.generation import check_vocabulary
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.instructions import LoRAConfig, add_lora, lora_layers, merge_lora

@@ -28,7 +28,7 @@ from gptlib.extras.formats.text_files import (
 )
 from gptlib.extras.models import MADE_BY, SHIPPED, find_shipped, load_run_tokenizer
 from gptlib.extras.terminal import note
-from gptlib.extras.tokens import QuickTokenizer, cut_long_words, open_tokens, prepare_tokens
+from gptlib.extras.tokens import cut_long_words, open_tokens, prepare_tokens, quick
 from gptlib.tokenizer import (
     END_OF_TEXT,
     BPETokenizer,
@@ -293,13 +293,14 @@ def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int
     else:
         if name == "train":
             documents = cut_long_words(read_documents(texts, "tokenizer"))
-            tokenizer = QuickTokenizer(train_bpe(documents, vocab_size))
+            tokenizer = BPETokenizer(train_bpe(documents, vocab_size))
         else:
             tokenizer = named_tokenizer(name)
         if isinstance(tokenizer, BPETokenizer):
             tokenizer.save(place)
         with whole_file(mark) as draft:  # the last: with it the tokenizer is whole
             draft.write_text(asked + "\n", encoding="utf-8")
+        tokenizer = quick(tokenizer)
     if texts:
         for _ in prepare_tokens(read_documents(texts, "tokens"), tokenizer, folder / TOKENS_FILE):
             pass  # each document moves the bar

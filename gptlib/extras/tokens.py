@@ -260,3 +260,10 @@ class QuickTokenizer(BPETokenizer):
                     parts = self._library.tokenize(spell(word.encode()))
                     self._cache[word] = [part.id for part in parts]
         return super().encode_ordinary(text)
+
+
+def quick(tokenizer: Tokenizer) -> Tokenizer:
+    """Let a tokenizer of ours cut long words quickly; others do."""
+    if type(tokenizer) is BPETokenizer:
+        return QuickTokenizer(tokenizer.merges, tokenizer.special_tokens)
+    return tokenizer

@@ -10,7 +10,7 @@ import tiktoken
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from gptlib.extras.tokens import QuickTokenizer
+from gptlib.extras.tokens import QuickTokenizer, quick
 from gptlib.tokenizer import (
     END_OF_TEXT,
     BPETokenizer,
@@ -128,13 +128,6 @@ class LibraryTokenizer(BPETokenizer):
         Path(folder, "tokenizer_config.json").unlink(missing_ok=True)  # it would name GPT-2's class
         for name, content in self.files.items():
             Path(folder, name).write_bytes(content)
-
-
-def quick(tokenizer: Tokenizer) -> Tokenizer:
-    """Let a tokenizer of ours cut long words quickly; others do."""
-    if type(tokenizer) is BPETokenizer:
-        return QuickTokenizer(tokenizer.merges, tokenizer.special_tokens)
-    return tokenizer
 
 
 def read_any_tokenizer(folder: Path, n_rows: int | None = None) -> Tokenizer:
