@@ -123,9 +123,10 @@ def _box(i: int, token: bytes, n: int, ends: Sequence[tuple[bool, bool]]) -> str
     tint = TINTS[n % len(TINTS)]
     small = "font-size: 11px; color: #333"
     signs = "".join(
-        f"<span style='{small}; display: inline-block; height: 16px; padding: 0 {1 + stops}px 0 "
-        f"{1 + begins}px; border: solid #555; border-width: 0 {int(stops)}px 1px {int(begins)}px; "
-        f"margin: 0 {int(stops)}px 0 {int(begins)}px; line-height: 12px'>{byte:02x}</span>"
+        f"<span style='display: inline-block'><span style='{small}; padding: 0 2px'>{byte:02x}"
+        f"</span><span style='display: block; height: 4px; border: solid #555; border-width: "
+        f"0 {int(stops)}px 1px {int(begins)}px; margin: 0 {int(stops)}px 0 {int(begins)}px'>"
+        "</span></span>"
         for byte, (begins, stops) in zip(token, ends, strict=True)
     )
     return (
