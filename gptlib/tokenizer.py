@@ -286,8 +286,9 @@ class BPETokenizer:
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         self.special_tokens: dict[str, int] = {}
         for name in special:
-            if not regex.fullmatch(SPECIAL_PATTERN, name) or name in self.special_tokens:
+            if not regex.fullmatch(SPECIAL_PATTERN, name) or name.encode() in known:
                 raise ValueError(f"special {name!r} is not <|name|>, or comes twice; rename it")
+            known.add(name.encode())
             self.special_tokens[name] = len(self.tokens)
             self.tokens.append(name.encode())
         self.vocab_size = len(self.tokens)

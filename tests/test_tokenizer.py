@@ -539,6 +539,12 @@ def test_special_tokens_with_impossible_names_are_refused(names: list[str]) -> N
         BPETokenizer([], names)
 
 
+def test_a_special_token_that_merges_make_is_refused() -> None:
+    merges = [(b"<", b"|"), (b"<|", b"a"), (b"<|a", b"|"), (b"<|a|", b">")]
+    with pytest.raises(ValueError, match=r"special '<\|a\|>' is not"):
+        BPETokenizer(merges, ["<|a|>"])
+
+
 @pytest.mark.parametrize(
     "merges",
     [[(b"th", b"e")], [(b"t", b"h"), (b"t", b"h")], [(b"", b"a")], [(b"a", b"b"), (b"c", b"xy")]],

@@ -70,7 +70,7 @@ def word_tokenizer(kind: Any) -> str:
         )
     words = ["to", "be", "that", "is", ",", "or", "not", ":"]
     _pick(given.itos, ["<pad>", "<unk>", *words], _wrong_vocabularies(words, text), _ORDER)
-    causes = {
+    causes: dict[str, Any] = {
         "build_vocab ignores `size`": ["<pad>", "<unk>", *words],
         "`size` counts the words of the text; <pad> and <unk> come on top": ["<pad>", "<unk>"],
     }
