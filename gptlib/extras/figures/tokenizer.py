@@ -222,7 +222,7 @@ def compression(sizes: Sequence[int], rates: Sequence[float], other: tuple[int, 
         f"Bytes per token over the size of the vocabulary: {rates[0]:.2f} with {sizes[0]:,} "
         f"tokens, {rates[-1]:.2f} with {sizes[-1]:,}; GPT-2's {other[0]:,} give {other[1]:.2f}."
     )
-    return Picture(figure, alt, "From left to right each step doubles the vocabulary twice.")
+    return Picture(figure, alt, "Each doubling of the vocabulary adds less than the one before.")
 
 
 def scripts(counts: Mapping[str, Mapping[str, int]]) -> Picture:
