@@ -27,6 +27,86 @@ from pathlib import Path
 import regex
 import tiktoken
 
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all, whenever the process is killed.
+
+    The folder is made. What is written to the temporary name that it yields is forced to the disk
+    and moved in the end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps apart two processes that write the same file.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft.touch()
+    mode = draft.stat().st_mode  # what a new file gets here; some writers narrow it
+    try:
+        yield draft
+        draft.chmod(mode)
+        with open(draft, "r+b") as file:
+            # On the disk before the move, or a power cut could leave the name with no content.
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+class WordTokenizer:
+    """Number the words of a text, or its characters; what it has never seen becomes `<unk>`.
+
+    Args:
+        tokens: The vocabulary; ids 0 and 1 are padding and the unknown, so it begins with 2.
+        characters: Cut a text into characters instead of words and punctuation marks.
+
+    Attributes:
+        itos: The token of each id.
+        stoi: The id of each token.
+
+    Example:
+        >>> tokenizer = WordTokenizer.build_vocab("the cat and the hat")
+        >>> tokenizer.encode("the dog and the cat")
+        [2, 1, 4, 2, 3]
+    """
+
+    def __init__(self, tokens: Iterable[str], characters: bool = False) -> None:
+        self.characters = characters
+        self.itos = ["<pad>", "<unk>", *tokens]
+        self.stoi = {token: i for i, token in enumerate(self.itos)}
+
+    @staticmethod
+    def split(text: str, characters: bool) -> list[str]:
+        """Cut a text into characters, or into words and punctuation marks."""
+        return list(text) if characters else regex.findall(r"\w+|[^\w\s]", text)
+
+    @classmethod
+    def build_vocab(
+        cls, text: str, size: int | None = None, characters: bool = False
+    ) -> "WordTokenizer":
+        """Take the most frequent tokens of a text, `size` of them or all, in that order."""
+        counts = Counter(cls.split(text, characters))
+        return cls([token for token, _ in counts.most_common(size)], characters)
+
+    def encode(self, text: str) -> list[int]:
+        """Turn a text into ids, 1 for what is not in the vocabulary."""
+        return [self.stoi.get(token, 1) for token in self.split(text, self.characters)]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Turn ids into text, padding left out; words are joined by blanks."""
+        return ("" if self.characters else " ").join(self.itos[i] for i in tokens if i != 0)
+
+    def save(self, path: str | Path) -> None:
+        """Write the vocabulary as JSON, the tokens in the order of their ids."""
+        content = {"characters": self.characters, "itos": self.itos}
+        with whole_file(Path(path)) as draft:
+            draft.write_text(json.dumps(content, ensure_ascii=False, indent=0), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "WordTokenizer":
+        """Read a vocabulary that `save` wrote."""
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls(content["itos"][2:], content["characters"])
+
+
 Merge = tuple[bytes, bytes]
 """Two neighbouring tokens, left and right, that a merge joins into one new token."""
 
@@ -52,6 +132,23 @@ def join_pair(parts: Sequence[bytes], pair: Merge) -> list[bytes]:
             joined.append(parts[position])
             position += 1
     return joined
+
+
+@cache
+def byte_characters() -> Mapping[int, str]:
+    """Give each byte the visible character that stands for it in GPT-2's files.
+
+    Returns:
+        One printable character for each of the 256 bytes, in GPT-2's order: their ids are 0 to 255
+        in it. 188 bytes stand for themselves.
+
+    Source: `bytes_to_unicode` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
+    """
+    # What Latin-1 can print; the gap at 0xAD is the soft hyphen, which is invisible.
+    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    characters = {byte: chr(byte) for byte in visible}
+    return characters | {byte: chr(256 + index) for index, byte in enumerate(hidden)}
 
 
 SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -90,21 +187,306 @@ def count_words(text: str | Iterable[str]) -> Counter[str]:
     return counts
 
 
-@cache
-def byte_characters() -> Mapping[int, str]:
-    """Give each byte the visible character that stands for it in GPT-2's files.
+def merge_word(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
+    """Cut one word into tokens by replaying the merges in the order they were learnt.
+
+    Args:
+        word: The bytes of one word of `split_words`.
+        ranks: For each merge its place in the order of training, 0 for the first.
+
+    Source: `bpe` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
+
+    Example:
+        >>> merge_word(b"abab", {(b"a", b"b"): 0, (b"ab", b"ab"): 1})
+        [b'abab']
+    """
+    parts = [bytes([byte]) for byte in word]
+    while len(parts) > 1:
+        pair = min(pairwise(parts), key=lambda pair: ranks.get(pair, inf))
+        if pair not in ranks:
+            break
+        parts = join_pair(parts, pair)
+    return parts
+
+
+END_OF_TEXT = "<|endoftext|>"
+"""GPT-2's one special token: it stands between two documents, and no merge can make it."""
+
+SPECIAL_PATTERN = r"<\|[A-Za-z][A-Za-z0-9_]*\|>"
+"""Special tokens look like <|name|>; `SPLIT_PATTERN` cuts such a text, so no merge makes one."""
+
+
+def spell(token: bytes) -> str:
+    r"""Write a token with the visible characters that stand for its bytes in GPT-2's files.
+
+    Example:
+        >>> spell(b" Natasha\n")
+        'ĠNatashaĊ'
+    """
+    characters = byte_characters()
+    return "".join(characters[byte] for byte in token)
+
+
+def read_merges(path: Path) -> list[Merge]:
+    """Read the merges from GPT-2's merges.txt, in the order of training.
+
+    A version line comes first, then one merge a line: two tokens spelled with `byte_characters`,
+    and one space between them.
+
+    Raises:
+        ValueError: If a line is not two tokens (for example because the file was cut off).
+    """
+    byte_of = {character: byte for byte, character in byte_characters().items()}
+    merges: list[Merge] = []
+    # A broken byte becomes a character that is no byte's, so the error below names its line.
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if line and not line.startswith("#version"):
+            try:
+                left, right = (bytes(byte_of[letter] for letter in s) for s in line.split(" "))
+            except (KeyError, ValueError):
+                line = f"line {number} of {path.name}, {line!r},"
+                raise ValueError(f"{line} is not two tokens; copy or save it again") from None
+            merges.append((left, right))
+    return merges
+
+
+class BPETokenizer:
+    """Turn text into token ids and back, with your own merges or with GPT-2's.
+
+    Args:
+        merges: In the order of training: from `train_bpe`, `recover_merges` or `read_merges`.
+        special: Names of special tokens, of the form <|name|>; they get the last ids.
+
+    Attributes:
+        tokens: The bytes of each token; the place in the list is the id.
+        vocab_size: The number of tokens, special ones included: ids lie below it.
+        ids: The id of each token that is not special, by its bytes.
+        special_tokens: The id of each special token, by its name.
+        ranks: The place of each merge in the order of training.
+
+    Example:
+        >>> tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e")])
+        >>> tokenizer.encode("the<|endoftext|>", allowed_special={"<|endoftext|>"})
+        [257, 258]
+        >>> tokenizer.decode([257, 258])
+        'the<|endoftext|>'
+    """
+
+    def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
+        self.merges = list(merges)
+        self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
+        self.tokens = [bytes([byte]) for byte in byte_characters()]
+        known = set(self.tokens)
+        for rank, (left, right) in enumerate(self.merges):
+            if left not in known or right not in known or left + right in known:
+                raise ValueError(f"merge {rank}, {left!r} {right!r} is out of order; pass them all")
+            known.add(left + right)
+            self.tokens.append(left + right)
+        self.ids = {token: i for i, token in enumerate(self.tokens)}
+        self.special_tokens: dict[str, int] = {}
+        for name in special:
+            if not regex.fullmatch(SPECIAL_PATTERN, name) or name.encode() in known:
+                raise ValueError(f"special {name!r} is not <|name|>, or comes twice; rename it")
+            known.add(name.encode())
+            self.special_tokens[name] = len(self.tokens)
+            self.tokens.append(name.encode())
+        self.vocab_size = len(self.tokens)
+        self._cache: dict[str, list[int]] = {}
+
+    @classmethod
+    def train(cls, text: str | Iterable[str], vocab_size: int) -> "BPETokenizer":
+        """Learn a tokenizer from a text: ids 0 to vocab_size - 1, `END_OF_TEXT` the last.
+
+        See `train_bpe`.
+        """
+        return cls(train_bpe(text, vocab_size))
+
+    def encode(self, text: str, allowed_special: Collection[str] = frozenset()) -> list[int]:
+        """Turn a text into token ids.
+
+        The name of a special token inside the text is plain text, cut like any other, unless
+        `allowed_special` holds it: what a stranger types can then never end a document.
+        (tiktoken raises an error by default; this is its `disallowed_special=()`.)
+
+        Raises:
+            ValueError: If `allowed_special` holds a name that is no special token, or the
+                text a lone surrogate.
+
+        Example:
+            >>> BPETokenizer([]).encode("Hi!")
+            [39, 72, 0]
+        """
+        for name in allowed_special:
+            if name not in self.special_tokens:
+                raise ValueError(f"{name!r} is not one of {set(self.special_tokens)}; pass a set")
+        pattern = "|".join(map(regex.escape, allowed_special))
+        tokens: list[int] = []
+        # The parentheses make split return the special tokens, too, not only what is between.
+        for part in regex.split(f"({pattern})", text) if pattern else [text]:
+            special = part in allowed_special
+            tokens += [self.special_tokens[part]] if special else self.encode_ordinary(part)
+        return tokens
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """Turn a text without special tokens into token ids; each new word is cut only once."""
+        words = split_words(text)
+        if len(self._cache) > 500_000:  # keep the memory bounded on endless text
+            self._cache.clear()
+        for word in set(words):
+            if word not in self._cache:
+                self._cache[word] = [self.ids[t] for t in merge_word(word.encode(), self.ranks)]
+        return list(chain.from_iterable(map(self._cache.__getitem__, words)))
+
+    def token_bytes(self, token: int) -> bytes:
+        """Look up the bytes of one token; they need not be whole characters."""
+        return self.decode_bytes([token])
+
+    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
+        """Turn token ids into the bytes they stand for, exactly; an unknown id is a ValueError."""
+        tokens, most = list(tokens), self.vocab_size - 1
+        for token in tokens:
+            if not 0 <= token <= most:  # Python would take -1 for the last token
+                raise ValueError(f"token id {token} is not in 0..{most}; pass ids that encode gave")
+        return b"".join(self.tokens[token] for token in tokens)
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Turn token ids into text; bytes that are no whole character become U+FFFD."""
+        return self.decode_bytes(tokens).decode("utf-8", errors="replace")
+
+    def save(self, folder: str | Path) -> None:
+        """Write vocab.json and merges.txt, GPT-2's two files, which other libraries read too.
+
+        Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py, which reads such files
+            under the names encoder.json and vocab.bpe.
+        """
+        lines = [f"{spell(left)} {spell(right)}\n" for left, right in self.merges]
+        ids = {spell(token): i for i, token in enumerate(self.tokens)}
+        with whole_file(Path(folder) / "merges.txt") as draft:
+            draft.write_bytes(("#version: 0.2\n" + "".join(lines)).encode())
+        with whole_file(Path(folder) / "vocab.json") as draft:
+            draft.write_bytes(json.dumps(ids).encode())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "BPETokenizer":
+        """Read a tokenizer from GPT-2's two files, and compare the files with each other.
+
+        Raises:
+            FileNotFoundError: If one of the files is not there.
+            ValueError: If a file is cut off, or the two do not belong together.
+        """
+        merges = read_merges(Path(folder) / "merges.txt")
+        content = (Path(folder) / "vocab.json").read_bytes()
+        try:
+            # By id, so that the special tokens are found in their order.
+            vocabulary = dict(sorted(dict(json.loads(content)).items(), key=lambda item: item[1]))
+        except (TypeError, ValueError):
+            vocabulary = {}  # equals no table, so the error below is raised
+        names = [str(name) for name in vocabulary if regex.fullmatch(SPECIAL_PATTERN, str(name))]
+        tokenizer = cls(merges, names)
+        if vocabulary != {spell(token): i for i, token in enumerate(tokenizer.tokens)}:
+            what = f"{len(content)} bytes, doesn't number the {256 + len(merges)} tokens"
+            raise ValueError(f"vocab.json, {what} of merges.txt: copy or save both again")
+        return tokenizer
+
+
+def find_data(name: str) -> Path:
+    """Find a file that is shipped with the course.
 
     Returns:
-        One printable character for each of the 256 bytes, in GPT-2's order: their ids are 0 to 255
-        in it. 188 bytes stand for themselves.
+        Its path: in `data/` beside the package (a clone), or inside it (an installed wheel).
 
-    Source: `bytes_to_unicode` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
+    Raises:
+        FileNotFoundError: If it is in neither.
     """
-    # What Latin-1 can print; the gap at 0xAD is the soft hyphen, which is invisible.
-    visible = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    characters = {byte: chr(byte) for byte in visible}
-    return characters | {byte: chr(256 + index) for index, byte in enumerate(hidden)}
+    package = Path(__file__).resolve().parent
+    for folder in (package.parent / "data", package / "data"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(
+        f"{name} is neither in {package.parent / 'data'} nor in {package / 'data'}; copy it "
+        "there from the course's repository, or install the package again"
+    )
+
+
+def read_gpt2_ranks(path: str | Path | None = None) -> dict[bytes, int]:
+    """Read GPT-2's 50,256 tokens and their ids from the file that tiktoken uses.
+
+    Args:
+        path: The file; None finds the one that is shipped with the course.
+
+    Returns:
+        The id of each token, by its bytes, in the order of the ids.
+    """
+    path = find_data("gpt2.tiktoken") if path is None else Path(path)
+    content = path.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    # One wrong line would give some words other ids, and nothing would crash.
+    if sha256 != "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930":
+        raise ValueError(f"{path.name} is not GPT-2's: sha256 {sha256[:8]}...; copy it again")
+    lines = (line.split() for line in content.splitlines())
+    return {base64.b64decode(token): int(rank) for token, rank in lines}
+
+
+def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
+    """Find the merges behind a table of tokens: cut each token with the merges before it.
+
+    Args:
+        ranks: The id of each token by its bytes; merged tokens numbered in the order of training.
+
+    Example:
+        >>> recover_merges({b"t": 0, b"h": 1, b"e": 2, b"th": 3, b"the": 4})
+        [(b't', b'h'), (b'th', b'e')]
+    """
+    merges: dict[Merge, int] = {}
+    for token in sorted(ranks, key=ranks.__getitem__):
+        if len(token) > 1:
+            # Every merge but the token's own is known by now, so two parts are left.
+            parts = merge_word(token, merges)
+            if len(parts) != 2:
+                raise ValueError(f"{token!r} is no pair of earlier tokens; pass a whole table")
+            merges[parts[0], parts[1]] = len(merges)
+    return list(merges)
+
+
+def gpt2_encoding() -> tiktoken.Encoding:
+    """Build GPT-2's tokenizer in tiktoken, written in Rust, without any download.
+
+    Example:
+        >>> gpt2_encoding().encode("War and Peace")
+        [13195, 290, 12689]
+    """
+    return tiktoken.Encoding(
+        "gpt2",
+        # SPLIT_PATTERN in the form that tiktoken has: it cuts the same way and runs faster
+        pat_str=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
+        mergeable_ranks=read_gpt2_ranks(),
+        special_tokens={END_OF_TEXT: 50256},
+        explicit_n_vocab=50257,
+    )
+
+
+Tokenizer = BPETokenizer | tiktoken.Encoding
+"""What turns text into tokens and back: ours, or tiktoken's."""
+
+
+def vocabulary_size(tokenizer: Tokenizer) -> int:
+    """Count the tokens, special ones included: all ids lie below it."""
+    if isinstance(tokenizer, tiktoken.Encoding):
+        return tokenizer.n_vocab
+    return tokenizer.vocab_size
+
+
+def end_of_text(tokenizer: Tokenizer) -> frozenset[int]:
+    """Look up the id of `END_OF_TEXT`; empty if the tokenizer has no such token.
+
+    Example:
+        >>> end_of_text(BPETokenizer([]))
+        frozenset({256})
+    """
+    if isinstance(tokenizer, tiktoken.Encoding):
+        return frozenset({tokenizer.eot_token})
+    return frozenset(i for name, i in tokenizer.special_tokens.items() if name == END_OF_TEXT)
 
 
 class PairCounts:
@@ -206,353 +588,3 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
             vocabulary.append(left + right)
             known.add(left + right)
     return merges
-
-
-def merge_word(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
-    """Cut one word into tokens by replaying the merges in the order they were learnt.
-
-    Args:
-        word: The bytes of one word of `split_words`.
-        ranks: For each merge its place in the order of training, 0 for the first.
-
-    Source: `bpe` in https://github.com/openai/gpt-2/blob/master/src/encoder.py
-
-    Example:
-        >>> merge_word(b"abab", {(b"a", b"b"): 0, (b"ab", b"ab"): 1})
-        [b'abab']
-    """
-    parts = [bytes([byte]) for byte in word]
-    while len(parts) > 1:
-        pair = min(pairwise(parts), key=lambda pair: ranks.get(pair, inf))
-        if pair not in ranks:
-            break
-        parts = join_pair(parts, pair)
-    return parts
-
-
-END_OF_TEXT = "<|endoftext|>"
-"""GPT-2's one special token: it stands between two documents, and no merge can make it."""
-
-SPECIAL_PATTERN = r"<\|[A-Za-z][A-Za-z0-9_]*\|>"
-"""Special tokens look like <|name|>; `SPLIT_PATTERN` cuts such a text, so no merge makes one."""
-
-
-def number_tokens(merges: Iterable[Merge], special: Iterable[str]) -> list[bytes]:
-    """List the tokens in the order of their ids: bytes, merges, special tokens.
-
-    Args:
-        merges: In the order of training; each joins two tokens made before it into a new one.
-        special: Names of special tokens, <|name|>, in the order of their ids.
-
-    Example:
-        >>> number_tokens([(b"t", b"h")], ["<|endoftext|>"])[256:]
-        [b'th', b'<|endoftext|>']
-    """
-    vocabulary = {bytes([byte]): None for byte in byte_characters()}
-    for rank, (left, right) in enumerate(merges):
-        if left not in vocabulary or right not in vocabulary or left + right in vocabulary:
-            raise ValueError(f"merge {rank}, {left!r} {right!r}, is not in order; pass them all")
-        vocabulary[left + right] = None
-    for name in special:
-        if not regex.fullmatch(SPECIAL_PATTERN, name) or name.encode() in vocabulary:
-            raise ValueError(f"special token {name!r} is not <|name|>, or comes twice; rename it")
-        vocabulary[name.encode()] = None
-    return list(vocabulary)
-
-
-class Vocabulary:
-    """Number the tokens and turn ids back into text.
-
-    Args:
-        merges: In the order of training: from `train_bpe`, `recover_merges` or `read_merges`.
-        special: Names of special tokens, of the form <|name|>; they get the last ids.
-
-    Attributes:
-        tokens: The bytes of each token; the place in the list is the id.
-        vocab_size: The number of tokens, special ones included: ids lie below it.
-        ids: The id of each token that is not special, by its bytes.
-        special_tokens: The id of each special token, by its name.
-    """
-
-    def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
-        self.merges, names = list(merges), list(special)
-        self.tokens = number_tokens(self.merges, names)
-        self.vocab_size = len(self.tokens)
-        self.ids = {token: i for i, token in enumerate(self.tokens)}
-        self.special_tokens = {name: self.ids.pop(name.encode()) for name in names}
-
-    def token_bytes(self, token: int) -> bytes:
-        """Look up the bytes of one token; they need not be whole characters."""
-        return self.decode_bytes([token])
-
-    def decode_bytes(self, tokens: Iterable[int]) -> bytes:
-        """Turn token ids into the bytes they stand for, exactly; an unknown id is a ValueError."""
-        tokens, most = list(tokens), self.vocab_size - 1
-        for token in tokens:
-            if not 0 <= token <= most:  # Python would take -1 for the last token
-                raise ValueError(f"token id {token} is not in 0..{most}; pass ids that encode gave")
-        return b"".join(self.tokens[token] for token in tokens)
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Turn token ids into text; bytes that are no whole character become U+FFFD."""
-        return self.decode_bytes(tokens).decode("utf-8", errors="replace")
-
-
-def spell(token: bytes) -> str:
-    r"""Write a token with the visible characters that stand for its bytes in GPT-2's files.
-
-    Example:
-        >>> spell(b" Natasha\n")
-        'ĠNatashaĊ'
-    """
-    characters = byte_characters()
-    return "".join(characters[byte] for byte in token)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all, whenever the process is killed.
-
-    The folder is made. What is written to the temporary name that it yields is forced to the disk
-    and moved in the end.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps apart two processes that write the same file.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.touch()
-    mode = draft.stat().st_mode  # what a new file gets here; some writers narrow it
-    try:
-        yield draft
-        draft.chmod(mode)
-        with open(draft, "r+b") as file:
-            # On the disk before the move, or a power cut could leave the name with no content.
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def read_merges(path: Path) -> list[Merge]:
-    """Read the merges from GPT-2's merges.txt, in the order of training.
-
-    A version line comes first, then one merge a line: two tokens spelled with `byte_characters`,
-    and one space between them.
-
-    Raises:
-        ValueError: If a line is not two tokens (for example because the file was cut off).
-    """
-    byte_of = {character: byte for byte, character in byte_characters().items()}
-    merges: list[Merge] = []
-    # A broken byte becomes a character that is no byte's, so the error below names its line.
-    lines = path.read_bytes().decode("utf-8", "replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if line and not line.startswith("#version"):
-            try:
-                left, right = (bytes(byte_of[letter] for letter in s) for s in line.split(" "))
-            except (KeyError, ValueError):
-                line = f"line {number} of {path.name}, {line!r},"
-                raise ValueError(f"{line} is not two tokens; copy or save it again") from None
-            merges.append((left, right))
-    return merges
-
-
-def read_files(folder: Path) -> tuple[list[Merge], list[str]]:
-    """Read merges and names of special tokens from GPT-2's two files, and compare the files.
-
-    Raises:
-        FileNotFoundError: If one of the files is not there.
-        ValueError: If a file is cut off, or the two do not belong together.
-    """
-    merges = read_merges(folder / "merges.txt")
-    content = (folder / "vocab.json").read_bytes()
-    try:
-        # By id, so that the special tokens are found in their order.
-        vocabulary = dict(sorted(dict(json.loads(content)).items(), key=lambda item: item[1]))
-    except (TypeError, ValueError):
-        vocabulary = {}  # equals no table, so the error below is raised
-    special = [str(name) for name in vocabulary if regex.fullmatch(SPECIAL_PATTERN, str(name))]
-    if vocabulary != {spell(token): i for i, token in enumerate(number_tokens(merges, special))}:
-        what = f"{len(content)} bytes, doesn't number the {256 + len(merges)} tokens of merges.txt"
-        raise ValueError(f"vocab.json, {what}: copy or save both again")
-    return merges, special
-
-
-class BPETokenizer(Vocabulary):
-    """Turn text into token ids and back, with your own merges or with GPT-2's.
-
-    Example:
-        >>> tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e")])
-        >>> tokenizer.encode("the<|endoftext|>", allowed_special={"<|endoftext|>"})
-        [257, 258]
-        >>> tokenizer.decode([257, 258])
-        'the<|endoftext|>'
-    """
-
-    def __init__(self, merges: Iterable[Merge], special: Iterable[str] = (END_OF_TEXT,)) -> None:
-        super().__init__(merges, special)
-        self.ranks = {pair: rank for rank, pair in enumerate(self.merges)}
-        self._cache: dict[str, list[int]] = {}
-
-    @classmethod
-    def train(cls, text: str | Iterable[str], vocab_size: int) -> "BPETokenizer":
-        """Learn a tokenizer from a text: ids 0 to vocab_size - 1, `END_OF_TEXT` the last.
-
-        See `train_bpe`.
-        """
-        return cls(train_bpe(text, vocab_size))
-
-    def encode(self, text: str, allowed_special: Collection[str] = frozenset()) -> list[int]:
-        """Turn a text into token ids.
-
-        The name of a special token inside the text is plain text, cut like any other, unless
-        `allowed_special` holds it: what a stranger types can then never end a document.
-        (tiktoken raises an error by default; this is its `disallowed_special=()`.)
-
-        Raises:
-            ValueError: If `allowed_special` holds a name that is no special token, or the
-                text a lone surrogate.
-
-        Example:
-            >>> BPETokenizer([]).encode("Hi!")
-            [39, 72, 0]
-        """
-        for name in allowed_special:
-            if name not in self.special_tokens:
-                raise ValueError(f"{name!r} is not one of {set(self.special_tokens)}; pass a set")
-        pattern = "|".join(map(regex.escape, allowed_special))
-        tokens: list[int] = []
-        # The parentheses make split return the special tokens, too, not only what is between.
-        for part in regex.split(f"({pattern})", text) if pattern else [text]:
-            special = part in allowed_special
-            tokens += [self.special_tokens[part]] if special else self.encode_ordinary(part)
-        return tokens
-
-    def encode_ordinary(self, text: str) -> list[int]:
-        """Turn a text without special tokens into token ids; each new word is cut only once."""
-        words = split_words(text)
-        if len(self._cache) > 500_000:  # keep the memory bounded on endless text
-            self._cache.clear()
-        for word in set(words):
-            if word not in self._cache:
-                self._cache[word] = [self.ids[t] for t in merge_word(word.encode(), self.ranks)]
-        return list(chain.from_iterable(map(self._cache.__getitem__, words)))
-
-    def save(self, folder: str | Path) -> None:
-        """Write vocab.json and merges.txt, GPT-2's two files, which other libraries read too.
-
-        Source: https://github.com/openai/gpt-2/blob/master/src/encoder.py, which reads such files
-            under the names encoder.json and vocab.bpe.
-        """
-        lines = [f"{spell(left)} {spell(right)}\n" for left, right in self.merges]
-        ids = {spell(token): i for i, token in enumerate(self.tokens)}
-        with whole_file(Path(folder) / "merges.txt") as draft:
-            draft.write_bytes(("#version: 0.2\n" + "".join(lines)).encode())
-        with whole_file(Path(folder) / "vocab.json") as draft:
-            draft.write_bytes(json.dumps(ids).encode())
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "BPETokenizer":
-        """Read a tokenizer from GPT-2's two files; see `read_files` for its errors."""
-        return cls(*read_files(Path(folder)))
-
-
-GPT2_SHA256 = "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"
-"""The sha256 of data/gpt2.tiktoken, the table of GPT-2's tokens as OpenAI published it."""
-
-
-def find_data(name: str) -> Path:
-    """Find a file that is shipped with the course.
-
-    Returns:
-        Its path: in `data/` beside the package (a clone), or inside it (an installed wheel).
-
-    Raises:
-        FileNotFoundError: If it is in neither.
-    """
-    package = Path(__file__).resolve().parent
-    for folder in (package.parent / "data", package / "data"):
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(
-        f"{name} is neither in {package.parent / 'data'} nor in {package / 'data'}; copy it "
-        "there from the course's repository, or install the package again"
-    )
-
-
-def read_gpt2_ranks(path: str | Path | None = None) -> dict[bytes, int]:
-    """Read GPT-2's 50,256 tokens and their ids from the file that tiktoken uses.
-
-    Args:
-        path: The file; None finds the one that is shipped with the course.
-
-    Returns:
-        The id of each token, by its bytes, in the order of the ids.
-    """
-    path = find_data("gpt2.tiktoken") if path is None else Path(path)
-    content = path.read_bytes()
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != GPT2_SHA256:
-        raise ValueError(f"{path.name} is not GPT-2's: sha256 {sha256[:8]}...; copy it again")
-    lines = (line.split() for line in content.splitlines())
-    return {base64.b64decode(token): int(rank) for token, rank in lines}
-
-
-def recover_merges(ranks: Mapping[bytes, int]) -> list[Merge]:
-    """Find the merges behind a table of tokens: cut each token with the merges before it.
-
-    Args:
-        ranks: The id of each token by its bytes; merged tokens numbered in the order of training.
-
-    Example:
-        >>> recover_merges({b"t": 0, b"h": 1, b"e": 2, b"th": 3, b"the": 4})
-        [(b't', b'h'), (b'th', b'e')]
-    """
-    merges: dict[Merge, int] = {}
-    for token in sorted(ranks, key=ranks.__getitem__):
-        if len(token) > 1:
-            # Every merge but the token's own is known by now, so two parts are left.
-            parts = merge_word(token, merges)
-            if len(parts) != 2:
-                raise ValueError(f"{token!r} is no pair of earlier tokens; pass a whole table")
-            merges[parts[0], parts[1]] = len(merges)
-    return list(merges)
-
-
-def gpt2_encoding() -> tiktoken.Encoding:
-    """Build GPT-2's tokenizer in tiktoken, written in Rust, without any download.
-
-    Example:
-        >>> gpt2_encoding().encode("War and Peace")
-        [13195, 290, 12689]
-    """
-    return tiktoken.Encoding(
-        "gpt2",
-        # SPLIT_PATTERN in the form that tiktoken has: it cuts the same way and runs faster
-        pat_str=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
-        mergeable_ranks=read_gpt2_ranks(),
-        special_tokens={END_OF_TEXT: 50256},
-        explicit_n_vocab=50257,
-    )
-
-
-Tokenizer = BPETokenizer | tiktoken.Encoding
-"""What turns text into tokens and back: ours, or tiktoken's."""
-
-
-def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """Count the tokens, special ones included: all ids lie below it."""
-    if isinstance(tokenizer, tiktoken.Encoding):
-        return tokenizer.n_vocab
-    return tokenizer.vocab_size
-
-
-def end_of_text(tokenizer: Tokenizer) -> frozenset[int]:
-    """Look up the id of `END_OF_TEXT`; empty if the tokenizer has no such token.
-
-    Example:
-        >>> end_of_text(BPETokenizer([]))
-        frozenset({256})
-    """
-    if isinstance(tokenizer, tiktoken.Encoding):
-        return frozenset({tokenizer.eot_token})
-    return frozenset(i for name, i in tokenizer.special_tokens.items() if name == END_OF_TEXT)

@@ -24,6 +24,7 @@ from notebook_files import (
     taught_stems,
 )
 from notebook_form import (
+    LARGER,
     LIMITS,
     REWRITTEN,
     early_name_complaints,
@@ -99,7 +100,7 @@ def test_a_chapter_has_the_rhythm_of_the_course(path: Path) -> None:
     "path", [path for path in chapters() if stem(path) in ("welcome", *REWRITTEN)], ids=name_of
 )
 def test_a_rewritten_chapter_is_one_sitting(path: Path) -> None:
-    assert list(load_complaints(read(path))) == []
+    assert list(load_complaints(read(path), stem(path))) == []
 
 
 @every_rewritten
@@ -330,6 +331,13 @@ def test_too_much_of_anything_is_found(name: str, monkeypatch: pytest.MonkeyPatc
     assert list(load_complaints(book)) == []
     monkeypatch.setitem(LIMITS, name, 0)
     assert [name in complaint for complaint in load_complaints(book)] == [True]
+
+
+def test_a_chapter_may_have_more_where_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(LIMITS, "tasks", 0)
+    monkeypatch.setitem(LARGER, "attention", {"tasks": 1})
+    assert list(load_complaints(book_with_a_task(), "attention")) == []
+    assert list(load_complaints(book_with_a_task(), "gpt2")) == ["1 tasks; at most 0"]
 
 
 def test_a_picture_in_html_needs_its_description_too() -> None:
