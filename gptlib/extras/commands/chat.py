@@ -4,7 +4,7 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def parser(prog: str) -> CommandParser:
     return parser
 
 
-def _say(pieces: Iterable[str]) -> str:
+def _say(pieces: Iterator[str]) -> str:
     """Print what the model says, with its name before it at a terminal; return it."""
     print("GPT: " * sys.stdin.isatty(), end="", flush=True)
     return show(pieces)[0]
