@@ -29,7 +29,6 @@ from gptlib.extras.widgets.generation_writer import (
     count_in_words,
     describe_stages,
     entropy_in_words,
-    new_tokens,
     percent,
     pieces,
     short_name,
@@ -158,24 +157,18 @@ class Settings(widgets.VBox):
 class SamplingPlayground(widgets.VBox):
     """Write token by token, and see what each setting does to the bars of the next one.
 
-    Controls: `prompt`, `seed`, `count` (tokens per Run), `pace` (tokens per second at most), the
-    toggle `compare` with the settings `first` and `second` (each with `strategy`, the fields of
-    `Sampling` and `n_beams`), and the buttons `step`, `run`, `stop`, `undo` and `restart`. In
-    Python, `choose` does what a click on an alternative does, and `wait` waits for a run.
+    Each control is an attribute; `first` and `second` hold those of a column, by the names of the
+    fields of `Sampling`. In Python, `choose` does what a click on an alternative does, and `wait`
+    waits for a run.
 
     A run writes in a thread of its own, so the kernel hears Stop at once, and also while a cell
     works. The token at place i of the text takes the i-th number of the seed's sequence: the same
     seed and settings write the same text as `generate_text`, in both columns and after Undo.
 
     Args:
-        model: In evaluation mode.
-        tokenizer: Ours or tiktoken's, with the model's vocabulary.
         sampling: Settings of the first column.
         compare: Settings of a second column; None shows one column.
         n_tokens: Tokens to write at once, so that there is something to look at.
-
-    Raises:
-        ValueError: If the prompt, the model or the tokenizer is one that `generate_text` refuses.
 
     Example:
         >>> from gptlib.gpt2 import GPTConfig
@@ -234,7 +227,7 @@ class SamplingPlayground(widgets.VBox):
     @property
     def tokens(self) -> list[int]:
         """The tokens that the first column has written after the prompt."""
-        return [written.token for written in self.written]
+        return self._writers[0].new_tokens
 
     @property
     def written(self) -> tuple[Written, ...]:
@@ -249,17 +242,12 @@ class SamplingPlayground(widgets.VBox):
     @property
     def texts(self) -> list[str]:
         """What each column has written after the prompt."""
-        return ["".join(pieces(self.tokenizer, new_tokens(writer))) for writer in self._active]
+        return ["".join(pieces(self.tokenizer, writer.new_tokens)) for writer in self._active]
 
     @property
     def summary(self) -> str:
         """The read-out: what was done last, and what comes next; or why it can't be done."""
         return str(self.view.summary)
-
-    @property
-    def panels(self) -> list[dict[str, Any]]:
-        """What the browser draws, a dictionary for each column."""
-        return list(self.view.panels)
 
     def choose(self, token: int, place: int | None = None, column: int = 0) -> None:
         """Write a token of one's own choice, and go on from there.
@@ -317,7 +305,7 @@ class SamplingPlayground(widgets.VBox):
     def picture(self) -> Figure:
         """Draw the state: the bars of each stage, the text in colours, the entropy."""
         style()
-        panels = self.panels
+        panels = self.view.panels
         figure = plt.figure(figsize=(9, 6.2 * len(panels)))
         for part, panel in zip(
             figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
@@ -328,13 +316,9 @@ class SamplingPlayground(widgets.VBox):
     def _make_controls(
         self, prompt: str, sampling: Sampling, compare: Sampling | None, seed: int
     ) -> None:
-        looks = {"description_width": "100px"}
-        short = widgets.Layout(width="190px")
-        self.prompt = widgets.Text(
-            prompt, description="prompt", continuous_update=False, style=looks
-        )
-        self.prompt.layout.width = "98%"
-        number: Any = partial(widgets.BoundedIntText, style=looks, layout=short)
+        looks: Any = {"style": {"description_width": "100px"}, "layout": {"width": "98%"}}
+        self.prompt = widgets.Text(prompt, description="prompt", continuous_update=False, **looks)
+        number: Any = partial(widgets.BoundedIntText, **looks | {"layout": {"width": "190px"}})
         self.seed = number(seed, 0, 2**31, description="seed")
         self.count = number(40, 1, 10_000, description="tokens per Run")
         self.pace = number(15, 1, 1000, description="tokens per s")
@@ -344,7 +328,7 @@ class SamplingPlayground(widgets.VBox):
         self.compare.layout.width = "180px"
         self.first, self.second = Settings(sampling), Settings(compare or type(sampling)())
         self._settings = [self.first, self.second]
-        button = widgets.Button
+        button: Any = partial(widgets.Button, layout={"width": "100px"})
         self.step = button(description="Step", icon="step-forward", tooltip="Write one token")
         self.run = button(description="Run", icon="play", tooltip="Write on")
         self.stop = button(description="Stop", icon="stop", disabled=True)
@@ -352,8 +336,6 @@ class SamplingPlayground(widgets.VBox):
         self.restart = button(
             description="Back to the prompt", icon="fast-backward", tooltip="Undo brings it back"
         )
-        for control in (self.step, self.run, self.stop, self.undo):
-            control.layout.width = "100px"
         self.restart.layout.width = "180px"
         self.view = SamplingView()
 
@@ -373,13 +355,13 @@ class SamplingPlayground(widgets.VBox):
 
     def _hear(self, _: Any, message: Any, __: Any) -> None:
         """Do what a click in the browser asks for."""
-        column = message.get("panel", 0)
-        if message.get("do") == "choose":
-            self.choose(message["token"], message["place"], column)
-        elif message.get("do") == "beam":
-            self.choose_beam(message["beam"], column)
-        elif message.get("do") == "look":
-            self.look(message["place"], column)
+        match message:
+            case {"do": "choose", "panel": column, "token": token, "place": place}:
+                self.choose(token, place, column)
+            case {"do": "beam", "panel": column, "beam": number}:
+                self.choose_beam(number, column)
+            case {"do": "look", "panel": column, "place": place}:
+                self.look(place, column)
 
     # What the buttons and controls do.
 
@@ -632,13 +614,12 @@ class SamplingPlayground(widgets.VBox):
         n = len(writer.written)
         place = self._places[number]
         ended = self._has_ended(writer)
-        if ended and place is None:
-            place = n - 1
-        place = n if place is None else min(place, n)
+        if place is None:
+            place = n - 1 if ended else n
         steps = writer.stages(place, sampling)
         present = writer.written[place].token if place < n else None
         bars = describe_stages(steps, sampling, present, self._spell)
-        texts = pieces(self.tokenizer, new_tokens(writer))
+        texts = pieces(self.tokenizer, writer.new_tokens)
         tokens = [
             [shown_text(piece), self._spell(w.token), round(w.probability, 4), self._about(w), hand]
             for piece, w in zip(texts, writer.written, strict=False)
