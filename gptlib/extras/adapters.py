@@ -3,17 +3,6 @@
 A file of adapters is small, and one base model serves many of them. But they are a difference:
 beside other weights they mean nothing, though every shape fits. So the file holds a fingerprint of
 the weights that it belongs to.
-
-Example:
-    >>> import tempfile
-    >>> from gptlib.gpt2 import GPTConfig
-    >>> sizes = GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=8)
-    >>> tuned = add_lora(GPT(sizes, torch.Generator().manual_seed(0)))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_adapters(tuned, folder + "/adapters.safetensors")
-    ...     base = GPT(sizes, torch.Generator().manual_seed(0))
-    ...     len(adapter_tensors(load_adapters(base, folder + "/adapters.safetensors")))
-    4
 """
 
 import hashlib

@@ -1,15 +1,4 @@
-"""A tuned model in use: questions that fit, earlier turns, an answer that streams, its folder.
-
-Example:
-    >>> from gptlib.gpt2 import GPTConfig
-    >>> from gptlib.instructions import CHAT
-    >>> from gptlib.tokenizer import BPETokenizer
-    >>> sizes = GPTConfig(vocab_size=257, context_length=48, n_layer=1, n_head=1, n_embd=8)
-    >>> model, tokenizer = GPT(sizes, torch.Generator().manual_seed(0)).eval(), BPETokenizer([])
-    >>> prompt, cut = fit_prompt("Repeat the word.", "war", tokenizer, CHAT, room=40)
-    >>> len("".join(answer(model, tokenizer, prompt, max_new_tokens=8))) <= 8
-    True
-"""
+"""A tuned model in use: questions that fit, earlier turns, an answer that streams, its folder."""
 
 import json
 from collections.abc import Generator, Sequence

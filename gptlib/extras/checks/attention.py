@@ -182,7 +182,9 @@ def layer(kind: Callable[..., Any]) -> str:
     merged = _check_merge(yours, v)
     hints = {
         "'tuple' object": "attend returns the values and the weights: heads, _ = attend(...).",
-        "size of tensor b": "Use causal_mask(x.size(1)), (T, T). In q the heads are dimension 1.",
+        "size of tensor b": (
+            "The mask is (T, T), causal_mask(x.size(1)). In q the heads are dimension 1."
+        ),
     }
     right, _ = torch_layer(x, x, x, attn_mask=~taught.causal_mask(6), need_weights=False)
     causes = {
@@ -314,11 +316,7 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
 
 
 class _KeysAtATime(TorchFunctionMode):
-    """Watch torch's products and remember the largest number of keys in one of them.
-
-    Attributes:
-        most: The largest size in a product's result that is none of the known other sizes.
-    """
+    """Watch torch's products for the largest size in a result that is none of the known others."""
 
     PRODUCTS = (
         *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner", "einsum"),

@@ -40,7 +40,9 @@ def untangle(answer: Answer) -> str:
             by_head = theirs.unflatten(0, (n_head, 3, size))
             if not close(got, by_head.transpose(0, 1).flatten(0, 2)):
                 return _untangle_mistake(got, theirs, n_head, size)
-    return "Correct: all queries, then all keys, then all values; for 1, 2 and 3 heads."
+    return (
+        "Correct: all queries, then all keys, then all values; matrices and biases, 1 to 3 heads."
+    )
 
 
 def _untangle_mistake(got: Tensor, theirs: Tensor, n_head: int, size: int) -> str:

@@ -24,12 +24,6 @@ def quantize(model: GPT) -> GPT:
 
     The model stays as it is and shares its embeddings and norms with the copy. Looking up a token
     reads one row, so the table stays float32; the output layer reads all of it and gets int8.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=50, context_length=8, n_layer=1, n_head=2, n_embd=16))
-        >>> quantize(model)(torch.tensor([[1, 2, 3]])).shape
-        torch.Size([1, 3, 50])
     """
     weight = model.ln_f.weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32:

@@ -54,15 +54,6 @@ class MessageLens(widgets.VBox):
         classifier: In evaluation mode afterwards.
         examples: Messages to pick from, at least one.
         known: Records to look for the nearest ones in; they are read once, now.
-
-    Example:
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> from gptlib.tokenizer import BPETokenizer
-        >>> config = GPTConfig(vocab_size=257, context_length=16, n_layer=1, n_head=1, n_embd=8)
-        >>> classifier = TextClassifier(GPT(config), BPETokenizer([]), ["ham", "spam"], 16)
-        >>> lens = MessageLens(classifier, ["win it"], [("ham", "see you"), ("spam", "win")])
-        >>> [word for word, _ in lens.result["words"]], len(lens.result["nearest"])
-        (['win ', 'it'], 2)
     """
 
     def __init__(

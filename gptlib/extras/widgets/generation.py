@@ -114,12 +114,9 @@ class Settings(widgets.VBox):
     def _values(self) -> dict[str, Any]:
         """What the knobs say, by field; those that the strategy doesn't heed are left out."""
         values: dict[str, Any] = {"temperature": 0.0} if self.strategy.value == "greedy" else {}
-        for field in fields(self.kind):
-            if field.name in self._turnable():
-                value = self.knobs[field.name].value
-                values[field.name] = (
-                    round(value, 10) if field.default is not None else value or None
-                )
+        for name in self._turnable():
+            value = self.knobs[name].value
+            values[name] = round(value, 10) if isinstance(value, float) else value or None
         return values
 
     @property
@@ -169,16 +166,6 @@ class SamplingPlayground(widgets.VBox):
         sampling: Settings of the first column.
         compare: Settings of a second column; None shows one column.
         n_tokens: Tokens to write at once, so that there is something to look at.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> from gptlib.tokenizer import BPETokenizer
-        >>> config = GPTConfig(vocab_size=257, context_length=32, n_layer=1, n_head=1, n_embd=8)
-        >>> model = GPT(config, torch.Generator().manual_seed(0)).eval()
-        >>> playground = SamplingPlayground(model, BPETokenizer([]), "so", n_tokens=3)
-        >>> playground.step.click()
-        >>> len(playground.tokens)
-        4
     """
 
     def __init__(
@@ -198,7 +185,6 @@ class SamplingPlayground(widgets.VBox):
         self.model, self.tokenizer = model, tokenizer
         self.end_tokens = end_of_text(tokenizer)
         self.state = "ready"
-        self._uniforms: tuple[int, torch.Generator, list[float]] = (0, torch.Generator(), [])
         self._said = self._problem = ""
         self._next_drawing = 0.0
         self._writers = [Writer(model, ids) for ids in [self._encode(prompt)] * 2]
@@ -307,9 +293,8 @@ class SamplingPlayground(widgets.VBox):
         style()
         panels = self.view.panels
         figure = plt.figure(figsize=(9, 6.2 * len(panels)))
-        for part, panel in zip(
-            figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
-        ):
+        parts: Any = figure.subfigures(len(panels), 1, squeeze=False)
+        for part, panel in zip(parts[:, 0], panels, strict=True):
             draw_panel(part, panel, self._prompt_used)
         return figure
 
@@ -322,10 +307,10 @@ class SamplingPlayground(widgets.VBox):
         self.seed = number(seed, 0, 2**31, description="seed")
         self.count = number(40, 1, 10_000, description="tokens per Run")
         self.pace = number(15, 1, 1000, description="tokens per s")
+        wide = {"width": "180px"}
         self.compare = widgets.ToggleButton(
-            compare is not None, description="Compare two settings", icon="columns"
+            compare is not None, description="Compare two settings", icon="columns", layout=wide
         )
-        self.compare.layout.width = "180px"
         self.first, self.second = Settings(sampling), Settings(compare or type(sampling)())
         self._settings = [self.first, self.second]
         button: Any = partial(widgets.Button, layout={"width": "100px"})
@@ -542,14 +527,10 @@ class SamplingPlayground(widgets.VBox):
 
     def _uniform(self, place: int) -> float:
         """Return the number at a place of the seed's sequence, as `generate` takes them."""
-        seed, generator, numbers = self._uniforms
-        if seed != self.seed.value or not numbers:
-            seed, numbers = self.seed.value, []
-            generator = torch.Generator().manual_seed(seed)
-            self._uniforms = (seed, generator, numbers)
-        while len(numbers) <= place:
-            numbers.append(float(torch.rand((), generator=generator)))
-        return numbers[place]
+        generator = torch.Generator().manual_seed(self.seed.value)
+        for _ in range(place):
+            torch.rand((), generator=generator)
+        return float(torch.rand((), generator=generator))
 
     def _encode(self, prompt: str) -> list[int]:
         """Turn the prompt into tokens; `generate_text` itself says what is wrong with it."""
@@ -579,16 +560,16 @@ class SamplingPlayground(widgets.VBox):
     def _show(self) -> None:
         """Send the state to the browser; with bad settings, the text and the model's own bars."""
         problem = self._problem
-        for number, writer in enumerate(self._active):
+        for number, (writer, settings) in enumerate(
+            zip(self._active, self._settings, strict=False)
+        ):
             try:
-                self._panels[number] = self._panel(number, writer)
+                self._panels[number] = self._panel(number, writer, settings.sampling)
             except Exception as error:  # of the settings, or of the model
                 column = f"{'AB'[number]}: " if self.compare.value else ""
                 problem = problem or column + str(error)
                 with suppress(ArithmeticError, ValueError):
-                    self._panels[number] = self._panel(
-                        number, writer, self._settings[number].kind()
-                    )
+                    self._panels[number] = self._panel(number, writer, settings.kind())
         with self.view.hold_sync():
             self.view.panels = [panel for panel in self._panels[: len(self._active)] if panel]
             self.view.problem = bool(problem)
@@ -605,15 +586,10 @@ class SamplingPlayground(widgets.VBox):
             said.append(f"{name}: {panel['count']}" if two else f"{panel['count']} {panel['next']}")
         return " ".join(said)
 
-    def _panel(
-        self, number: int, writer: Writer, sampling: Sampling | None = None
-    ) -> dict[str, Any]:
+    def _panel(self, number: int, writer: Writer, sampling: Sampling) -> dict[str, Any]:
         """Collect what the browser draws of a column."""
-        settings = self._settings[number]
-        sampling = sampling or settings.sampling
-        n = len(writer.written)
-        place = self._places[number]
-        ended = self._has_ended(writer)
+        settings, place = self._settings[number], self._places[number]
+        n, ended = len(writer.written), self._has_ended(writer)
         if place is None:
             place = n - 1 if ended else n
         steps = writer.stages(place, sampling)

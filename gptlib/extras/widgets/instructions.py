@@ -118,16 +118,6 @@ class ChatBox(_Asker):
             answers best with 0.
         max_new_tokens: Where an answer is cut off, below the context length.
         sampling: The likeliest token each time if None.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> from gptlib.instructions import CHAT
-        >>> from gptlib.tokenizer import BPETokenizer
-        >>> config = GPTConfig(vocab_size=257, context_length=64, n_layer=1, n_head=1, n_embd=8)
-        >>> box = ChatBox(GPT(config).eval(), BPETokenizer([]), CHAT, max_new_tokens=5)
-        >>> box.ask("Say yes.")
-        >>> len(box.turns), box.turns[0]["instruction"]
-        (1, 'Say yes.')
     """
 
     def __init__(
