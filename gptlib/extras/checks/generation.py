@@ -98,9 +98,7 @@ def _repeat_mistake(
     if len(banned) > 1 and cut == {followers[0]}:
         return "You stopped at the first place where the run begins; go through the whole text."
     if followers and not cut and 2 * n > len(tokens):
-        return (
-            f"You stopped too early: in {tokens} a run of n = {n} may overlap the end of the text."
-        )
+        return f"You stopped too early: in {tokens} a run of n = {n} may overlap the end."
     starts = range(len(tokens) - n)
     longer = {tokens[i + n] for i in starts if tokens[i : i + n] == tokens[-n:]}
     if longer and cut == longer and n > 1:

@@ -100,8 +100,7 @@ def _rows_mistake(got: list[Any], right: list[int], case: tuple[int, int, int, i
     }
     if sorted(got, key=str) == sorted(right, key=str):
         return f"Right rows, wrong order, for {where}: queries first, then keys, then values."
-    named = next((text for text, wrong in mistakes.items() if got == wrong), None)
-    return named or f"Not yet: for {where}, the rows are {right}; you return {got}."
+    return named(got, mistakes) or f"Not yet: for {where}, the rows are {right}; you return {got}."
 
 
 @says
