@@ -87,7 +87,7 @@ def build(
     head, table = tensors.pop("lm_head.weight", None), tensors.get("wte.weight")
     if head and not table:  # the two are one, and some programs keep it by this name
         tensors["wte.weight"] = head
-    if head and table and not _is_equal(head, table):
+    if head and table and not torch.equal(head.read().float(), table.read().float()):
         raise ValueError(
             "lm_head.weight is not wte.weight: the model has an output layer of its own, which "
             "GPT-2 and this course's GPT don't have; use a model with tied embeddings"
@@ -97,10 +97,6 @@ def build(
     check_vocabulary(tokenizer, model)
     hide_tokens(model, tokenizer)
     return model, tokenizer
-
-
-def _is_equal(one: Stored, other: Stored) -> bool:
-    return one.shape == other.shape and torch.equal(one.read().float(), other.read().float())
 
 
 def hide_tokens(model: GPT, tokenizer: Tokenizer) -> None:
@@ -243,16 +239,12 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 def find_tensors(folder: Path, file: Path | None = None) -> dict[str, Stored]:
     """Find a model's tensors, by GPT-2's names, in one file of its folder or whichever has them."""
-    names = [
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-    ]
+    usual = ("model.safetensors", "pytorch_model.bin")
+    names = [name + end for name in usual for end in ("", ".index.json")]
     whole = sorted(path.name for path in folder.glob("*.safetensors"))
     pickles = sorted(path.name for path in folder.glob("*.bin") if path.name != "training_args.bin")
-    names += whole[:1] if len(whole) == 1 else []
-    names += pickles[:1] if len(pickles) == 1 else []
+    for found in (whole, pickles):
+        names += found if len(found) == 1 else []
     there = [folder / name for name in names if (folder / name).is_file()]
     path = file or (there[0] if there else None)
     if path is None:
@@ -272,17 +264,10 @@ def find_tensors(folder: Path, file: Path | None = None) -> dict[str, Stored]:
     return name_as_gpt2(tensors, path)
 
 
-OTHERS = {
-    "tf_model.h5": "TensorFlow's Keras",
-    "flax_model.msgpack": "Flax",
-    "model.onnx": "ONNX",
-    "*.gguf": "llama.cpp",
-}
-"""Files of weights that other programs write, and whose they are."""
-
-
 def _other_files(folder: Path) -> str:
-    for pattern, program in OTHERS.items():
+    programs = {"tf_model.h5": "TensorFlow's Keras", "flax_model.msgpack": "Flax"}
+    programs |= {"model.onnx": "ONNX", "*.gguf": "llama.cpp"}
+    for pattern, program in programs.items():
         for path in folder.glob(pattern):
             return (
                 f", only {path.name}, which is of {program}; load it with transformers where it "
