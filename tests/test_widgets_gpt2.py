@@ -88,12 +88,6 @@ def test_twice_the_rate_is_half_the_time() -> None:
     assert explorer.result["training_seconds"] == pytest.approx(slow * 1e3)
 
 
-def test_a_measured_rate_is_offered_first() -> None:
-    explorer = SizeExplorer(rate=3.5e10)
-    assert explorer.rate.value == 3.5e10
-    assert explorer.machine.options[0] == ("this machine, measured", 3.5e10)
-
-
 def test_a_bigger_batch_needs_more_memory_but_no_more_parameters() -> None:
     explorer = SizeExplorer()
     before = dict(explorer.result)

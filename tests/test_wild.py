@@ -886,7 +886,7 @@ case("messages", "the text first", lambda f: messages(f, table(",", [(b, a) for 
 case("messages", "the text first, with a header", lambda f: messages(f, table(",", [("Message", "Category"), *((b, a) for a, b in ALL)])))
 case("messages", "a number for each row", lambda f: messages(f, table(",", [("id", "class", "tweet"), *((str(i), a, b) for i, (a, b) in enumerate(ALL))])))
 case("messages", "a number for each row, without a header", lambda f: messages(f, table(",", [(str(i), a, b) for i, (a, b) in enumerate(ALL)])))
-case("messages", "columns by their names", lambda f: messages(f, table(",", [("a", "b", "c"), *((b, "x", a) for a, b in ALL)]), label_column="c", text_column="a", header=True))
+case("messages", "columns by their names", lambda f: messages(f, table(",", [("body", "text", "tag"), *((b, "x", a) for a, b in ALL)]), label_column="tag", text_column="body"))
 case("messages", "columns by their numbers", lambda f: messages(f, table(",", [(b, "x", a) for a, b in ALL]), label_column="3", text_column="1"))
 case("messages", "classes that are numbers", lambda f: messages(f, table(",", [("text", "label"), *((b, str(int(a == "spam"))) for a, b in ALL)]), [(str(int(a == "spam")), b) for a, b in ALL]))
 case("messages", "JSON", lambda f: messages(f, json.dumps(OBJECTS)))

@@ -3,17 +3,6 @@
 A file of adapters is small, and one base model serves many of them. But they are a difference:
 beside other weights they mean nothing, though every shape fits. So the file holds a fingerprint of
 the weights that it belongs to.
-
-Example:
-    >>> import tempfile
-    >>> from gptlib.gpt2 import GPTConfig
-    >>> sizes = GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=8)
-    >>> tuned = add_lora(GPT(sizes, torch.Generator().manual_seed(0)))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_adapters(tuned, folder + "/adapters.safetensors")
-    ...     base = GPT(sizes, torch.Generator().manual_seed(0))
-    ...     len(adapter_tensors(load_adapters(base, folder + "/adapters.safetensors")))
-    4
 """
 
 import hashlib
@@ -50,11 +39,7 @@ def fingerprint(model: GPT) -> str:
 
 
 def save_adapters(model: GPT, path: str | Path) -> None:
-    """Write what was added to a model, and nothing of the model, to one safetensors file.
-
-    Raises:
-        ValueError: If the model has no adapters.
-    """
+    """Write what was added to a model, and nothing of the model, to one safetensors file."""
     tensors = {name: part.detach().cpu() for name, part in adapter_tensors(model).items()}
     if not tensors:
         raise ValueError("the model has no adapters to save; call add_lora first")
@@ -71,9 +56,8 @@ def load_adapters(model: GPT, path: str | Path) -> GPT:
         model: The base model, without adapters; it is changed in place, and frozen but for them.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, holds no adapters, or they were made for a model of other
-            sizes or weights; the model is then unchanged.
+        ValueError: If the file holds no adapters, or they were made for a model of other sizes or
+            weights; the model is then unchanged.
     """
     path = Path(path)
     with open_weights(path) as file:
@@ -87,7 +71,6 @@ def load_adapters(model: GPT, path: str | Path) -> GPT:
     except (KeyError, TypeError, ValueError) as error:
         reason = f"its configuration can't be read ({type(error).__name__}: {error})"
         raise damaged(path, reason) from error
-    # A difference means nothing beside other weights, though every shape fits.
     theirs, ours = str(notes.get("fingerprint")), fingerprint(model)
     if theirs != ours:
         raise ValueError(

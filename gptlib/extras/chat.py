@@ -1,15 +1,4 @@
-"""A tuned model in use: questions that fit, earlier turns, an answer that streams, its folder.
-
-Example:
-    >>> from gptlib.gpt2 import GPTConfig
-    >>> from gptlib.instructions import CHAT
-    >>> from gptlib.tokenizer import BPETokenizer
-    >>> sizes = GPTConfig(vocab_size=257, context_length=48, n_layer=1, n_head=1, n_embd=8)
-    >>> model, tokenizer = GPT(sizes, torch.Generator().manual_seed(0)).eval(), BPETokenizer([])
-    >>> prompt, cut = fit_prompt("Repeat the word.", "war", tokenizer, CHAT, room=40)
-    >>> len("".join(answer(model, tokenizer, prompt, max_new_tokens=8))) <= 8
-    True
-"""
+"""A tuned model in use: questions that fit, earlier turns, an answer that streams, its folder."""
 
 import json
 from collections.abc import Generator, Sequence
@@ -33,16 +22,11 @@ def fit_prompt(
     r"""Fill a form so that it fits; what is too long loses its end, and the form stays whole.
 
     Args:
-        instruction: What to do; it is cut only if there is no input.
-        input: What it is about; may be empty.
+        instruction: It is cut only if there is no input.
         room: The most tokens.
 
     Returns:
         The prompt's tokens, and the text that was cut away, "" if none.
-
-    Raises:
-        ValueError: If the instruction is empty, or so long that nothing of the input fits beside
-            it.
 
     Example:
         >>> from gptlib.instructions import CHAT
@@ -100,16 +84,11 @@ def answer(
     generator: torch.Generator | None = None,
     step: Step | None = None,
 ) -> Generator[str, None, None]:
-    """Answer one prompt, and hand over the text while it is written; leaving the loop stops it.
+    """Answer one prompt in pieces of text, as they are written; leaving the loop stops it.
 
     Args:
-        model: In evaluation mode.
         sampling: The likeliest token each time if None.
-        generator: On the CPU; PyTorch's global one if None.
         step: What `gptlib.extras.fast` made for this model, if anything.
-
-    Returns:
-        A generator of pieces of text; what `generate` refuses is refused at the call.
     """
     sampling, ends = sampling or Sampling(temperature=0), end_of_text(tokenizer)
     tokens = generate(
@@ -122,34 +101,17 @@ FORM_FILE = "prompt_form.json"
 """Where a tuned model's folder keeps the form that it answers to."""
 
 
-def save_tuned(
-    model: GPT,
-    tokenizer: Tokenizer,
-    form: PromptForm,
-    folder: str | Path,
-    dtype: torch.dtype = torch.float32,
-) -> None:
-    """Write a tuned model in GPT-2's layout, as `save_gpt2` does, and its form beside it.
-
-    Raises:
-        ValueError: If the model has adapters that are not merged.
-    """
+def save_tuned(model: GPT, tokenizer: Tokenizer, form: PromptForm, folder: str | Path) -> None:
+    """Write a tuned model in GPT-2's layout, as `save_gpt2` does, and its form beside it."""
     if adapter_tensors(model):
         raise ValueError("the model has adapters, which GPT-2's layout can't hold; merge_lora it")
-    save_gpt2(model, tokenizer, folder, dtype, beside=(FORM_FILE,))
+    save_gpt2(model, tokenizer, folder, beside=(FORM_FILE,))
     with whole_file(Path(folder).expanduser() / FORM_FILE) as draft:
         draft.write_text(json.dumps(asdict(form), indent=2) + "\n", encoding="utf-8")
 
 
 def load_form(folder: str | Path) -> PromptForm | None:
-    """Read the form that a model's folder says it answers to.
-
-    Returns:
-        The form; None if the folder names none, as that of a model that was never tuned.
-
-    Raises:
-        ValueError: If the file is there and is no form.
-    """
+    """Read the form that a model's folder says it answers to; None if it names none."""
     path = Path(folder).expanduser() / FORM_FILE
     if not path.is_file():
         return None

@@ -6,47 +6,36 @@ import os
 import shutil
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-DISK_BYTES = 2_000_000_000
-"""Free disk that the course needs for data, models and checkpoints, in bytes."""
+DISK_BYTES = 2_000_000_000  # for data, models and checkpoints
+MEMORY_BYTES = 2_000_000_000  # with less free, the longer chapters swap
 
-MEMORY_BYTES = 2_000_000_000
-"""Free memory at which every chapter runs without swapping, in bytes."""
-
+NOVELS = {
+    "model.safetensors": "f3c81eb1f1e670250ca148d4cc7c9c62f0bfddfd208cdd778766928a0307aafd",
+    "config.json": "f972ce87e3f53fbaefff3e868e5983671136f9904829324e3e91f480eac57e29",
+    "vocab.json": "b99ccb58483cdebaef091e25eaa2770bd7b38180eddd369e7109fb0209226bba",
+    "merges.txt": "310ea6bfecc97af7f570fd488d10e33dee5efd9f581c36d9d1df4bb934fdc882",
+    "tokenizer_config.json": "87a591a03593760f22646cb9191f876814541774c93775a4d335b36bdcacd47f",
+}
 BUNDLED = {
     "gpt2.tiktoken": "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
-    "stand-in-war-and-peace.txt": "",
-    "stand-in-sms-spam.tsv": "",
-    "instructions.json": "",
-    "models/novels/model.safetensors": (
-        "f3c81eb1f1e670250ca148d4cc7c9c62f0bfddfd208cdd778766928a0307aafd"
-    ),
-    "models/novels/config.json": (
-        "f972ce87e3f53fbaefff3e868e5983671136f9904829324e3e91f480eac57e29"
-    ),
-    "models/novels/vocab.json": (
-        "b99ccb58483cdebaef091e25eaa2770bd7b38180eddd369e7109fb0209226bba"
-    ),
-    "models/novels/merges.txt": (
-        "310ea6bfecc97af7f570fd488d10e33dee5efd9f581c36d9d1df4bb934fdc882"
-    ),
-    "models/novels/tokenizer_config.json": (
-        "87a591a03593760f22646cb9191f876814541774c93775a4d335b36bdcacd47f"
-    ),
+    **dict.fromkeys(("stand-in-war-and-peace.txt", "stand-in-sms-spam.tsv", "instructions.json")),
+    **{f"models/novels/{name}": sha256 for name, sha256 in NOVELS.items()},
 }
 """Files that travel with the course, with the sha256 of those that are not our own prose."""
 
 Status = Literal["ok", "note", "problem"]
+SEVERITIES = get_args(Status)
 Found = tuple[Status, str] | tuple[Status, str, str]
 """Of a `Finding`, all but its topic."""
 
 _COURSE = Path(__file__).resolve().parents[2]
-_SEVERITY: dict[Status, int] = {"ok": 0, "note": 1, "problem": 2}
 
 
 @dataclass(frozen=True)
@@ -54,7 +43,6 @@ class Finding:
     """One thing that was examined."""
 
     topic: str
-    """What it is about, one word."""
     status: Status
     """`ok`, `note` (works, but worth knowing) or `problem` (something will not work)."""
     what: str
@@ -64,10 +52,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Examine Python, packages, notebook kernel, data, device, disk and memory, in that order.
-
-    Nothing is downloaded, and an examination that fails is itself a finding.
-    """
+    """Examine every topic; nothing is downloaded, and an examination that fails is a finding."""
     findings: list[Finding] = []
     for topic, look in _TOPICS.items():
         try:
@@ -88,14 +73,12 @@ def report(findings: list[Finding]) -> str:
         lines += _wrap(finding.what, head)
         if finding.remedy:
             lines += _wrap(finding.remedy, " " * len(head) + "-> ")
-    problems = sum(finding.status == "problem" for finding in findings)
-    notes = sum(finding.status == "note" for finding in findings)
-    if problems:
-        verdict = f"{problems} {_plural('problem', problems)} to solve; see the arrows."
-    else:
-        verdict = "No problem found: the course will run."
-    if notes:
-        verdict += f" {notes} {_plural('note', notes)}."
+    counts = Counter(finding.status for finding in findings)
+    verdict = "No problem found: the course will run."
+    if counts["problem"]:
+        verdict = f"{_plural('problem', counts['problem'])} to solve; see the arrows."
+    if counts["note"]:
+        verdict += f" {_plural('note', counts['note'])}."
     return "\n".join([*lines, "", verdict])
 
 
@@ -105,7 +88,7 @@ def short_report() -> str:
     lines: list[str] = []
     for topic in _TOPICS:
         mine = [finding for finding in findings if finding.topic == topic]
-        worst = max((finding.status for finding in mine), key=_SEVERITY.__getitem__, default="ok")
+        worst = max((finding.status for finding in mine), key=SEVERITIES.index, default="ok")
         lines.append(f"{topic:<9} {worst}")
         for remedy in dict.fromkeys(finding.remedy for finding in mine if finding.remedy):
             lines += _wrap(remedy, " " * 10 + "-> ")
@@ -117,19 +100,19 @@ _REINSTALL = "run: python -m pip install --force-reinstall -r requirements.txt"
 
 
 def _plural(noun: str, number: int) -> str:
-    return noun if number == 1 else noun + "s"
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _wrap(text: str, head: str, width: int = 88) -> list[str]:
+def _wrap(text: str, head: str) -> list[str]:
     """Break a text into lines that hang under the end of their head."""
     return textwrap.wrap(
         text,
-        width,
+        88,
         initial_indent=head,
         subsequent_indent=" " * len(head),
         break_long_words=False,
         break_on_hyphens=False,
-    ) or [head.rstrip()]
+    )
 
 
 def _python() -> Iterator[Found]:
@@ -180,7 +163,7 @@ def _packages() -> Iterator[Found]:
         else:
             remedy = f'if something misbehaves, run: python -m pip install "{text}"'
             yield "note", f"{wanted.name} is {version}, tested with {wanted.specifier}", remedy
-    yield "ok", f"{agreeing} {_plural('package', agreeing)} as in {name}"
+    yield "ok", f"{_plural('package', agreeing)} as in {name}"
 
 
 def _kernel() -> Iterator[Found]:
@@ -233,18 +216,16 @@ def _data() -> Iterator[Found]:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
+    """Find the nearest folder that is there, from this one up."""
     return next((each for each in (folder, *folder.parents) if each.is_dir()), Path.cwd())
 
 
 def _data_set(name: str) -> Found:
-    """What is known of one data set without the network."""
     from gptlib.extras import datasets
 
     record, state = datasets.DATA_SETS[name], datasets.state(name)
     place, file = datasets.data_folder() / record.file, record.file
-    if state in ("ready", "mirror"):
-        where = "here" if state == "ready" else "in the mirror"
+    if where := {"ready": "here", "mirror": "in the mirror"}.get(state):
         return "ok", f"{file} is {where}, sha256 right"
     if state == "wrong":
         remedy = f"rename {file} if it is your own, delete it if it is damaged"

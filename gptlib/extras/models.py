@@ -122,15 +122,7 @@ def _find_tokenizer(run: Path) -> Tokenizer | None:
 
 
 def default_model() -> str:
-    """Name the model that is used when none is named.
-
-    Returns:
-        What the environment variable `GPTLIB_MODEL` names: a folder, or a size of GPT-2 such as
-        "gpt2"; else the folder of the model that travels with the course.
-
-    Raises:
-        FileNotFoundError: If the shipped model is not there.
-    """
+    """Name the model to use when none is named: that of the variable `GPTLIB_MODEL`, or ours."""
     chosen = os.environ.get("GPTLIB_MODEL", "").strip()
     return chosen or str(find_shipped())
 
@@ -152,15 +144,7 @@ def _choose_run(runs: Sequence[Path]) -> Path:
 
 
 def load_run_tokenizer(folder: Path) -> Tokenizer:
-    """Load the tokenizer from the folder `tokenizer` of a run, or from a model's folder.
-
-    Returns:
-        GPT-2's own as tiktoken's, any other as ours.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If its files are damaged.
-    """
+    """Load the tokenizer of a run or a model: GPT-2's own as tiktoken's, any other as ours."""
     is_gpt2 = not any((folder / name).is_file() for name in FILES)
     is_gpt2 &= (folder / MADE_BY).is_file()
     return gpt2_encoding() if is_gpt2 else quick(read_any_tokenizer(folder))
@@ -181,7 +165,6 @@ def _load_trained(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
 def _load_checkpoint(
     run: Path, checkpoint: dict[str, Any], dtype: torch.dtype
 ) -> tuple[GPT, Tokenizer]:
-    """Build the model that a checkpoint of ours holds."""
     if (tokenizer := _find_tokenizer(run)) is None:
         raise FileNotFoundError(
             f"{run.with_name(run.stem)}-tokenizer has no vocab.json; save the run's tokenizer "
@@ -220,13 +203,7 @@ def _with_lora(model: GPT, folder: Path) -> GPT:
 def load_peft(
     folder: Path, dtype: torch.dtype, base: str | Path | None = None
 ) -> tuple[GPT, Tokenizer]:
-    """Load the model that adapters of PEFT name, and add them to its weights.
-
-    Args:
-        folder: Holds adapter_config.json and adapter_model.safetensors.
-        dtype: What the weights become.
-        base: The model; what the adapters name if None.
-    """
+    """Add a folder's adapters of PEFT to the weights of their model, or of `base`."""
     values = read_json(folder / "adapter_config.json")
     base = base or str(values.get("base_model_name_or_path"))
     try:
@@ -261,10 +238,10 @@ def load_peft(
 
 def name_adapters(folder: Path) -> None:
     """Say what a folder that holds adapters of ours and no model needs (ValueError)."""
+    if (folder / "config.json").is_file():
+        return
     for path in sorted(folder.glob("*.safetensors")):
-        if not (folder / "config.json").is_file() and any(
-            name.endswith(".down") for name in read_shapes(path)
-        ):
+        if any(name.endswith(".down") for name in read_shapes(path)):
             raise ValueError(
                 f"{path} holds adapters alone; load the model that they were trained for, then "
                 f"gptlib.extras.adapters.load_adapters(model, {str(path)!r})"

@@ -12,18 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stock:
-    """Hold what questions are made of."""
+    """What questions are made of: nouns, people, places, and sentences that name {name}, {city}."""
 
     words: list[str]
-    """Common nouns."""
     names: list[str]
-    """Of people."""
     cities: list[str]
-    """Of places."""
     who: list[str]
-    """Sentences with {name} in them."""
     where: list[str]
-    """Sentences with {city} in them."""
 
 
 def _words(text: str) -> list[str]:

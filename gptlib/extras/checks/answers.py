@@ -116,11 +116,13 @@ def what(value: Any) -> str:
     return f"you return {type(value).__name__}"
 
 
-def close(value: Any, expected: Any) -> bool:
+def close(value: Any, expected: Any, atol: float = 1e-5) -> bool:
     """Compare a value with a number, a tensor or a list of them, up to rounding."""
     if isinstance(expected, Tensor):
         same_shape = isinstance(value, Tensor) and value.shape == expected.shape
-        return same_shape and torch.allclose(value.double(), expected.double(), 1e-4, 1e-5)
+        return same_shape and torch.allclose(
+            value.double(), expected.double(), 1e-4, atol, equal_nan=True
+        )
     if isinstance(expected, list):
         return len(value) == len(expected) and all(map(close, value, expected))
     found = number(value)
@@ -158,7 +160,5 @@ def expect(
 
 
 def _same(value: Tensor, other: Tensor, atol: float) -> bool:
-    alike = value.shape == other.shape and (value.dtype == torch.bool) == (
-        other.dtype == torch.bool
-    )
-    return alike and torch.allclose(value.double(), other.double(), atol=atol, equal_nan=True)
+    same_kind = (value.dtype == torch.bool) == (other.dtype == torch.bool)
+    return same_kind and close(value, other, atol)

@@ -32,11 +32,8 @@ def causal_mask(function: Callable[..., Tensor]) -> str:
     causes = {
         "two queries with four keys are the *last* two positions, not the first two": right[:2],
         "with n_keys the mask has n_queries rows and n_keys columns": right,
-        "the diagonal moves the wrong way: with more keys, the queries see more": right[:2]
-        & ~right[:2],
-        "the two queries see all keys; the first of them must not see the last key": torch.ones(
-            2, 4, dtype=torch.bool
-        ),
+        "the diagonal moves the wrong way: with more keys, queries see more": torch.zeros(2, 4) > 0,
+        "both queries see all keys; the first must not see the last key": torch.ones(2, 4) > 0,
     }
     both = {"positional argument": "It takes both numbers, n_queries and n_keys."}
     expect(run(function, 2, 4, hints=both), right[-2:], causes, "causal_mask(2, 4)")
@@ -107,35 +104,28 @@ def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, T
     raw = q @ k.T
     root = math.sqrt(q.size(-1))
     scores = raw / root
+    hidden = scores.masked_fill(~mask, -math.inf)
 
-    def forbid(scores: Tensor, forbidden: Tensor = ~mask) -> Tensor:
-        return scores.masked_fill(forbidden, -math.inf)
+    def masked(scores: Tensor, mask: Tensor = mask) -> Tensor:
+        return scores.masked_fill(~mask, -math.inf).softmax(-1)
 
     return {
-        "the scores are not divided by √D": forbid(raw).softmax(-1),
-        "the scores are multiplied by √D; divide": forbid(raw * root).softmax(-1),
-        "the scores are divided by the root of v's size; take q's": (
-            forbid(raw / math.sqrt(v.size(-1))).softmax(-1)
-        ),
-        "the scores are divided by D, not by √D": forbid(raw / q.size(-1)).softmax(-1),
-        "the scores are divided by √T; D is the last size of q": (
-            forbid(raw / math.sqrt(len(q))).softmax(-1)
-        ),
-        "the softmax goes over the queries; each *row* must sum to 1": forbid(scores).softmax(-2),
-        "the mask comes after the softmax, so the rows no longer sum to 1": (
-            scores.softmax(-1) * mask
-        ),
+        "the scores are not divided by √D": masked(raw),
+        "the scores are multiplied by √D; divide": masked(raw * root),
+        "the scores are divided by the root of v's size; take q's": masked(raw / v.size(-1) ** 0.5),
+        "the scores are divided by D, not by √D": masked(raw / q.size(-1)),
+        "the scores are divided by √T; D is the last size of q": masked(raw / len(q) ** 0.5),
+        "the softmax goes over the queries; each *row* must sum to 1": hidden.softmax(-2),
+        "the mask comes after the softmax, so rows no longer sum to 1": scores.softmax(-1) * mask,
         "the mask is not used: a query sees the future": scores.softmax(-1),
         "the mask is upside down: True means may look, so fill where it is not (~mask)": (
-            forbid(scores, mask).softmax(-1)
+            masked(scores, ~mask)
         ),
         "forbidden scores are 0, and e⁰ is 1; make them -inf": (scores * mask).softmax(-1),
-        "these are the scores; the softmax is missing": forbid(scores),
-        "the division by √D comes after the softmax; divide the scores": (
-            forbid(raw).softmax(-1) / root
-        ),
+        "these are the scores; the softmax is missing": hidden,
+        "the division by √D comes after the softmax; divide the scores": masked(raw) / root,
         "the scores compare keys with queries; a row must be a query, so q comes first": (
-            forbid(scores.T).softmax(-1)
+            masked(scores.T)
         ),
     }
 
@@ -168,9 +158,7 @@ def merge_heads(function: Callable[[Tensor], Tensor]) -> str:
     causes = {
         "a reshape alone mixes positions; swap positions and heads first": heads.reshape(2, 3, 20),
         "the shape is (B, T, H, D); now join the last two dimensions": x,
-        "the channels of the heads alternate; they must lie side by side": heads.permute(
-            0, 2, 3, 1
-        ).flatten(2),
+        "the channels of the heads alternate; they must lie side by side": x.mT.flatten(2),
         "this adds the heads up; lay them side by side": heads.sum(1),
     }
     expect(run(function, heads), x.flatten(2), causes, "the result for (2, 4, 3, 5)")
@@ -200,9 +188,7 @@ def layer(kind: Callable[..., Any]) -> str:
     }
     right, _ = torch_layer(x, x, x, attn_mask=~taught.causal_mask(6), need_weights=False)
     causes = {
-        "a position sees the future: the causal mask is missing": yours.merge(
-            taught.attend(q, k, v)[0]
-        ),
+        "the future is seen: the causal mask is missing": yours.merge(taught.attend(q, k, v)[0]),
         "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(6))[0],
         "the values come back unmixed": merged,
     }
@@ -224,9 +210,7 @@ def layer(kind: Callable[..., Any]) -> str:
     expect(gradients[1], gradients[0], {}, "the gradient of qkv.weight", atol=1e-3)
     careless = run(kind, 20, 4, 0.9).eval()
     if not torch.equal(careless(x), careless(x)):
-        raise Wrong(
-            "Not yet: dropout acts outside training too; use self.dropout, or self.training."
-        )
+        raise Wrong("Not yet: dropout acts outside training; use self.dropout, or self.training.")
     dropped, whole = careless.train().merge(heads[0]), careless.eval().merge(heads[0])
     if torch.equal(dropped, whole):
         raise Wrong("Not yet: dropout never acts in merge; its last step is self.dropout.")
@@ -245,9 +229,7 @@ def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     for n, (name, value, right) in enumerate(zip("qkv", heads, parts, strict=True)):
         causes = {
             "project does not cut q, k and v into heads": stacked.chunk(3, -1)[n],
-            "q, k and v have the shape (B, T, H, D); swap positions and heads": right.transpose(
-                1, 2
-            ),
+            "q, k and v have shape (B, T, H, D); swap positions and heads": right.transpose(1, 2),
             "the 3C channels are all q, then all k, then all v; cut into three first": by_head[n],
             "a view straight to heads mixes positions": stacked.chunk(3, -1)[n].reshape(2, 4, 6, 5),
         }
@@ -281,10 +263,8 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
     causes = {
         "it is upside down: here True means may look": ~right,
         "it looks ahead: nothing may be allowed above the diagonal": behind.abs() < 3,
-        "one too many: a window of 3 is the word itself and 2 before it": (behind >= 0)
-        & (behind <= 3),
-        "one too few: a window of 3 is the word itself and 2 before it": (behind >= 0)
-        & (behind < 2),
+        "one too many: a window of 3 is the word and 2 before it": (behind >= 0) & (behind <= 3),
+        "one too few: a window of 3 is the word and 2 before it": (behind >= 0) & (behind < 2),
         "a query must see its own position; the window contains it": (behind > 0) & (behind <= 3),
         "all later words are allowed; a query must not see the future": behind < 3,
         "that is the causal mask; words further back than the window are allowed": behind >= 0,
@@ -336,11 +316,7 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
 
 
 class _KeysAtATime(TorchFunctionMode):
-    """Watch torch's products and remember the largest number of keys in one of them.
-
-    Attributes:
-        most: The largest size in a product's result that is none of the known other sizes.
-    """
+    """Watch torch's products for the largest size in a result that is none of the known others."""
 
     PRODUCTS = (
         *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner", "einsum"),
@@ -352,14 +328,7 @@ class _KeysAtATime(TorchFunctionMode):
         self.not_keys = not_keys
         self.most = 0
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Run the function, and look at the sizes of what comes out."""
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")

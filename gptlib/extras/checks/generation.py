@@ -18,9 +18,7 @@ def cache_bytes(answer: Answer) -> str:
     mistakes = {
         "You counted the keys or the values; the cache holds both.": right / 2,
         "You counted numbers; each takes bytes_per_value bytes.": right / 4,
-        "You counted one block; each of the n_layer blocks has keys and values of its own.": (
-            right / 3
-        ),
+        "You counted one block; each of the n_layer blocks has its own keys and values.": right / 3,
         "That is the cache with keys and values for all heads; here groups of heads share "
         "them, and one head has C / n_head channels.": right * 4,
         "n_key_heads is how many sets of keys and values are kept, not how many heads share one.": (
@@ -28,9 +26,7 @@ def cache_bytes(answer: Answer) -> str:
         ),
         "You gave each head all C channels; one head has C / n_head, config.head_size.": right * 8,
         "That is one token; multiply by n_tokens.": right / 10,
-        "You counted each channel of a head once too often or too rarely: D channels per head.": (
-            right / 8
-        ),
+        "You counted one channel of each head; there are D channels per head.": right / 8,
     }
     if not close(value, right):
         return named(value, mistakes) or f"Not yet: it takes {right} bytes, you say {value:g}."
@@ -90,9 +86,7 @@ def _repeat_mistake(
         value = got[min(banned)].item()
         return f"The right tokens, but changed to {value:g}; only -inf gives a probability of 0."
     if n == 1 and tokens:
-        return (
-            "Right until n = 1: tokens[-0:] is the whole text; use tokens[len(tokens) - n + 1 :]."
-        )
+        return "Right until n = 1: tokens[-0:] is the text; use tokens[len(tokens) - n + 1 :]."
     if cut == set(tokens) and tokens:
         return "You cut every token seen; cut only those that would repeat a whole run of n tokens."
     if len(tokens) < n:
@@ -104,9 +98,7 @@ def _repeat_mistake(
     if len(banned) > 1 and cut == {followers[0]}:
         return "You stopped at the first place where the run begins; go through the whole text."
     if followers and not cut and 2 * n > len(tokens):
-        return (
-            f"You stopped too early: in {tokens} a run of n = {n} may overlap the end of the text."
-        )
+        return f"You stopped too early: in {tokens} a run of n = {n} may overlap the end."
     starts = range(len(tokens) - n)
     longer = {tokens[i + n] for i in starts if tokens[i : i + n] == tokens[-n:]}
     if longer and cut == longer and n > 1:
@@ -210,9 +202,7 @@ def accept_or_replace(answer: Answer) -> str:
         "After a rejection you draw from q again; draw from max(0, p - q), made to sum to 1.": (
             rule(ratio, q.expand(4, 4))
         ),
-        "You accept with probability p; it must be p / q, at most 1.": (
-            rule(p, residual.expand(4, 4))
-        ),
+        "You accept with probability p; take p / q, at most 1.": rule(p, residual.expand(4, 4)),
         "Your ratio is upside down: accept with probability p / q, at most 1.": (
             rule((q / p).clamp(max=1), residual.expand(4, 4))
         ),

@@ -43,8 +43,9 @@ def training_days(answer: Answer) -> str:
             "That is for one token; multiply by the number of tokens": right / n_tokens,
             "That is 6 times the parameters: a good rule, but without attention": right * rule,
             '"training" holds the factor 3 already; don\'t multiply by it again': right * 3,
-            "flops_per_token is per token already; don't multiply by the length": right
-            * config.context_length,
+            "flops_per_token is per token already; don't multiply by the length": (
+                right * config.context_length
+            ),
             "You divided the speed by the work": 1 / right,
             "You multiplied by the speed; divide by it": right * rate * rate,
         }
@@ -71,24 +72,22 @@ def rms_norm(answer: Answer) -> str:
     if _uses(answer, "rms_norm") or _uses(answer, "RMSNorm"):
         return "Not yet: build it from its parts; PyTorch's own is what the check compares with."
     mean_square = x.square().mean(-1, keepdim=True)
-    root = (mean_square + eps).sqrt()
+    root, centred = (mean_square + eps).sqrt(), x - x.mean(-1, keepdim=True)
     deviation = "You divided by the standard deviation, which subtracts the mean inside"
     mistakes = {
         "You subtracted the mean; RMSNorm doesn't": F.layer_norm(x, (8,), gain, None, eps),
         "You divided by the mean of the squares; take its root": gain * x / (mean_square + eps),
         "You forgot the gain": F.rms_norm(x, (8,), None, eps),
         "You summed the squares; take their mean": gain * x / (mean_square * 8 + eps).sqrt(),
-        "You took the mean over the whole tensor; take it over the channels, dim=-1": gain
-        * x
-        / (x.square().mean() + eps).sqrt(),
-        "You took the mean over the positions; take it over the channels, dim=-1": gain
-        * x
-        / (x.square().mean(-2, keepdim=True) + eps).sqrt(),
+        "You took the mean over the whole tensor; take it over the channels, dim=-1": (
+            gain * x / (x.square().mean() + eps).sqrt()
+        ),
+        "You took the mean over the positions; take it over the channels, dim=-1": (
+            gain * x / (x.square().mean(-2, keepdim=True) + eps).sqrt()
+        ),
         deviation: gain * x / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt(),
         f"{deviation} (and divides by C - 1)": gain * x / (x.var(-1, keepdim=True) + eps).sqrt(),
-        "You subtracted the mean above the line; RMSNorm doesn't": gain
-        * (x - x.mean(-1, keepdim=True))
-        / root,
+        "You subtracted the mean above the line; RMSNorm doesn't": gain * centred / root,
         "You multiplied by the root; divide by it": gain * x * root,
     }
     if not close(got, F.rms_norm(x, (8,), gain, eps)):
@@ -198,9 +197,7 @@ def logits_by_depth(answer: Answer) -> str:
         "You applied ln_f twice; model.unembed holds it already": torch.stack(twice),
         "Those are logarithms of probabilities; return the logits": right.log_softmax(-1),
         "Joined end to end; give the depth its own dimension with torch.stack": right.flatten(0, 1),
-        "Those are vectors of the stream; turn each into logits with model.unembed": torch.stack(
-            stream
-        ),
+        "Those are vectors of the stream; make logits with model.unembed": torch.stack(stream),
         "Those are probabilities; return the logits": right.softmax(-1),
     }
     if mistake := named(got, mistakes):

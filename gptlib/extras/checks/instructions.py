@@ -37,18 +37,12 @@ def masked_targets(answer: Answer) -> str:
         "You ignore one position too few: the last target that stands in the prompt is 13, at "
         "the position of 12.": [no, 13, 21, 22, 99],
         "You ignore nothing; the prompt's own tokens are no targets.": [12, 13, 21, 22, 99],
-        "You ignore the answer and keep the prompt; it is the other way round.": (
-            [12, 13, no, no, no]
-        ),
-        "The end-of-text token is a target too, or the model never learns to stop.": (
-            [no, no, 21, 22, no]
-        ),
+        "You ignore the answer and keep the prompt: the other way round.": [12, 13, no, no, no],
+        "The end of text is a target too, or the model never learns to stop.": [no, no, 21, 22, no],
         "There is one target for each input, and the last token is no input: 5 of 6 tokens.": (
             [no, no, no, 21, 22, 99]
         ),
-        "The answer's tokens are right; the prompt's positions need a target too, IGNORED.": (
-            [21, 22, 99]
-        ),
+        "The answer is right; the prompt's positions need a target too, IGNORED.": [21, 22, 99],
         "Use IGNORED, which is -100; 0 is a token.": [0, 0, 21, 22, 99],
     }
     if got != [no, no, 21, 22, 99]:
@@ -69,9 +63,7 @@ def block_mask(answer: Answer) -> str:
     mistakes = {
         "Records are kept apart, but tokens may look ahead in their own.": same,
         "No token looks ahead, but records see each other.": causal,
-        "A token may look where both conditions hold, not where one does: & in place of |.": (
-            same | causal
-        ),
+        "A token may look where both conditions hold: & in place of |.": same | causal,
         "It is upside down: tokens look ahead and not back. Use tril, not triu.": (same & causal.T),
         "It is the opposite: True where a token must not look.": ~(same & causal),
         "A token may look at itself, too.": same & causal & ~torch.eye(6).bool(),
@@ -92,7 +84,8 @@ def lora_parameters(answer: Answer) -> str:
     chosen = ("attn.qkv", "mlp.expand")
     lora = LoRAConfig(rank=2, projections=chosen)
     value = number_of(answer, config, lora, wanted="of all parameters that are trained")
-    right = 3 * 2 * sum(sum(sides[name]) for name in chosen)
+    up, down = (3.0 * 2 * sum(sides[name][side] for name in chosen) for side in (0, 1))
+    right = up + down
     mistakes = {
         "That is one block; every one of the n_layer blocks has adapters.": right / 3,
         "Multiply by the rank: `down` has rank rows and `up` has rank columns.": right / 2,
@@ -105,16 +98,12 @@ def lora_parameters(answer: Answer) -> str:
         "You counted all four matrices; only those in lora.projections have adapters.": (
             3.0 * 2 * sum(map(sum, sides.values()))
         ),
-        "You counted `down` alone; `up` is trained too.": (
-            3.0 * 2 * sum(sides[name][1] for name in chosen)
-        ),
-        "You counted `up` alone; `down` is trained too.": (
-            3.0 * 2 * sum(sides[name][0] for name in chosen)
-        ),
+        "You counted `down` alone; `up` is trained too.": down,
+        "You counted `up` alone; `down` is trained too.": up,
         "The scale alpha / rank changes the values, not how many there are.": right * 8,
     }
     if not close(value, right):
-        return named(value, mistakes) or f"Not yet: there are {right}, you say {value:g}."
+        return named(value, mistakes) or f"Not yet: there are {right:g}, you say {value:g}."
     lora = LoRAConfig(rank=8, projections=PROJECTIONS)
     full = number_of(answer, GPT2_SMALL, lora, wanted="of all parameters that are trained")
     if full != 12 * 8 * 768 * (4 + 2 + 5 + 5):

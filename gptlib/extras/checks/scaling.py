@@ -54,9 +54,7 @@ def combine_gradients(answer: Answer) -> str:
             "That is the mean of the means: the short share weighs as much as a long one.": (
                 plain.mean(dim=0)
             ),
-            "That is the sum of the gradients; a mean over all tokens is smaller.": plain.sum(
-                dim=0
-            ),
+            "That is the sum of the gradients; a mean over all tokens is smaller.": plain.sum(0),
             "You add up sums over tokens; divide by the number of all tokens.": sums,
             "You divide by the number of processes; divide by the number of all tokens.": (
                 sums / len(counts)
@@ -102,8 +100,7 @@ def _rows_mistake(got: list[Any], right: list[int], case: tuple[int, int, int, i
     }
     if sorted(got, key=str) == sorted(right, key=str):
         return f"Right rows, wrong order, for {where}: queries first, then keys, then values."
-    named = next((text for text, wrong in mistakes.items() if got == wrong), None)
-    return named or f"Not yet: for {where}, the rows are {right}; you return {got}."
+    return named(got, mistakes) or f"Not yet: for {where}, the rows are {right}; you return {got}."
 
 
 @says
@@ -125,9 +122,7 @@ def rental(answer: Answer) -> str:
 def _rental_mistake(got: list[float], hours: float, n: int, share: float) -> str:
     paid = hours * n
     mistakes = {
-        "The hours are right; every device is paid for each of them, so multiply by n.": (
-            [hours, hours]
-        ),
+        "The hours are right; each device is paid for all of them: multiply by n.": [hours, hours],
         "Those are minutes; an hour has 60 of them.": [hours * 60, paid * 60],
         "Those are seconds; an hour has 3600 of them.": [hours * 3600, paid * 3600],
         "The two are exchanged: hours first, device-hours second.": [paid, hours],

@@ -80,12 +80,8 @@ def clip_gradients(answer: Answer) -> str:
     mistakes = {
         "You cut each tensor by itself, which bends the direction; take one length over all "
         "tensors together.": torch.cat([(g / g.norm()).flatten() for g in gradients]),
-        "You clamped each value, which bends the direction; scale all by one factor.": (
-            whole.clamp(-1, 1)
-        ),
-        "You divided by the squared length; take the square root of the sum of squares.": (
-            whole / length**2
-        ),
+        "You clamped each value, which bends the direction; use one factor.": whole.clamp(-1, 1),
+        "You divided by the squared length; take its square root.": whole / length**2,
         "You added the lengths up; take the square root of the sum of all squares.": (
             whole / sum(g.norm() for g in gradients)
         ),

@@ -24,12 +24,7 @@ def fast(model: GPT, compile: bool = False, int8: bool = False) -> tuple[GPT, St
 
     Returns:
         The twin, in evaluation mode, and a decode step of its own, None if it needs none; both for
-        `generate(model, ..., step=step)`. In float32 they write the tokens that the model writes.
-
-    Raises:
-        ValueError: If both are asked for, or what is asked for can't be had in this model's
-            precision or on its device.
-        RuntimeError: If the step can't be compiled.
+        `generate(model, ..., step=step)`.
 
     Example:
         >>> from gptlib.gpt2 import GPTConfig

@@ -54,19 +54,10 @@ def compile_decode(model: GPT) -> Step:
     Call `torch.set_num_threads` before, not after: another number of threads compiles anew.
 
     Args:
-        model: The model in float32 on the CPU; it stays as it is, and shares its weights.
-
-    Returns:
-        The step, for `generate(model, ..., step=step)`.
+        model: In float32 on the CPU; it stays as it is, and shares its weights with the step.
 
     Raises:
-        ValueError: If the model is not in float32 on the CPU, or has int8 weights.
         RuntimeError: If the step can't be compiled, for want of a C++ compiler for example.
-
-    Example:
-        >>> from gptlib.generation import generate
-        >>> step = compile_decode(model)                           # doctest: +SKIP
-        >>> list(generate(model, [464, 3290], 20, step=step))      # doctest: +SKIP
     """
     weight = model.ln_f.weight
     precision = weight.dtype if isinstance(model.head, nn.Linear) else "int8"

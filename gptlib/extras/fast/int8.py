@@ -22,22 +22,8 @@ from gptlib.gpt2 import GPT
 def quantize(model: GPT) -> GPT:
     """Make a copy of a model with int8 weights, for inference on a CPU.
 
-    Args:
-        model: The model in float32 on the CPU; it stays as it is. Embeddings and norms are shared
-            with it. Looking up a token reads one row, so the table stays float32; the output layer
-            reads all of it and gets an int8 copy.
-
-    Returns:
-        The int8 model, in evaluation mode.
-
-    Raises:
-        ValueError: If the model is not in float32 on the CPU.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=50, context_length=8, n_layer=1, n_head=2, n_embd=16))
-        >>> quantize(model)(torch.tensor([[1, 2, 3]])).shape
-        torch.Size([1, 3, 50])
+    The model stays as it is and shares its embeddings and norms with the copy. Looking up a token
+    reads one row, so the table stays float32; the output layer reads all of it and gets int8.
     """
     weight = model.ln_f.weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32:

@@ -19,13 +19,7 @@ from gptlib.gpt2 import GPT
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute x Wᵀ + b in oneDNN, in float32 on the CPU and without gradients.
-
-    Example:
-        >>> x, weight = torch.randn(1, 64), torch.randn(32, 64)
-        >>> torch.allclose(multiply(x, weight), F.linear(x, weight), atol=1e-4)
-        True
-    """
+    """Compute x Wᵀ + b in oneDNN, in float32 on the CPU and without gradients."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # no activation
 
 
@@ -84,14 +78,7 @@ def swap_linears(model: nn.Module, kind: type[nn.Linear], least: int = 0) -> Non
 
 
 def share_weights(model: GPT) -> GPT:
-    """Copy a model's modules for writing, but not its weights: the twin's are the model's own.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> model = GPT(GPTConfig(vocab_size=9, context_length=4, n_layer=1, n_head=1, n_embd=4))
-        >>> share_weights(model).ln_f.weight is model.ln_f.weight
-        True
-    """
+    """Copy a model's modules for writing, but not its weights: the twin's are the model's own."""
     shared = {id(part): part for part in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, shared).eval()  # what is in `shared` is not copied
 
@@ -111,9 +98,6 @@ def multiply_in_onednn(model: GPT) -> None:
     The model is changed in place; a second call changes nothing. Where oneDNN can't be used
     (another device or precision), the layers do what they did before. A loss that takes the output
     layer's weight for itself, as `chunked_loss` does, multiplies as it always did.
-
-    Raises:
-        ValueError: If PyTorch was built without oneDNN.
     """
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this PyTorch was built without oneDNN; leave the option out")

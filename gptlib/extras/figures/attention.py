@@ -102,20 +102,10 @@ def looks_back(tokens: Sequence[str], weights: Tensor, query: int) -> Picture:
         if x > 7.4 and text != token:  # a line ends between two words
             x, y = 0.0, y + 0.75
         width = size * len(text)
-        ax.text(
-            x,
-            y,
-            text,
-            family="monospace",
-            size=12.5,
-            color="white" if weight > 0.5 else "0.6" if t > query else "black",
-            bbox={
-                "boxstyle": "square,pad=0.12",
-                "fc": blues(weight) if t <= query else "white",
-                "ec": COLORS[1] if t == query else "none",
-                "lw": 2,
-            },
-        )
+        ink = "white" if weight > 0.5 else "0.6" if t > query else "black"
+        box = {"boxstyle": "square,pad=0.12", "fc": blues(weight) if t <= query else "white"}
+        box |= {"ec": COLORS[1] if t == query else "none", "lw": 2}
+        ax.text(x, y, text, family="monospace", size=12.5, color=ink, bbox=box)
         if weight >= 0.03 and t <= query:
             ax.text(x + width / 2, y + 0.3, f"{weight:.2f}", ha="center", size=9, color=COLORS[0])
         x += width + 0.015

@@ -42,17 +42,9 @@ def machine(chapter: str, n_layer: int = 6) -> Picture:
         )
     for name, (middle, label) in PARTS.items():
         lit = name in LIT[chapter]
-        ax.add_patch(
-            FancyBboxPatch(
-                (middle - 0.62, 0.7),
-                1.24,
-                0.6,
-                boxstyle="round,pad=0.06",
-                fc=COLORS[4] if lit else "white",
-                ec="black" if lit else "0.6",
-                lw=1.6 if lit else 0.8,
-            )
-        )
+        fill, edge, width = (COLORS[4], "black", 1.6) if lit else ("white", "0.6", 0.8)
+        corner, style = (middle - 0.62, 0.7), "round,pad=0.06"
+        ax.add_patch(FancyBboxPatch(corner, 1.24, 0.6, style, fc=fill, ec=edge, lw=width))
         ax.text(middle, 1, label, ha="center", va="center", weight="bold" if lit else "normal")
     lit_labels = [label for name, (_, label) in PARTS.items() if name in LIT[chapter]]
     alt = (

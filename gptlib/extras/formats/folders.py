@@ -58,15 +58,7 @@ def load_folder(
     Args:
         folder: Of `save_gpt2`, of transformers, or of OpenAI's release of 2019 and what is tuned
             from it.
-        dtype: What the weights become, however they are stored.
         file: Which of its files has the weights, if there are several.
-
-    Returns:
-        As `gptlib.weights.load_gpt2`; see `read_any_tokenizer`.
-
-    Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If a file is damaged, is another model's or could run code.
     """
     index = find_checkpoint(folder)
     if file is None and index and not (folder / "config.json").is_file():
@@ -95,7 +87,7 @@ def build(
     head, table = tensors.pop("lm_head.weight", None), tensors.get("wte.weight")
     if head and not table:  # the two are one, and some programs keep it by this name
         tensors["wte.weight"] = head
-    if head and table and not _is_equal(head, table):
+    if head and table and not torch.equal(head.read().float(), table.read().float()):
         raise ValueError(
             "lm_head.weight is not wte.weight: the model has an output layer of its own, which "
             "GPT-2 and this course's GPT don't have; use a model with tied embeddings"
@@ -105,11 +97,6 @@ def build(
     check_vocabulary(tokenizer, model)
     hide_tokens(model, tokenizer)
     return model, tokenizer
-
-
-def _is_equal(one: Stored, other: Stored) -> bool:
-    """Whether two tensors hold the same numbers."""
-    return one.shape == other.shape and torch.equal(one.read().float(), other.read().float())
 
 
 def hide_tokens(model: GPT, tokenizer: Tokenizer) -> None:
@@ -123,7 +110,6 @@ def hide_tokens(model: GPT, tokenizer: Tokenizer) -> None:
 
 
 def _hide_from(n_tokens: int, _layer: nn.Module, _inputs: Any, logits: Tensor) -> Tensor:
-    """Make the last logits of a padded head impossible."""
     hidden = logits.new_full((*logits.shape[:-1], logits.size(-1) - n_tokens), -math.inf)
     return torch.cat([logits[..., :n_tokens], hidden], dim=-1)  # (B, T, V)
 
@@ -172,7 +158,6 @@ def read_hparams(folder: Path) -> GPTConfig:
 
 
 def _read_sizes(path: Path) -> GPTConfig:
-    """Read config.json, and say so where the weights are packed in fewer bits."""
     if "quantization_config" in read_json(path):
         raise ValueError(
             f"{path.parent} has its weights in fewer bits (quantization_config); write them whole "
@@ -210,9 +195,6 @@ def name_as_gpt2(tensors: Mapping[str, Stored], path: Path) -> dict[str, Stored]
 
     Wrappers' prefixes are dropped. Matrices that are kept as (out, in), as nanoGPT and this course
     do it, are transposed. Biases that a whole model lacks are zeros, which compute the same.
-
-    Raises:
-        ValueError: If a tensor is there twice.
     """
     named: dict[str, Stored] = {}
     for name, tensor in tensors.items():
@@ -256,29 +238,13 @@ def find_checkpoint(folder: Path) -> Path | None:
 
 
 def find_tensors(folder: Path, file: Path | None = None) -> dict[str, Stored]:
-    """Find a model's tensors in the files of its folder; a pickle is opened for tensors alone.
-
-    Args:
-        folder: The model's.
-        file: Which of its files has the weights; None looks for it.
-
-    Returns:
-        By GPT-2's name of today.
-
-    Raises:
-        FileNotFoundError: If there are no weights.
-        ValueError: If a file is damaged, or holds something else.
-    """
-    names = [
-        "model.safetensors",
-        "model.safetensors.index.json",
-        "pytorch_model.bin",
-        "pytorch_model.bin.index.json",
-    ]
+    """Find a model's tensors, by GPT-2's names, in one file of its folder or whichever has them."""
+    usual = ("model.safetensors", "pytorch_model.bin")
+    names = [name + end for name in usual for end in ("", ".index.json")]
     whole = sorted(path.name for path in folder.glob("*.safetensors"))
     pickles = sorted(path.name for path in folder.glob("*.bin") if path.name != "training_args.bin")
-    names += whole[:1] if len(whole) == 1 else []
-    names += pickles[:1] if len(pickles) == 1 else []
+    for found in (whole, pickles):
+        names += found if len(found) == 1 else []
     there = [folder / name for name in names if (folder / name).is_file()]
     path = file or (there[0] if there else None)
     if path is None:
@@ -298,18 +264,10 @@ def find_tensors(folder: Path, file: Path | None = None) -> dict[str, Stored]:
     return name_as_gpt2(tensors, path)
 
 
-OTHERS = {
-    "tf_model.h5": "TensorFlow's Keras",
-    "flax_model.msgpack": "Flax",
-    "model.onnx": "ONNX",
-    "*.gguf": "llama.cpp",
-}
-"""Files of weights that other programs write, and whose they are."""
-
-
 def _other_files(folder: Path) -> str:
-    """Say which files of weights a folder has instead, and what makes of them what is needed."""
-    for pattern, program in OTHERS.items():
+    programs = {"tf_model.h5": "TensorFlow's Keras", "flax_model.msgpack": "Flax"}
+    programs |= {"model.onnx": "ONNX", "*.gguf": "llama.cpp"}
+    for pattern, program in programs.items():
         for path in folder.glob(pattern):
             return (
                 f", only {path.name}, which is of {program}; load it with transformers where it "
@@ -322,22 +280,16 @@ def _check_kind(path: Path) -> None:
     """Name what lies in the place of a file of weights, if it is plainly something else."""
     with open(path, "rb") as file:
         start = file.read(100).lstrip()
-    kinds = {
-        b"version https://git-lfs": "a Git LFS pointer, not the file itself; run `git lfs pull`",
-        b"<!doctype": "a web page, not the file itself; download the file behind its link",
-        b"<html": "a web page, not the file itself; download the file behind its link",
-    }
-    for mark, kind in kinds.items():
-        if start.lower().startswith(mark):
-            raise ValueError(f"{path} is {kind}")
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
+    if start.lower().startswith((b"<!doctype", b"<html")):
+        raise ValueError(
+            f"{path} is a web page, not the file itself; download the file behind its link"
+        )
 
 
 def _read_index(index: Path) -> list[str]:
-    """List the files that a model was cut into, when the index and the files agree.
-
-    Args:
-        index: The file model.safetensors.index.json, whose "weight_map" names each tensor's file.
-    """
+    """List the files that a model was cut into, when they agree with the index's "weight_map"."""
     weight_map = read_json(index).get("weight_map")
     weight_map = weight_map if isinstance(weight_map, dict) else {}
     named = list(weight_map.values())
@@ -359,11 +311,7 @@ def _read_index(index: Path) -> list[str]:
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a file of torch.save, when it holds nothing but tensors and plain values.
-
-    Raises:
-        ValueError: If it holds more, which is then not run, or is damaged.
-    """
+    """Read a file of torch.save that holds tensors and plain values; more is never run."""
     _check_kind(path)
     # What training programs put beside the weights, and what can't run anything.
     harmless: list[Any] = [argparse.Namespace, np.dtype, type(np.dtype("f4")), type(np.dtype("f8"))]
@@ -404,16 +352,9 @@ def load_pickled(
     nanoGPT computes GELU exactly, GPT-2 and this course by tanh: logits differ by about 0.001.
 
     Args:
-        path: The file.
+        path: Of the file.
         content: What `read_pickle` found in it.
-        find_tokenizer: Gives the tokenizer that lies beside it, None if there is none.
-        dtype: What the weights become.
-
-    Returns:
-        As `load_folder`; GPT-2's tokenizer if there is none and the vocabulary is of its size.
-
-    Raises:
-        ValueError: If the file doesn't say its sizes, or no tokenizer fits.
+        find_tokenizer: Gives the tokenizer that lies beside it; GPT-2's is taken if it gives none.
     """
     tensors = name_as_gpt2(_tensors_of(content, path), path)
     beside = path.with_name("config.json")

@@ -26,11 +26,7 @@ RELEASES: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def find_cached(name: str) -> Path | None:
-    """Look for a size of GPT-2 in the cache that all programs with huggingface_hub share.
-
-    Returns:
-        The folder that holds all its files at the pinned commit, None if there is none.
-    """
+    """Look for the pinned commit of a size in the cache that all programs share."""
     for repository in (f"openai-community/{name}", name):  # the second was its name until 2024
         found = [
             huggingface_hub.try_to_load_from_cache(repository, file, revision=RELEASES[name][0])
@@ -42,18 +38,7 @@ def find_cached(name: str) -> Path | None:
 
 
 def find_release(name: str) -> Path:
-    """Find a size of GPT-2 in the cache or fetch it, and check that it is the published one.
-
-    Args:
-        name: A key of `RELEASES`.
-
-    Returns:
-        The folder that holds `MODEL_FILES`.
-
-    Raises:
-        ConnectionError: If it can't be fetched; the message says which files to put where.
-        ValueError: If a file does not have the recorded sha256.
-    """
+    """Find a size of `RELEASES` in the cache or fetch it; it must be the published one."""
     revision, sha256_of = RELEASES[name]
     folder = find_cached(name) or _fetch(f"openai-community/{name}", revision)
     for file, sha256 in (sha256_of | VOCABULARY_SHA256).items():

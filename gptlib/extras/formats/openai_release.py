@@ -24,16 +24,7 @@ OPENAI_FILES = (
 
 
 def fetch(address: str, path: Path) -> None:
-    """Fetch a file with a progress bar; one that broke off goes on where it was.
-
-    Args:
-        address: Where it is.
-        path: Where to put it; it stands there under this name only when it is whole.
-
-    Raises:
-        ConnectionError: If it can't be fetched, or broke off.
-        OSError: If it can't be written.
-    """
+    """Fetch a file with a progress bar; one that broke off goes on where it was."""
     try:
         continue_fetch(address, path)
     except (
@@ -50,7 +41,7 @@ def fetch(address: str, path: Path) -> None:
 
 
 def continue_fetch(address: str, path: Path) -> None:
-    """Fetch what is missing of a file, or all of it, see `fetch`."""
+    """Fetch what is missing of a file; it gets its name when it is whole."""
     part = path.with_name(path.name + ".part")
     start = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(address, headers={"Range": f"bytes={start}-"})
@@ -78,15 +69,10 @@ def download_openai(size: str, folder: str | Path) -> Path:
 
     Args:
         size: "124M", "355M", "774M" or "1558M"; about 4 bytes are fetched for each parameter.
-        folder: Where to put the files; it is made if it is not there. Files in it are kept.
-
-    Returns:
-        The folder, for `load_model`.
+        folder: Where to put the files; those in it are kept.
 
     Raises:
-        ValueError: If there is no such size.
         ConnectionError: If a file can't be fetched; the message says which to put where.
-        OSError: If the folder can't be written.
     """
     if size not in ("124M", "355M", "774M", "1558M"):
         raise ValueError(f"size is {size!r}; choose '124M', '355M', '774M' or '1558M'")

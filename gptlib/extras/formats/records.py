@@ -16,32 +16,32 @@ from typing import Any, NamedTuple
 from gptlib.classification import LabeledText, normalize
 from gptlib.extras.formats.text_files import read_whole
 
-LABELS = ["label", "class", "category", "target", "v1", "sentiment", "type", "tag", "is_spam", "y"]
+# What columns are called, in order of preference.
+LABELS = ("label", "class", "category", "target", "v1", "sentiment", "type", "tag", "is_spam", "y")
 TEXTS = ("text", "message", "sms", "v2", "content", "body",
          "review", "sentence", "tweet", "comment")  # fmt: skip
-"""What columns of labels and of texts are called, in order of preference."""
-
-ASKED = ["instruction", "prompt", "question", "query", "input", "user", "human"]
-GIVEN = ["input", "context", "knowledge"]
+ASKED = ("instruction", "prompt", "question", "query", "input", "user", "human")
+GIVEN = ("input", "context", "knowledge")
 ANSWERED = ("output", "response", "completion", "answer", "answers",
-         "chosen", "target", "assistant")  # fmt: skip
-"""What the parts of an instruction are called, likewise."""
+            "chosen", "target", "assistant")  # fmt: skip
+TALKS = ("messages", "conversations", "conversation", "dialog", "dialogue")
 
-TALKS = ["messages", "conversations", "conversation", "dialog", "dialogue"]
 SPEAKERS = dict.fromkeys(("user", "human", "prompter"), "user")
 SPEAKERS |= dict.fromkeys(("assistant", "gpt", "model", "bot", "chatgpt"), "assistant")
 SPEAKERS["system"] = "system"
 """Who speaks in a conversation, by the names of ShareGPT and others."""
 
+DELIMITERS = {"\t": "tab", ",": "comma", ";": "semicolon", "|": "bar"}
+
 
 class Found(NamedTuple):
-    """Hold the records of a file, and what was understood."""
+    """The records of a file, and what was understood."""
 
     records: list[Any]
     """Messages: a label and a text each, none twice. Instructions: "instruction", "output", and
     perhaps "input" and "task"."""
     skipped: dict[int, str]
-    """What was left out: its line, or number of a record, and why."""
+    """Why a record was left out, by its line or its number."""
     repeats: list[str]
     """Texts that came before, figures aside, in words."""
     understood: list[tuple[str, str]]
@@ -49,22 +49,19 @@ class Found(NamedTuple):
 
 
 class Row(NamedTuple):
-    """Hold one record of a file."""
+    """A record, and the line it begins in or its number, counted from 1."""
 
     place: int
-    """The line it begins in, or the number of a record of JSON, both counted from 1."""
     values: list[Any]
-    """Its values, in the order of the columns."""
 
 
 @dataclass
 class Table:
-    """Hold what a file says before anything is made of it."""
+    """What a file says before anything is made of it."""
 
     columns: list[str]
-    """The columns' names; "1", "2" ... if the file has none."""
+    """Their names; "1", "2" ... if the file has none."""
     rows: list[Row]
-    """Its records."""
     form: str
     """What it is, in words."""
     what: str = "line"
@@ -76,20 +73,12 @@ class Table:
 # Files into tables
 
 
-def read_table(
-    file: str, encoding: str | None = None, delimiter: str | None = None, header: bool | None = None
-) -> Table:
-    """Read JSON, JSON lines, or lines with a delimiter.
+def read_table(file: str, encoding: str | None = None, delimiter: str | None = None) -> Table:
+    """Read JSON, JSON lines, or lines with a delimiter; standard input if the file is "-".
 
     Args:
-        file: The file, "-" for standard input.
-        encoding: What it was written in; None expects UTF-8.
+        encoding: None expects UTF-8.
         delimiter: What stands between columns; None finds it.
-        header: Whether the first line names the columns; None decides by what it says.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no text, is in another encoding, is broken or empty.
     """
     text = read_whole(file, encoding)
     if not text.strip():
@@ -100,7 +89,7 @@ def read_table(
         except json.JSONDecodeError:  # a message may begin with a bracket, too
             if text.lstrip()[0] == "{" or file.endswith((".json", ".jsonl")):
                 raise
-    return _read_columns(file, text, delimiter, header)
+    return _read_columns(file, text, delimiter)
 
 
 def _read_json(file: str, text: str) -> Table:
@@ -171,16 +160,15 @@ def _from_objects(
     return Table(list(columns), rows, form, what, notes)
 
 
-def _read_columns(file: str, text: str, delimiter: str | None, header: bool | None) -> Table:
+def _read_columns(file: str, text: str, delimiter: str | None) -> Table:
     """Read lines with a delimiter, quoted or not: whichever cuts them into equal rows."""
     csv.field_size_limit(2**31 - 1)  # a message may be a book
     delimiter = delimiter.replace("\\t", "\t") if delimiter else None
     if delimiter and (len(delimiter) > 1 or delimiter in '\r\n"'):
         raise ValueError(f"the delimiter is {delimiter!r}; write one character, or \\t for a tab")
-    names = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     found = []
-    for mark in [delimiter] if delimiter else names:
+    for mark in [delimiter] if delimiter else DELIMITERS:
         ways = ((False, True) if mark == "\t" else (True, False)) if '"' in text else (False,)
         for quoted in ways:
             if rows := _cut(text, mark, quoted):
@@ -194,10 +182,11 @@ def _read_columns(file: str, text: str, delimiter: str | None, header: bool | No
     _, mark, quoted, rows = best
     width = Counter(len(row.values) for row in rows).most_common(1)[0][0]
     columns = [str(number) for number in range(1, max(width, 1) + 1)]
-    form = f"columns between {names.get(mark, repr(mark))}" + ", quoted" * quoted
+    between = f"{DELIMITERS[mark]}s" if mark in DELIMITERS else repr(mark)
+    form = f"columns between {between}" + ", quoted" * quoted
     table = Table(columns, rows, form)
     first = [str(value).strip() for value in rows[0].values]
-    if _is_header(table, first) if header is None else header:
+    if _is_header(table, first):
         table.columns, table.rows = _unique(first, width), rows[1:]
         table.notes.append(f"line {rows[0].place} names the columns")
     return table
@@ -250,7 +239,6 @@ def _is_header(table: Table, first: list[str]) -> bool:
 
 
 def _unique(names: list[str], width: int) -> list[str]:
-    """Give each column a name of its own."""
     names = [*names, *[""] * (width - len(names))]
     return [name if name and name not in names[:i] else str(i + 1) for i, name in enumerate(names)]
 
@@ -264,34 +252,21 @@ def read_messages(
     delimiter: str | None = None,
     label_column: str | None = None,
     text_column: str | None = None,
-    header: bool | None = None,
     skip_contradictions: bool = False,
 ) -> Found:
-    """Read messages and their classes from CSV, TSV, JSON or JSON lines.
+    """Read messages and their classes from CSV, TSV, JSON or JSON lines, see `read_table`.
 
     Args:
-        file: The file, "-" for standard input.
-        encoding: As in `read_table`, and so is `delimiter` and `header`.
-        delimiter: See there.
         label_column: The column of the classes, by its name or its number from 1; None finds it.
         text_column: That of the texts.
-        header: See `read_table`.
         skip_contradictions: Leave out texts that come with two classes instead of refusing them.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it can't be read, its columns aren't clear, no record is left, or a text has
-            two classes.
     """
-    table = read_table(file, encoding, delimiter, header)
-    if label_column and text_column:
-        label, text = (_find_column(file, table, name) for name in (label_column, text_column))
-    else:
-        pair = _find_pair(table)
-        label = _find_column(file, table, label_column) if label_column else pair[0]
-        text = _find_column(file, table, text_column) if text_column else pair[1]
-        text = pair[0] if text == label and not text_column else text
-        label = pair[1] if text == label else label
+    table = read_table(file, encoding, delimiter)
+    label, text = _find_pair(
+        table,
+        _find_column(file, table, label_column) if label_column else None,
+        _find_column(file, table, text_column) if text_column else None,
+    )
     if label == text or max(label, text) >= len(table.columns):
         raise ValueError(
             f"{file} has {_listed(table)}, and needs one of classes and one of texts; name them "
@@ -308,7 +283,8 @@ def read_messages(
         if reason := reasons[0] or reasons[1]:
             skipped[place] = reason
         else:
-            kept.append((place, (_plain(cells[label]), _plain(cells[text]))))
+            pair = [_text(cells[column]).strip("\r\n") for column in (label, text)]
+            kept.append((place, (pair[0], pair[1])))
     records, repeats, contradictions = _sift(kept, table.what)
     if contradictions and not skip_contradictions:
         raise ValueError(
@@ -332,7 +308,6 @@ def read_messages(
 
 
 def _describe(table: Table, columns: str) -> list[tuple[str, str]]:
-    """Say how a table was read."""
     form = "; ".join([table.form, *table.notes])
     return [("form", form), ("rows", f"{len(table.rows):,}"), ("columns", columns)]
 
@@ -343,7 +318,6 @@ def _count(kinds: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
 
 
 def _find_column(file: str, table: Table, name: str) -> int:
-    """Find a column by its name, or by its number."""
     lower = [column.lower() for column in table.columns]
     if name.lower() in lower:
         return lower.index(name.lower())
@@ -352,11 +326,13 @@ def _find_column(file: str, table: Table, name: str) -> int:
     raise ValueError(f"{file} has no column {name!r}; it has {_listed(table)}")
 
 
-def _find_pair(table: Table) -> tuple[int, int]:
+def _find_pair(table: Table, label: int | None = None, text: int | None = None) -> tuple[int, int]:
     """Find the columns of classes and of texts: by their names, else by what is in them."""
     lower = [column.lower() for column in table.columns]
-    label = next((lower.index(name) for name in LABELS if name in lower), None)
-    text = next((lower.index(name) for name in TEXTS if name in lower), None)
+    if label is None:
+        label = next((i for n in LABELS if n in lower and (i := lower.index(n)) != text), None)
+    if text is None:
+        text = next((i for n in TEXTS if n in lower and (i := lower.index(n)) != label), None)
     if label is not None and text is not None:
         return label, text
     some = [row.values for row in table.rows[:1000]]
@@ -385,9 +361,9 @@ def _missing(value: Any, name: str) -> str:
     return ""
 
 
-def _plain(value: Any) -> str:
-    """Write a class or a text that JSON has as a number."""
-    return value.strip("\r\n") if isinstance(value, str) else json.dumps(value)
+def _text(value: Any) -> str:
+    """Write what JSON has as a number."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _sift(
@@ -430,8 +406,7 @@ def _listed(table: Table) -> str:
 
 
 def _named(form: str) -> str:
-    marks = {"tabs": "tab", "commas": "comma", "semicolons": "semicolon", "bars": "bar"}
-    return next((one for many, one in marks.items() if many in form), "delimiter")
+    return next((name for name in DELIMITERS.values() if name in form), "delimiter")
 
 
 # Instructions
@@ -449,15 +424,8 @@ def read_questions(
     the question before it; what the system says stands before the first.
 
     Args:
-        file: JSON, JSON lines, CSV or TSV; "-" for standard input.
-        encoding: As in `read_table`.
         fields: The file's names for "instruction", "input" and "output", where they aren't clear.
         skip_broken: Leave out records without a question or an answer instead of refusing them.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it can't be read, or a record has no question or answer; the message has its
-            number and its keys, and the option that maps them.
     """
     table, fields = read_table(file, encoding), dict(fields or {})
     for name in fields.values():
@@ -508,10 +476,6 @@ def read_questions(
     understood = _describe(table, f"{talk}: conversations" if n_talks else columns)
     understood += [("records", f"{len(records):,}"), *_count({"left out": said})]
     return Found(records, skipped, [], understood)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _read_talk(turns: list[Any]) -> list[dict[str, Any]]:

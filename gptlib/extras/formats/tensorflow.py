@@ -26,15 +26,11 @@ class StoredTensor:
     """Know where on the disk a tensor lies, without reading it."""
 
     name: str
-    """Its name in the file."""
     path: Path
-    """The file."""
     dtype: torch.dtype
-    """How its numbers are written."""
     shape: tuple[int, ...]
-    """Its sizes, each of at least 0."""
     start: int
-    """The place of its first byte, counted from the beginning of the file."""
+    """Its first byte, counted from the beginning of the file."""
     checksum: int
     """The masked crc32c of its bytes."""
 
@@ -44,14 +40,7 @@ class StoredTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def read(self) -> Tensor:
-        """Map its bytes into memory, and compare their checksum.
-
-        Returns:
-            A tensor of the stored type and shape, which is never written to the file.
-
-        Raises:
-            ValueError: If its bytes do not have the checksum.
-        """
+        """Map its bytes into memory, and compare their checksum; the file is never written."""
         content = np.memmap(self.path, np.uint8, mode="c", offset=self.start, shape=(self.n_bytes,))
         if mask_checksum(crc32c(content)) != self.checksum:
             raise ValueError(
@@ -79,13 +68,10 @@ Array = NDArray[np.uint32]
 
 @cache
 def skip_tables(power: int) -> tuple[Array, ...]:
-    """Prepare what 2 ** power further bytes of zeros do to a remainder.
+    """Prepare what 2 ** power further bytes of zeros do to a remainder, lowest byte first.
 
     A checksum is linear: what a remainder becomes is the exclusive or of what its four bytes
     become. Doing it twice is the same for twice as many zeros.
-
-    Returns:
-        Four tables of 256 remainders, for the lowest byte first.
     """
     if power:
         half = skip_tables(power - 1)
@@ -145,13 +131,7 @@ def take_bytes(data: bytes, start: int, size: int) -> bytes:
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    r"""Read a whole number that takes as many bytes as it needs: 7 bits in each, lowest first.
-
-    Returns:
-        The number, and the position after it.
-
-    Raises:
-        ValueError: If it does not end within 10 bytes, or within the data.
+    r"""Read a whole number of as many bytes as it needs, 7 bits in each, and the place after it.
 
     Example:
         >>> read_varint(b"\x96\x01", 0)
@@ -167,19 +147,16 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 class Message(NamedTuple):
-    """Hold the fields of a protocol-buffer message by their numbers."""
+    """The fields of a protocol-buffer message, by their numbers."""
 
     numbers: dict[int, int]
     """Fields that are numbers; one that is left out means 0."""
     parts: dict[int, list[bytes]]
-    """Fields that are bytes (texts, messages inside the message), each as often as it came."""
+    """Fields that are bytes, as texts and messages inside the message are."""
 
 
 def read_message(data: bytes) -> Message:
     r"""Take a protocol-buffer message apart; only its writer knows what the fields mean.
-
-    Raises:
-        ValueError: If the message is not whole.
 
     Source: https://protobuf.dev/programming-guides/encoding/
 
@@ -214,12 +191,6 @@ def read_block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
         table: The whole file.
         handle: Two numbers: where the block begins and how many bytes it has.
 
-    Yields:
-        Keys and values.
-
-    Raises:
-        ValueError: If the block's bytes do not have their checksum, or make no sense.
-
     Source: doc/table_format.md and table/block_builder.cc in https://github.com/google/leveldb
     """
     start, position = read_varint(handle, 0)
@@ -245,12 +216,6 @@ def read_block(table: bytes, handle: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def read_table(table: bytes) -> dict[bytes, bytes]:
     """Read a sorted-string table: its last 48 bytes lead to an index block, that to the others.
-
-    Returns:
-        The value of each key, in order.
-
-    Raises:
-        ValueError: If it is no such table, or is not whole.
 
     Source: doc/table_format.md in https://github.com/google/leveldb, which TensorFlow took over
         in tensorflow/core/lib/io/table.
@@ -286,18 +251,9 @@ def read_entry(name: str, content: bytes, index: Path, n_files: int) -> StoredTe
     """Turn one entry of a checkpoint's index into the place of a tensor, trusting nothing.
 
     Args:
-        name: The tensor's name.
         content: The entry, a message: 1 data type, 2 shape, 3 number of the data file, 4 first
             byte, 5 size in bytes, 6 masked crc32c, 7 slices of a tensor saved in parts.
-        index: The index; the data files stand beside it.
-        n_files: How many data files there are.
-
-    Returns:
-        The tensor's place; the leading axis of 1 that OpenAI's matrices have is left out.
-
-    Raises:
-        FileNotFoundError: If the data file is not there.
-        ValueError: If the entry makes no sense.
+        index: Its path; the `n_files` data files stand beside it.
 
     Source: `BundleEntryProto` in tensorflow/core/protobuf/tensor_bundle.proto.
     """
@@ -313,7 +269,7 @@ def read_entry(name: str, content: bytes, index: Path, n_files: int) -> StoredTe
     path = index.with_name(f"{index.stem}.data-{number:05d}-of-{n_files:05d}")
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} has no {path.name}, where {name} is; add it")
-    shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+    shape = shape[1:] if len(shape) == 3 and shape[0] == 1 else shape  # as OpenAI's matrices have
     return StoredTensor(name, path, dtypes[code], shape, start, checksum)
 
 
@@ -322,18 +278,7 @@ OPTIMIZER = re.compile(r"(^|/)(Adam(_\d+)?|Momentum|beta\d_power|global_step)$")
 
 
 def read_checkpoint(index: Path) -> dict[str, StoredTensor]:
-    """Read what a TensorFlow checkpoint holds, without TensorFlow.
-
-    Args:
-        index: The file model.ckpt.index; beside it stand one or more data files.
-
-    Returns:
-        The place of each tensor, by GPT-2's name of today.
-
-    Raises:
-        FileNotFoundError: If a file is not there.
-        ValueError: If the index is damaged, or contradicts itself or the data files.
-    """
+    """Find each tensor of a checkpoint, by GPT-2's name of today, in the files beside its index."""
     tensors: dict[str, StoredTensor] = {}
     try:
         with open(index, "rb") as file:

@@ -28,9 +28,7 @@ function render({ model, el }) {
     "Click a word, a cell or a small map; or focus the map and press ↑ ↓ for the query, ← → for " +
     "the head, Home and End for the first and last query. Under each small map: its entropy as a " +
     "share of the maximum.";
-  let cells = [];
-  let boxes = [];
-  let frame = null;
+  let [cells, boxes, frame, margin, size] = [[], [], null, 0, 0];
 
   const weight = (head, query, key) => model.get("weights")[head]?.[query]?.[key] ?? 0;
 
@@ -42,8 +40,8 @@ function render({ model, el }) {
 
   function build() {
     const tokens = model.get("tokens");
-    const size = Math.max(6, Math.min(30, Math.floor(380 / tokens.length)));
-    const margin = size >= 12 ? 88 : 8;
+    size = Math.max(6, Math.min(30, Math.floor(380 / tokens.length)));
+    margin = size >= 12 ? 88 : 8;
     words.replaceChildren();
     svg.replaceChildren();
     cells = [];
@@ -83,8 +81,6 @@ function render({ model, el }) {
       );
     });
     frame = drawn(svg, "rect", { class: "attention-frame", x: margin, width: side, height: size });
-    frame.dataset.margin = margin;
-    frame.dataset.size = size;
   }
 
   function drawHeads() {
@@ -134,10 +130,7 @@ function render({ model, el }) {
       box.classList.toggle("attention-query", key === query);
       box.lastChild.textContent = value >= 0.005 ? value.toFixed(2) : "·";
     });
-    if (frame) {
-      const { margin, size } = frame.dataset;
-      frame.setAttribute("y", Number(margin) + Number(size) * query);
-    }
+    frame.setAttribute("y", margin + size * query);
     for (const small of heads.children) {
       const chosen = Number(small.dataset.head) === head;
       small.classList.toggle("attention-chosen", chosen);
@@ -154,16 +147,10 @@ function render({ model, el }) {
   }
 
   function rebuild() {
-    if (cells.length !== model.get("tokens").length || labels() !== shown) {
-      build();
-      shown = labels();
-    }
+    build();
     drawHeads();
     draw();
   }
-
-  const labels = () => JSON.stringify(model.get("tokens"));
-  let shown = "";
 
   svg.addEventListener("click", (event) => {
     const query = event.target.dataset?.query;

@@ -4,16 +4,15 @@ The map itself is drawn in the browser by `attention.js`; everything it says in 
 here, and so is the static picture.
 """
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Self, cast
 
 import anywidget
 import ipywidgets as widgets
+import numpy as np
 import torch
 import traitlets
 from matplotlib import pyplot as plt
@@ -22,10 +21,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from gptlib.extras.plots import COLORS
+from gptlib.gpt2 import GPT, attention_maps
 from gptlib.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from gptlib.gpt2 import GPT
 
 HERE = Path(__file__).parent
 SHARED = (HERE / "shared.js").read_text(encoding="utf-8")
@@ -51,20 +48,13 @@ class AttentionMap(anywidget.AnyWidget):
 
 
 class AttentionMaps(widgets.VBox):
-    """Show what each word looks at: choose a layer, a head and a query word.
+    """Show what each word looks at: choose a layer, a head and a query word, counted from 0.
 
     Args:
         tokens: The words, or the tokens as texts: T of them.
         weights: Attention weights, shape (L, H, T, T), (H, T, T) or (T, T); rows sum to 1.
         read: Makes tokens and weights of a text that the reader types; None leaves the field out.
         text: The text that stands in the field at the start.
-
-    Attributes:
-        layer, head, query: The controls; `.value` counts from 0.
-        text: The field for a text of one's own (there, but not shown, without `read`).
-
-    Raises:
-        ValueError: If the weights don't fit the tokens, or there is no token.
 
     Example:
         >>> maps = AttentionMaps(["so", "it"], torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
@@ -91,7 +81,7 @@ class AttentionMaps(widgets.VBox):
         self.text.layout.width = "95%"
         self.message = widgets.HTML()
         self._read = read
-        self._weights = torch.ones(1, 1, 1, 1)
+        self.weights = torch.ones(1, 1, 1, 1)  # (L, H, T, T)
         self._moving = False
         self._set(tokens, weights)
         for name in ("layer", "head", "query"):
@@ -113,16 +103,13 @@ class AttentionMaps(widgets.VBox):
         *,
         tokenizer: Tokenizer | None = None,
         text: str | None = None,
-    ) -> AttentionMaps:
+    ) -> Self:
         """Show the maps of a model for given tokens, or for any text if there is a tokenizer.
 
         Args:
             tokens: Token ids, shape (T,) or (1, T); not needed with a tokenizer and a text.
             labels: Their texts; taken from the tokenizer, else the ids themselves.
-            tokenizer: Has `encode` and `decode`; with it the reader can type a text.
-
-        Raises:
-            ValueError: If neither tokens nor a tokenizer and a text are given.
+            tokenizer: With it the reader can type a text.
         """
 
         def read(text: str) -> tuple[Sequence[str], Tensor]:
@@ -137,11 +124,11 @@ class AttentionMaps(widgets.VBox):
         if tokens is None:
             raise ValueError("nothing to show; pass tokens, or a tokenizer and a text")
         ids = tokens.flatten().tolist()
-        if labels is None:
-            labels = [tokenizer.decode([i]) if tokenizer else str(i) for i in ids]
-        start = tokenizer.decode(ids) if tokenizer else ""
         weights = weights_of(model, tokens.view(1, -1))
-        return cls(labels, weights, read=read if tokenizer else None, text=start)
+        if tokenizer is None:
+            return cls(labels or list(map(str, ids)), weights)
+        labels = labels or [tokenizer.decode([i]) for i in ids]
+        return cls(labels, weights, read=read, text=tokenizer.decode(ids))
 
     def __repr__(self) -> str:
         return "AttentionMaps: choose a layer, a head and a word, see what it looks at"
@@ -152,25 +139,20 @@ class AttentionMaps(widgets.VBox):
         return list(self.map.tokens)
 
     @property
-    def weights(self) -> Tensor:
-        """All weights, shape (L, H, T, T)."""
-        return self._weights
-
-    @property
     def row(self) -> list[float]:
         """The weights of the chosen query over the words; they sum to 1."""
-        return self._weights[self.layer.value, self.head.value, self.query.value].tolist()
+        return self.weights[self.layer.value, self.head.value, self.query.value].tolist()
 
     @property
     def entropy(self) -> float:
         """The chosen head's entropy in nats, averaged over the queries."""
-        return float(entropies(self._weights)[self.layer.value, self.head.value])
+        return float(entropies(self.weights)[self.layer.value, self.head.value])
 
     @property
     def most(self) -> float:
         """The entropy in nats of a head that spreads its weights evenly over all it may see."""
         n = len(self.map.tokens)
-        if self._weights.triu(1).any():  # not causal: each query sees every word
+        if self.weights.triu(1).any():  # not causal: each query sees every word
             return math.log(n)
         return sum(math.log(t) for t in range(1, n + 1)) / n
 
@@ -182,7 +164,7 @@ class AttentionMaps(widgets.VBox):
     def picture(self) -> Figure:
         """Draw the state as a figure: the map, the chosen row, and all heads in small."""
         layer, head, query = self.layer.value, self.head.value, self.query.value
-        words, maps = self.tokens, self._weights[layer].numpy()
+        words, maps = self.tokens, self.weights[layer].numpy()
         per_line = min(6, max(4, len(maps)))
         lines = math.ceil(len(maps) / per_line)
         n = len(words)
@@ -207,37 +189,33 @@ class AttentionMaps(widgets.VBox):
                 small.imshow(maps[number], vmin=0, vmax=1, cmap="Blues")
                 share = self.map.spread[number]
                 small.set_title(f"head {number}: {100 * share:.0f} %", loc="center", fontsize=9.5)
-        bottom.suptitle(
-            f"all heads of layer {layer}: entropy as a share of its maximum", fontsize=10.5
-        )
+        bottom.suptitle(f"all heads of layer {layer}: entropy as a share of the maximum", size=10.5)
         return figure
 
     def _set(self, tokens: Sequence[str], weights: Tensor) -> None:
         weights = weights.detach().float().cpu()
-        weights = weights[(None,) * (4 - weights.dim())] if weights.dim() < 4 else weights
+        weights = weights[(None,) * (4 - weights.dim())]
         if not tokens or weights.dim() != 4 or weights.shape[2:] != (len(tokens), len(tokens)):
             raise ValueError(
                 f"{len(tokens)} tokens and weights of shape {tuple(weights.shape)} don't belong "
                 "together; pass weights of shape (layers, heads, tokens, tokens)"
             )
         self._moving = True  # one drawing at the end
-        self._weights = weights
-        n_layer, n_head = weights.shape[:2]
+        self.weights = weights
+        sliders = (self.layer, self.head, self.query)
         with self.map.hold_sync():
             self.map.tokens = [visible(token) for token in tokens]
-            for slider, count in ((self.layer, n_layer), (self.head, n_head)):
+            for slider, count in zip(sliders, weights.shape, strict=False):
                 slider.max, slider.disabled = count - 1, count == 1
-            self.query.max, self.query.disabled = len(tokens) - 1, len(tokens) == 1
             self.query.value = len(tokens) - 1
             self._moving = False
             self._send_layer()
 
     def _send_layer(self) -> None:
-        maps = self._weights[self.layer.value]
+        maps = self.weights[self.layer.value]
         with self.map.hold_sync():
-            self.map.layer, self.map.head = self.layer.value, self.head.value
-            self.map.query = self.query.value
-            self.map.weights = [[_rounded(row) for row in head.tolist()] for head in maps]
+            rounded = maps.double().round(decimals=3).numpy()  # zeros at the end are left out
+            self.map.weights = [[np.trim_zeros(row, "b").tolist() for row in h] for h in rounded]
             most = max(self.most, 1e-9)
             self.map.spread = [round(float(e) / most, 4) for e in entropies(maps)]
             self._say()
@@ -254,14 +232,14 @@ class AttentionMaps(widgets.VBox):
         query, words = self.query.value, self.tokens
         best = sorted(enumerate(self.row), key=lambda pair: -pair[1])[:3]
         looks = [
-            f"{'itself' if key == query else _quoted(words[key])} {weight:.2f}"
+            ("itself" if key == query else f'"{words[key]}"') + f" {weight:.2f}"
             for key, weight in best
             if weight >= 0.005
         ]
         share = 100 * self.entropy / self.most if self.most else 0.0
         self.map.summary = (
             f"Layer {self.layer.value}, head {self.head.value}: "
-            f"{_quoted(words[query])} looks at {', '.join(looks)}. Entropy of the head "
+            f'"{words[query]}" looks at {", ".join(looks)}. Entropy of the head '
             f"{self.entropy:.2f} nats of at most {self.most:.2f} ({share:.0f} %)."
         )
 
@@ -278,8 +256,6 @@ class AttentionMaps(widgets.VBox):
 
 def weights_of(model: GPT, tokens: Tensor) -> Tensor:
     """Return a model's weights for one sequence (1, T), shape (L, H, T, T), without dropout."""
-    from gptlib.gpt2 import attention_maps  # a later chapter's module: only when there is a model
-
     training = model.training
     model.eval()
     try:
@@ -299,15 +275,3 @@ def visible(token: str) -> str:
     """Spell a token so that spaces and line ends can be seen."""
     shown = token.replace("\r", "␍").replace("\n", "⏎").replace("\t", "⇥")
     return shown.replace(" ", "·") or "∅"
-
-
-def _quoted(token: str) -> str:
-    return f'"{token}"'
-
-
-def _rounded(row: list[float]) -> list[float]:
-    """Round to three decimals and leave out the zeros at the end, which the browser adds."""
-    kept = [round(weight, 3) for weight in row]
-    while kept and kept[-1] == 0:
-        kept.pop()
-    return kept

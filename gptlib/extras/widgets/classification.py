@@ -45,29 +45,15 @@ def text_vectors(classifier: TextClassifier, texts: Sequence[str]) -> Tensor:
 class MessageLens(widgets.VBox):
     """Type or pick a message; see what each word does, and which messages are like it.
 
-    Controls: `pick` (the examples), `message` (any text), `label` (whose probability is shown).
     Results: `result`, a dictionary with "probability", "label" (the most probable one), "words"
     (pairs of word and what leaving it out takes away), "prefixes" (the probability if the text
     ended after each word), "nearest" (triples of cosine, label and text) and "cut" (tokens not
-    read); empty while there is a problem, which `problem` then names. `readout` says it in words.
+    read); empty while there is a problem, which `problem` then names.
 
     Args:
         classifier: In evaluation mode afterwards.
         examples: Messages to pick from, at least one.
         known: Records to look for the nearest ones in; they are read once, now.
-        label: The label whose probability is shown; the classifier's last one by default.
-
-    Raises:
-        ValueError: If there is no example, the label is unknown, or a message can't be read.
-
-    Example:
-        >>> from gptlib.gpt2 import GPT, GPTConfig
-        >>> from gptlib.tokenizer import BPETokenizer
-        >>> config = GPTConfig(vocab_size=257, context_length=16, n_layer=1, n_head=1, n_embd=8)
-        >>> classifier = TextClassifier(GPT(config), BPETokenizer([]), ["ham", "spam"], 16)
-        >>> lens = MessageLens(classifier, ["win it"], [("ham", "see you"), ("spam", "win")])
-        >>> [word for word, _ in lens.result["words"]], len(lens.result["nearest"])
-        (['win ', 'it'], 2)
     """
 
     def __init__(
@@ -75,7 +61,6 @@ class MessageLens(widgets.VBox):
         classifier: TextClassifier,
         examples: Sequence[str],
         known: Sequence[LabeledText] = (),
-        label: str | None = None,
     ) -> None:
         if not examples:
             raise ValueError("there is no example; give at least one message to begin with")
@@ -83,19 +68,16 @@ class MessageLens(widgets.VBox):
         self._vectors = text_vectors(classifier, [text for _, text in self.known])
         self.result: dict[str, Any] = {}
         self.problem = ""
-        wide = widgets.Layout(width="96%")
         words = {"description_width": "110px"}
+        looks: Any = {"layout": {"width": "96%"}, "style": words}
         options = [(_short(text, 70), text) for text in examples]
-        self.pick = widgets.Dropdown(
-            options=options, value=examples[0], description="Pick", layout=wide, style=words
-        )
+        self.pick = widgets.Dropdown(options=options, description="Pick", **looks)
         self.message = widgets.Textarea(
-            examples[0], description="or type", continuous_update=False, layout=wide, style=words
+            examples[0], description="or type", continuous_update=False, rows=3, **looks
         )
-        self.message.rows = 3
         self.label = widgets.Dropdown(
             options=classifier.labels,
-            value=classifier.labels[-1] if label is None else _checked(label, classifier),
+            value=classifier.labels[-1],
             description="Probability of",
             style=words,
         )
@@ -174,11 +156,11 @@ class MessageLens(widgets.VBox):
         self.nearest.value = _table(self.result["nearest"])
         self.image.value = png(self.picture())
 
-    def _find_nearest(self, text: str, n: int = 3) -> list[tuple[float, str, str]]:
+    def _find_nearest(self, text: str) -> list[tuple[float, str, str]]:
         if not self.known:
             return []
         cosines = self._vectors @ text_vectors(self.classifier, [text])[0]
-        values, places = cosines.topk(min(n, len(self.known)))
+        values, places = cosines.topk(min(3, len(self.known)))
         found = [self.known[place] for place in places.tolist()]
         return [(v, *record) for v, record in zip(values.tolist(), found, strict=True)]
 
@@ -201,12 +183,6 @@ class MessageLens(widgets.VBox):
         if self.result["cut"]:
             words.append(f"The last {self.result['cut']} tokens are not read.")
         return " ".join(words)
-
-
-def _checked(label: str, classifier: TextClassifier) -> str:
-    if label not in classifier.labels:
-        raise ValueError(f"{label!r} is none of the labels {', '.join(classifier.labels)}")
-    return label
 
 
 def _short(text: str, most: int) -> str:

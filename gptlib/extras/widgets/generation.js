@@ -16,12 +16,20 @@ function fill(parent, items, make, update) {
   items.forEach((item, index) => update(parent.children[index] ?? make(index), item, index));
 }
 
-function focusNext(list, from, step) {
-  const place = list.indexOf(from) + step;
-  list[Math.min(list.length - 1, Math.max(0, place))]?.focus();
+// Let arrows, Home and End move the focus among the elements that match.
+function walk(group, selector) {
+  group.addEventListener("keydown", (event) => {
+    const all = [...group.querySelectorAll(selector)];
+    const at = all.indexOf(event.target);
+    const [on, back] = [Math.min(at + 1, all.length - 1), Math.max(at - 1, 0)];
+    const moves = { ArrowRight: on, ArrowDown: on, ArrowLeft: back, ArrowUp: back };
+    const to = { ...moves, Home: 0, End: all.length - 1 }[event.key];
+    if (at < 0 || to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    all[to].focus();
+    event.preventDefault();
+    event.stopPropagation();
+  });
 }
-
-const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
 
 function makePanel(parent, index, send) {
   const root = element(parent, "section", "sampling-panel");
@@ -45,20 +53,14 @@ function makePanel(parent, index, send) {
     if (place !== undefined) send({ do: "look", panel: index, place: Number(place) });
   });
   text.addEventListener("keydown", (event) => {
-    const place = event.target.dataset?.place;
-    if (place === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
-    const all = [...text.querySelectorAll(".sampling-token")];
-    if (event.key === "Enter" || event.key === " ") {
-      send({ do: "look", panel: index, place: Number(place) });
-    } else if (event.key in STEPS) {
-      focusNext(all, event.target, STEPS[event.key]);
-    } else if (event.key === "Home" || event.key === "End") {
-      all.at(event.key === "Home" ? 0 : -1).focus();
-    } else return;
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.target.click();
     event.preventDefault();
     event.stopPropagation();
   });
+  walk(text, ".sampling-token");
   for (const group of [body, beams]) {
+    walk(group, "button");
     group.addEventListener("click", (event) => {
       const data = event.target.closest("button")?.dataset;
       if (data?.token !== undefined) {
@@ -66,12 +68,6 @@ function makePanel(parent, index, send) {
       } else if (data?.beam !== undefined) {
         send({ do: "beam", panel: index, beam: Number(data.beam) });
       }
-    });
-    group.addEventListener("keydown", (event) => {
-      if (!(event.key in STEPS) || event.target.tagName !== "BUTTON") return;
-      focusNext([...group.querySelectorAll("button")], event.target, STEPS[event.key]);
-      event.preventDefault();
-      event.stopPropagation();
     });
   }
 

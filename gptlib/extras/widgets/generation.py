@@ -29,7 +29,6 @@ from gptlib.extras.widgets.generation_writer import (
     count_in_words,
     describe_stages,
     entropy_in_words,
-    new_tokens,
     percent,
     pieces,
     short_name,
@@ -115,12 +114,9 @@ class Settings(widgets.VBox):
     def _values(self) -> dict[str, Any]:
         """What the knobs say, by field; those that the strategy doesn't heed are left out."""
         values: dict[str, Any] = {"temperature": 0.0} if self.strategy.value == "greedy" else {}
-        for field in fields(self.kind):
-            if field.name in self._turnable():
-                value = self.knobs[field.name].value
-                values[field.name] = (
-                    round(value, 10) if field.default is not None else value or None
-                )
+        for name in self._turnable():
+            value = self.knobs[name].value
+            values[name] = round(value, 10) if isinstance(value, float) else value or None
         return values
 
     @property
@@ -158,34 +154,18 @@ class Settings(widgets.VBox):
 class SamplingPlayground(widgets.VBox):
     """Write token by token, and see what each setting does to the bars of the next one.
 
-    Controls: `prompt`, `seed`, `count` (tokens per Run), `pace` (tokens per second at most), the
-    toggle `compare` with the settings `first` and `second` (each with `strategy`, the fields of
-    `Sampling` and `n_beams`), and the buttons `step`, `run`, `stop`, `undo` and `restart`. In
-    Python, `choose` does what a click on an alternative does, and `wait` waits for a run.
+    Each control is an attribute; `first` and `second` hold those of a column, by the names of the
+    fields of `Sampling`. In Python, `choose` does what a click on an alternative does, and `wait`
+    waits for a run.
 
     A run writes in a thread of its own, so the kernel hears Stop at once, and also while a cell
     works. The token at place i of the text takes the i-th number of the seed's sequence: the same
     seed and settings write the same text as `generate_text`, in both columns and after Undo.
 
     Args:
-        model: In evaluation mode.
-        tokenizer: Ours or tiktoken's, with the model's vocabulary.
         sampling: Settings of the first column.
         compare: Settings of a second column; None shows one column.
         n_tokens: Tokens to write at once, so that there is something to look at.
-
-    Raises:
-        ValueError: If the prompt, the model or the tokenizer is one that `generate_text` refuses.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> from gptlib.tokenizer import BPETokenizer
-        >>> config = GPTConfig(vocab_size=257, context_length=32, n_layer=1, n_head=1, n_embd=8)
-        >>> model = GPT(config, torch.Generator().manual_seed(0)).eval()
-        >>> playground = SamplingPlayground(model, BPETokenizer([]), "so", n_tokens=3)
-        >>> playground.step.click()
-        >>> len(playground.tokens)
-        4
     """
 
     def __init__(
@@ -205,7 +185,6 @@ class SamplingPlayground(widgets.VBox):
         self.model, self.tokenizer = model, tokenizer
         self.end_tokens = end_of_text(tokenizer)
         self.state = "ready"
-        self._uniforms: tuple[int, torch.Generator, list[float]] = (0, torch.Generator(), [])
         self._said = self._problem = ""
         self._next_drawing = 0.0
         self._writers = [Writer(model, ids) for ids in [self._encode(prompt)] * 2]
@@ -234,7 +213,7 @@ class SamplingPlayground(widgets.VBox):
     @property
     def tokens(self) -> list[int]:
         """The tokens that the first column has written after the prompt."""
-        return [written.token for written in self.written]
+        return self._writers[0].new_tokens
 
     @property
     def written(self) -> tuple[Written, ...]:
@@ -249,17 +228,12 @@ class SamplingPlayground(widgets.VBox):
     @property
     def texts(self) -> list[str]:
         """What each column has written after the prompt."""
-        return ["".join(pieces(self.tokenizer, new_tokens(writer))) for writer in self._active]
+        return ["".join(pieces(self.tokenizer, writer.new_tokens)) for writer in self._active]
 
     @property
     def summary(self) -> str:
         """The read-out: what was done last, and what comes next; or why it can't be done."""
         return str(self.view.summary)
-
-    @property
-    def panels(self) -> list[dict[str, Any]]:
-        """What the browser draws, a dictionary for each column."""
-        return list(self.view.panels)
 
     def choose(self, token: int, place: int | None = None, column: int = 0) -> None:
         """Write a token of one's own choice, and go on from there.
@@ -317,34 +291,29 @@ class SamplingPlayground(widgets.VBox):
     def picture(self) -> Figure:
         """Draw the state: the bars of each stage, the text in colours, the entropy."""
         style()
-        panels = self.panels
+        panels = self.view.panels
         figure = plt.figure(figsize=(9, 6.2 * len(panels)))
-        for part, panel in zip(
-            figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True
-        ):
+        parts: Any = figure.subfigures(len(panels), 1, squeeze=False)
+        for part, panel in zip(parts[:, 0], panels, strict=True):
             draw_panel(part, panel, self._prompt_used)
         return figure
 
     def _make_controls(
         self, prompt: str, sampling: Sampling, compare: Sampling | None, seed: int
     ) -> None:
-        looks = {"description_width": "100px"}
-        short = widgets.Layout(width="190px")
-        self.prompt = widgets.Text(
-            prompt, description="prompt", continuous_update=False, style=looks
-        )
-        self.prompt.layout.width = "98%"
-        number: Any = partial(widgets.BoundedIntText, style=looks, layout=short)
+        looks: Any = {"style": {"description_width": "100px"}, "layout": {"width": "98%"}}
+        self.prompt = widgets.Text(prompt, description="prompt", continuous_update=False, **looks)
+        number: Any = partial(widgets.BoundedIntText, **looks | {"layout": {"width": "190px"}})
         self.seed = number(seed, 0, 2**31, description="seed")
         self.count = number(40, 1, 10_000, description="tokens per Run")
         self.pace = number(15, 1, 1000, description="tokens per s")
+        wide = {"width": "180px"}
         self.compare = widgets.ToggleButton(
-            compare is not None, description="Compare two settings", icon="columns"
+            compare is not None, description="Compare two settings", icon="columns", layout=wide
         )
-        self.compare.layout.width = "180px"
         self.first, self.second = Settings(sampling), Settings(compare or type(sampling)())
         self._settings = [self.first, self.second]
-        button = widgets.Button
+        button: Any = partial(widgets.Button, layout={"width": "100px"})
         self.step = button(description="Step", icon="step-forward", tooltip="Write one token")
         self.run = button(description="Run", icon="play", tooltip="Write on")
         self.stop = button(description="Stop", icon="stop", disabled=True)
@@ -352,8 +321,6 @@ class SamplingPlayground(widgets.VBox):
         self.restart = button(
             description="Back to the prompt", icon="fast-backward", tooltip="Undo brings it back"
         )
-        for control in (self.step, self.run, self.stop, self.undo):
-            control.layout.width = "100px"
         self.restart.layout.width = "180px"
         self.view = SamplingView()
 
@@ -373,13 +340,13 @@ class SamplingPlayground(widgets.VBox):
 
     def _hear(self, _: Any, message: Any, __: Any) -> None:
         """Do what a click in the browser asks for."""
-        column = message.get("panel", 0)
-        if message.get("do") == "choose":
-            self.choose(message["token"], message["place"], column)
-        elif message.get("do") == "beam":
-            self.choose_beam(message["beam"], column)
-        elif message.get("do") == "look":
-            self.look(message["place"], column)
+        match message:
+            case {"do": "choose", "panel": column, "token": token, "place": place}:
+                self.choose(token, place, column)
+            case {"do": "beam", "panel": column, "beam": number}:
+                self.choose_beam(number, column)
+            case {"do": "look", "panel": column, "place": place}:
+                self.look(place, column)
 
     # What the buttons and controls do.
 
@@ -560,14 +527,10 @@ class SamplingPlayground(widgets.VBox):
 
     def _uniform(self, place: int) -> float:
         """Return the number at a place of the seed's sequence, as `generate` takes them."""
-        seed, generator, numbers = self._uniforms
-        if seed != self.seed.value or not numbers:
-            seed, numbers = self.seed.value, []
-            generator = torch.Generator().manual_seed(seed)
-            self._uniforms = (seed, generator, numbers)
-        while len(numbers) <= place:
-            numbers.append(float(torch.rand((), generator=generator)))
-        return numbers[place]
+        generator = torch.Generator().manual_seed(self.seed.value)
+        for _ in range(place):
+            torch.rand((), generator=generator)
+        return float(torch.rand((), generator=generator))
 
     def _encode(self, prompt: str) -> list[int]:
         """Turn the prompt into tokens; `generate_text` itself says what is wrong with it."""
@@ -597,16 +560,16 @@ class SamplingPlayground(widgets.VBox):
     def _show(self) -> None:
         """Send the state to the browser; with bad settings, the text and the model's own bars."""
         problem = self._problem
-        for number, writer in enumerate(self._active):
+        for number, (writer, settings) in enumerate(
+            zip(self._active, self._settings, strict=False)
+        ):
             try:
-                self._panels[number] = self._panel(number, writer)
+                self._panels[number] = self._panel(number, writer, settings.sampling)
             except Exception as error:  # of the settings, or of the model
                 column = f"{'AB'[number]}: " if self.compare.value else ""
                 problem = problem or column + str(error)
                 with suppress(ArithmeticError, ValueError):
-                    self._panels[number] = self._panel(
-                        number, writer, self._settings[number].kind()
-                    )
+                    self._panels[number] = self._panel(number, writer, settings.kind())
         with self.view.hold_sync():
             self.view.panels = [panel for panel in self._panels[: len(self._active)] if panel]
             self.view.problem = bool(problem)
@@ -623,22 +586,16 @@ class SamplingPlayground(widgets.VBox):
             said.append(f"{name}: {panel['count']}" if two else f"{panel['count']} {panel['next']}")
         return " ".join(said)
 
-    def _panel(
-        self, number: int, writer: Writer, sampling: Sampling | None = None
-    ) -> dict[str, Any]:
+    def _panel(self, number: int, writer: Writer, sampling: Sampling) -> dict[str, Any]:
         """Collect what the browser draws of a column."""
-        settings = self._settings[number]
-        sampling = sampling or settings.sampling
-        n = len(writer.written)
-        place = self._places[number]
-        ended = self._has_ended(writer)
-        if ended and place is None:
-            place = n - 1
-        place = n if place is None else min(place, n)
+        settings, place = self._settings[number], self._places[number]
+        n, ended = len(writer.written), self._has_ended(writer)
+        if place is None:
+            place = n - 1 if ended else n
         steps = writer.stages(place, sampling)
         present = writer.written[place].token if place < n else None
         bars = describe_stages(steps, sampling, present, self._spell)
-        texts = pieces(self.tokenizer, new_tokens(writer))
+        texts = pieces(self.tokenizer, writer.new_tokens)
         tokens = [
             [shown_text(piece), self._spell(w.token), round(w.probability, 4), self._about(w), hand]
             for piece, w in zip(texts, writer.written, strict=False)

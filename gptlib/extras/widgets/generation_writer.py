@@ -18,10 +18,9 @@ from gptlib.generation import (
     KeyValueCache,
     Sampling,
     beam_search,
-    decode_step,
     draw,
-    extend,
-    prefill,
+    not_finite,
+    read_new,
     stages,
     window_start,
 )
@@ -38,15 +37,14 @@ class Written:
     """One token of the text, and what was known when it was written."""
 
     token: int
-    """Its id."""
     probability: float
     """What the model gave it, before penalties and filters."""
     kept: float
     """What the filters made of that; 0 if they had cut it."""
     entropy: float
-    """Entropy of the model's distribution, in nats."""
+    """Of the model's distribution, in nats."""
     kept_entropy: float
-    """Entropy after the filters, in nats."""
+    """Likewise after the filters."""
     how: str
     """"drawn", "the best", "by hand" or "by beam search"."""
 
@@ -73,13 +71,18 @@ class Writer:
         self.search: Search | None = None
         self._reader, _ = fast(model)
         self._cache = KeyValueCache(model, 1, model.config.context_length)
-        self._start, self._read = 0, tuple[int, ...]()
+        self._window: list[int] = []
         self._logits = torch.empty(0)
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """The text after the prompt."""
+        return [written.token for written in self.written]
 
     @property
     def tokens(self) -> list[int]:
         """Prompt and text."""
-        return [*self.prompt, *(written.token for written in self.written)]
+        return [*self.prompt, *self.new_tokens]
 
     def logits(self, place: int) -> Tensor:
         """Return what the model says after the prompt and `place` tokens, shape (V,).
@@ -87,36 +90,22 @@ class Writer:
         What the cache holds already is not computed again: most often one token is new.
         """
         tokens = self.tokens[: len(self.prompt) + place]
-        start = window_start(len(tokens), self.model.config.context_length)
-        window = tuple(tokens[start:])
-        if (start, window) != (self._start, self._read):
-            pairs = zip(window[:-1], self._read, strict=False) if start == self._start else ()
-            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-            self._read = ()  # in case of an error
-            self._logits = self._read_on(window, same).float().cpu()
+        window = tokens[window_start(len(tokens), self.model.config.context_length) :]
+        if window != self._window:
+            same = self._cache.length = count_shared(window[:-1], self._window)
+            self._window = []  # in case of an error
+            new = torch.tensor([window[same:]], device=self._cache.starts.device)  # (1, T)
+            with torch.no_grad():
+                stream = read_new(self._reader, new, self._cache)  # (1, T, C)
+                self._logits = self._reader.unembed(stream[:, -1])[0].float().cpu()
             if not self._logits.isfinite().all():
-                raise FloatingPointError(
-                    f"the logits after {len(tokens)} tokens are not all finite numbers; check the "
-                    "weights for nan, or use float32"
-                )
-            self._start, self._read = start, window
+                raise not_finite(tokens)
+            self._window = window
         return self._logits
-
-    @torch.no_grad()
-    def _read_on(self, window: Sequence[int], same: int) -> Tensor:
-        """Read what follows the first `same` tokens of a window, which the cache holds."""
-        cache = self._cache
-        if same == 0:
-            return prefill(self._reader, [window], cache)[0]  # (V,)
-        cache.length = same
-        new = torch.tensor(window[same:], device=cache.starts.device)  # (T,)
-        if len(new) == 1:
-            return decode_step(self._reader, new, cache)[0]
-        return extend(self._reader, new[None], cache)[0, -1]
 
     def stages(self, place: int, sampling: Sampling) -> dict[str, Tensor]:
         """Return the logits after the prompt and `place` tokens, filter by filter, each (V,)."""
-        new = [written.token for written in self.written[:place]]
+        new = self.new_tokens[:place]
         steps = stages(self.logits(place)[None], sampling, [[*self.prompt, *new]], [new])
         return {name: logits[0] for name, logits in steps.items()}
 
@@ -152,12 +141,16 @@ class Writer:
     def take(self, search: Search, number: int) -> None:
         """Make one beam of a search the text; what it shares with the text before is kept."""
         new = search.beams[number].tokens
-        old = [written.token for written in self.written[search.root :]]
-        pairs = zip(new, old, strict=False)
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        same = count_shared(new, self.new_tokens[search.root :])
         self.cut(search.root + same)
         for token in new[same:]:
             self.write(token, Sampling(), "by beam search")
+
+
+def count_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Count the tokens with which both texts begin."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def percent(p: float) -> str:
@@ -188,11 +181,6 @@ def spell(token: bytes) -> str:
         if shown.isprintable():
             return shown
     return f"<{token.hex(' ').upper()}>"
-
-
-def new_tokens(writer: Writer) -> list[int]:
-    """Return the ids of the tokens that a writer has written after its prompt."""
-    return [written.token for written in writer.written]
 
 
 def pieces(tokenizer: Tokenizer, tokens: Collection[int]) -> list[str]:

@@ -1,5 +1,6 @@
 """Chapter 4: a picture of the whole model, and a widget that shows what a model would cost."""
 
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -36,22 +37,16 @@ _RATES = [
     ("a laptop's processor, 10¹¹", 1e11),
     ("one GPU, 10¹⁴", 1e14),
     ("64 GPUs, 6.4·10¹⁵", 6.4e15),
+    (OWN, None),
 ]
-_INFERENCE = ("weights", "keys and values")
-_TRAINING = ("weights", "gradients", "optimizer", "activations")
 
 
 class SizeExplorer(widgets.VBox):
     """Choose the sizes of a model; see its parameters, its memory and the time to train it.
 
-    Controls: `preset`, a slider with a number field for each size in `sizes` ("n_layer",
-    "n_head", "n_embd", "vocab_size", "context_length"), `batch` (sequences at once), `tokens`
-    (tokens to train on), `rate` (operations per second, any number; `machine` fills in usual
-    ones). Results: `result` (a dictionary; empty while the sizes don't fit) and `problem` (what
-    does not fit, in words; empty otherwise).
-
-    Args:
-        rate: Operations per second that your machine reaches, measured; None for one GPU.
+    Controls: `preset`; `sizes`, by the names of a configuration; `batch` (sequences at once);
+    `tokens` (to train on); `rate` (operations per second), and `machine`, which fills in usual
+    ones. Results: `result`, empty while the sizes don't fit, and `problem`, which then says why.
 
     Example:
         >>> explorer = SizeExplorer()
@@ -60,33 +55,26 @@ class SizeExplorer(widgets.VBox):
         1557611200
     """
 
-    def __init__(self, rate: float | None = None) -> None:
-        machines = list(_RATES) if rate is None else [("this machine, measured", rate), *_RATES]
+    def __init__(self) -> None:
         labels = {"description_width": "100px"}
         wide = widgets.Layout(width="430px")
         common = {"style": labels, "layout": wide, "continuous_update": False}
         self.preset = widgets.Dropdown(
             options=[*PRESETS, OWN], value="GPT-2 small", description="Preset", style=labels
         )
-        slider, field = widgets.IntSlider, widgets.BoundedIntText
+        slider, small = widgets.IntSlider, GPT2_SMALL
+        field: Any = partial(widgets.BoundedIntText, style=labels)
         self.sizes = {
-            "n_layer": slider(GPT2_SMALL.n_layer, 1, 48, description="Layers", **common),
-            "n_head": slider(GPT2_SMALL.n_head, 1, 32, description="Heads", **common),
-            "n_embd": slider(GPT2_SMALL.n_embd, 8, 4096, 8, description="Width", **common),
-            "vocab_size": field(
-                GPT2_SMALL.vocab_size, 2, 300_000, description="Vocabulary", style=labels
-            ),
-            "context_length": field(
-                GPT2_SMALL.context_length, 1, 131_072, description="Context", style=labels
-            ),
+            "n_layer": slider(small.n_layer, 1, 48, description="Layers", **common),
+            "n_head": slider(small.n_head, 1, 32, description="Heads", **common),
+            "n_embd": slider(small.n_embd, 8, 4096, 8, description="Width", **common),
+            "vocab_size": field(small.vocab_size, 2, 300_000, description="Vocabulary"),
+            "context_length": field(small.context_length, 1, 131_072, description="Context"),
         }
-        self.batch = widgets.BoundedIntText(8, 1, 100_000, description="Batch", style=labels)
+        self.batch = field(8, 1, 100_000, description="Batch")
         self.tokens = widgets.FloatText(1e10, description="Train on tokens", style=labels)
         self.machine = widgets.Dropdown(
-            options=[*machines, (OWN, None)],
-            value=1e14 if rate is None else rate,
-            description="Machine",
-            style=labels,
+            options=_RATES, value=1e14, description="Machine", style=labels
         )
         self.rate = widgets.FloatText(self.machine.value, description="FLOP/s", style=labels)
         self.image = widgets.Image(format="png", layout=widgets.Layout(max_width="100%"))
@@ -171,8 +159,8 @@ class SizeExplorer(widgets.VBox):
         return {
             "parameters": count_parameters(config),
             "memory": memory,
-            "inference_bytes": sum(memory[part] for part in _INFERENCE),
-            "training_bytes": sum(memory[part] for part in _TRAINING),
+            "inference_bytes": memory["weights"] + memory["keys and values"],
+            "training_bytes": sum(memory.values()) - memory["keys and values"],
             "flops": flops,
             "training_seconds": flops["training"] * self.tokens.value / self.rate.value,
         }
@@ -206,15 +194,13 @@ def readable(number: float, unit: str = "") -> str:
 
 def duration(seconds: float) -> str:
     """Write a time in the unit that suits it: 200000 becomes "2.3 days"."""
-    units = ((31_557_600, "years"), (86_400, "days"), (3600, "hours"), (60, "minutes"))
-    for size, unit in units:
+    for size, unit in ((31_557_600, "years"), (86_400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 1.5 * size:
             return f"{seconds / size:,.1f} {unit}"
     return f"{seconds:.2g} seconds"
 
 
 def _bars(ax: Axes, values: dict[str, int], title: str, unit: str) -> None:
-    """Draw one bar a part, each with its number at its end."""
     names, top = list(values)[::-1], max(values.values())
     ax.barh(names, [values[name] for name in names], color=COLORS[0])
     for row, name in enumerate(names):
@@ -236,12 +222,9 @@ def draw_architecture(config: GPTConfig) -> Figure:
     ax.text(7.6, 9.3, "inside one block", fontsize=10.5, style="italic")
     ax.plot([2.9, 4.6], [5.0, 0.75], color="0.75", linewidth=1, linestyle=":")
     ax.plot([2.9, 4.6], [5.7, 9.65], color="0.75", linewidth=1, linestyle=":")
-    ax.annotate(
-        "", (5.4, 9.6), (5.4, 0.4), arrowprops={"arrowstyle": "-|>", "lw": 3, "color": "0.45"}
-    )
-    ax.text(
-        5.05, 5.0, "residual stream (B, T, C)", rotation=90, ha="center", va="center", fontsize=9
-    )
+    thick = {"arrowstyle": "-|>", "lw": 3, "color": "0.45"}
+    ax.annotate("", (5.4, 9.6), (5.4, 0.4), arrowprops=thick)
+    ax.text(5.05, 5.0, "residual stream (B, T, C)", rotation=90, ha="center", va="center", size=9)
     attention = [
         ("ln_1", "(B, T, C)", COLORS[4]),
         (f"qkv: {c} to {3 * c}", f"3 × (B, {h}, T, {config.head_size})", COLORS[0]),

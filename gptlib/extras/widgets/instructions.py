@@ -4,7 +4,6 @@ import html
 import textwrap
 import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import suppress
 from itertools import zip_longest
 from typing import Any
 
@@ -19,9 +18,6 @@ from gptlib.generation import Sampling
 from gptlib.gpt2 import GPT
 from gptlib.instructions import PromptForm
 from gptlib.tokenizer import Tokenizer
-
-_SHOWN = 400
-"""Characters of a text that a picture shows."""
 
 
 class _Asker(widgets.VBox):
@@ -38,13 +34,11 @@ class _Asker(widgets.VBox):
         self.problem = ""
         self._halt = threading.Event()
         self._thread: threading.Thread | None = None
-        wide = widgets.Layout(width="95%")
-        label = {"description_width": "90px"}
-        self.instruction = widgets.Text(description="Instruction", layout=wide, style=label)
+        looks: Any = {"style": {"description_width": "90px"}, "layout": {"width": "95%"}}
+        self.instruction = widgets.Text(description="Instruction", **looks)
         self.input = widgets.Text(
-            description="Input", placeholder="what it is about; may stay empty", layout=wide,
-            style=label,
-        )  # fmt: skip
+            description="Input", placeholder="what it is about; may stay empty", **looks
+        )
         self.send = widgets.Button(description="Send", icon="paper-plane")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.status = widgets.HTML()
@@ -114,10 +108,9 @@ class _Asker(widgets.VBox):
 class ChatBox(_Asker):
     """Talk with a tuned model: its answers appear while they are written, and can be stopped.
 
-    Controls: `instruction`, `input`, `remembered` (earlier turns that the model sees again), the
-    buttons `send`, `stop` and `clear`. In Python, `ask` sends a question and waits. Results:
-    `turns` (a dictionary for each, with "instruction", "input" and "output"), `n_seen` (earlier
-    turns that went with the last question) and `problem` (why a question was not sent).
+    In Python, `ask` sends a question and waits. Results: `turns` (a dictionary for each, with
+    "instruction", "input" and "output"), `n_seen` (earlier turns that went with the last question)
+    and `problem` (why a question was not sent).
 
     Args:
         form: The form that the model was tuned with.
@@ -125,16 +118,6 @@ class ChatBox(_Asker):
             answers best with 0.
         max_new_tokens: Where an answer is cut off, below the context length.
         sampling: The likeliest token each time if None.
-
-    Example:
-        >>> from gptlib.gpt2 import GPTConfig
-        >>> from gptlib.instructions import CHAT
-        >>> from gptlib.tokenizer import BPETokenizer
-        >>> config = GPTConfig(vocab_size=257, context_length=64, n_layer=1, n_head=1, n_embd=8)
-        >>> box = ChatBox(GPT(config).eval(), BPETokenizer([]), CHAT, max_new_tokens=5)
-        >>> box.ask("Say yes.")
-        >>> len(box.turns), box.turns[0]["instruction"]
-        (1, 'Say yes.')
     """
 
     def __init__(
@@ -178,16 +161,18 @@ class ChatBox(_Asker):
     def _prepare(self, instruction: str, input: str) -> Callable[[], str]:
         room = self.model.config.context_length - self.max_new_tokens
         prompt, cut = fit_prompt(instruction, input, self.tokenizer, self.form, room)
-        earlier = self.turns[len(self.turns) - min(len(self.turns), self.remembered.value) :]
+        earlier = self.turns[max(0, len(self.turns) - self.remembered.value) :]
         tokens, self.n_seen = remember(prompt, earlier, self.tokenizer, self.form, room)
         pieces = self._answer(self.model, tokens)
         turn = {"instruction": instruction.strip(), "input": input.strip(), "output": ""}
 
         def work() -> str:
             self.turns.append(turn)
-            for piece in _until(pieces, self._halt):
+            for piece in pieces:
                 turn["output"] += piece
                 self._show()
+                if self._halt.is_set():
+                    break
             turn["output"] = turn["output"].strip()
             self._show()
             self.instruction.value = self.input.value = ""
@@ -213,8 +198,7 @@ class ChatBox(_Asker):
 class SideBySide(_Asker):
     """Put one question to two models, and watch both answers grow.
 
-    Controls: `instruction`, `input`, the buttons `send` and `stop`. In Python, `ask` sends a
-    question and waits. Results: `texts` (both answers) and `problem`.
+    In Python, `ask` sends a question and waits. Results: `texts` (both answers) and `problem`.
 
     Args:
         models: Two models by the names to show, with one tokenizer.
@@ -237,10 +221,8 @@ class SideBySide(_Asker):
         self.models = models
         self.texts = dict.fromkeys(models, "")
         self._asked = ""
-        self.columns = {
-            name: widgets.HTML(layout=widgets.Layout(width="50%", padding="0 8px"))
-            for name in models
-        }
+        half = {"width": "50%", "padding": "0 8px"}
+        self.columns = {name: widgets.HTML(layout=half) for name in models}
         buttons = widgets.HBox([self.send, self.stop])
         both = widgets.HBox([*self.columns.values()])
         self.children = [self.instruction, self.input, buttons, both, self.status]
@@ -258,19 +240,20 @@ class SideBySide(_Asker):
 
     def _prepare(self, instruction: str, input: str) -> Callable[[], str]:
         room = min(model.config.context_length for model in self.models.values())
-        prompt, cut = fit_prompt(
-            instruction, input, self.tokenizer, self.form, room - self.max_new_tokens
-        )
+        room -= self.max_new_tokens
+        prompt, cut = fit_prompt(instruction, input, self.tokenizer, self.form, room)
         streams = [self._answer(model, prompt) for model in self.models.values()]
 
         def work() -> str:
             self._asked = _question({"instruction": instruction, "input": input})
             self.texts = dict.fromkeys(self.models, "")
             self._show()
-            for pieces in _until(zip_longest(*streams, fillvalue=""), self._halt):
+            for pieces in zip_longest(*streams, fillvalue=""):
                 for name, piece in zip(self.models, pieces, strict=True):
                     self.texts[name] += piece
                 self._show()
+                if self._halt.is_set():
+                    break
             self.texts = {name: text.strip() for name, text in self.texts.items()}
             self._show()
             return self._ending(cut)
@@ -285,16 +268,6 @@ class SideBySide(_Asker):
             )
 
 
-def _until(pieces: Any, halt: threading.Event) -> Generator[Any, None, None]:
-    """Hand pieces on until there are none, or somebody wants to stop."""
-    for piece in pieces:
-        yield piece
-        if halt.is_set():
-            break
-    with suppress(AttributeError):
-        pieces.close()
-
-
 def _question(turn: dict[str, str]) -> str:
     return " | ".join(part.strip() for part in (turn["instruction"], turn["input"]) if part.strip())
 
@@ -306,9 +279,8 @@ def _as_html(text: str) -> str:
 def _draw_pairs(
     pairs: Sequence[tuple[str, ...]], heads: tuple[str, ...], title: str = ""
 ) -> Figure:
-    """Draw rows of two texts under two headings."""
     style()
-    rows = [[textwrap.wrap(text[:_SHOWN], 46) or ["(nothing)"] for text in pair] for pair in pairs]
+    rows = [[textwrap.wrap(text[:400], 46) or ["(nothing)"] for text in pair] for pair in pairs]
     heights = [max(map(len, row)) + 0.8 for row in rows]
     total = sum(heights) + 1.6
     figure, ax = plt.subplots(figsize=(8.4, 0.35 + 0.21 * total))

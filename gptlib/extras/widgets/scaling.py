@@ -26,12 +26,11 @@ MEMORY = 80e9  # bytes per device
 class StepPlanner(widgets.VBox):
     """Turn devices, batch and bandwidth, and see time, memory, and where it stops scaling.
 
-    Controls: `model`, `strategy`, `devices` (powers of two), `batch` (tokens per step),
-    `at_once` (windows per pass and device), `speed` (trillion operations per second that a device
-    reaches), `inside` and `between` (GB/s within a machine of 8 and from machine to machine),
-    `checkpointed`. Results: `cost`, a `StepCost` or
-    None if the batch is too small to be shared, `limit` (the first number of devices at which the
-    step waits for what is sent, or None) and the sentence in `readout`.
+    Controls: `model`, `strategy`, `devices`, `batch` (tokens per step), `at_once` (windows per
+    pass and device), `speed` (trillion operations per second of a device), `inside` and `between`
+    (GB/s within a machine of 8, and from one to another), `checkpointed`. Results: `cost`, None
+    if the batch is too small to be shared, and `limit`, the first number of devices at which the
+    step waits for what is sent.
 
     Example:
         >>> planner = StepPlanner()

@@ -22,15 +22,11 @@ class TrainingBoard(widgets.VBox):
     """Watch a run: loss against baselines, learning rate, gradient norm, speed, time left, text.
 
     Show the board, then call `run` with the reports of a run. Any iterable of objects with `step`
-    and `loss` will do; `validation_loss`, `learning_rate`, `gradient_norm` and
-    `tokens_per_second` are shown if they are there.
+    and `loss` will do; other quantities are shown if they are there. The buttons act at the next
+    report; `state` is "ready", "running", "paused", "stopped", "finished" or "failed".
 
     JupyterLab hands clicks to the kernel on a side channel (a subshell) while the cell that calls
     `run` is busy. In a front end without subshells, interrupt the kernel instead of Stop.
-
-    Controls: the buttons `pause`, `resume` and `stop`, which act at the next report. Results:
-    `reports` (all so far), `state` ("ready", "running", "paused", "stopped", "finished" or
-    "failed") and the sentence in `readout`.
 
     Args:
         n_steps: Steps of the whole run, to tell the time left; None if it isn't known.
@@ -85,14 +81,7 @@ class TrainingBoard(widgets.VBox):
         self._ask = ""
 
     def run(self, reports: Iterable[Any]) -> list[Any]:
-        """Take the reports one by one until they end or Stop is pressed, and show them.
-
-        Args:
-            reports: Usually `train(...)`; it is closed when Stop is pressed, which makes it save.
-
-        Returns:
-            The reports of this call.
-        """
+        """Show reports one by one, and return them; Stop closes `train(...)`, which then saves."""
         self._forget()
         self._enter("running")
         stream, begin = iter(reports), time.perf_counter()
@@ -173,8 +162,8 @@ class TrainingBoard(widgets.VBox):
         if not self.reports:
             return f"The run is {self.state}."
         report = self.reports[-1]
-        parts = [f"Step {report.step:,}" + (f" of {self.n_steps:,}" if self.n_steps else "")]
-        parts[0] += f" ({self.state}): training loss {report.loss:.3f}"
+        of = f" of {self.n_steps:,}" if self.n_steps else ""
+        parts = [f"Step {report.step:,}{of} ({self.state}): training loss {report.loss:.3f}"]
         checked = [r for r in self.reports if _has(r, "validation_loss")]
         if checked:
             parts.append(f"validation loss {checked[-1].validation_loss:.3f}")
@@ -194,11 +183,9 @@ class TrainingBoard(widgets.VBox):
         """The time that the steps left will take at the pace so far; None if it isn't known."""
         if not self.n_steps or len(self.reports) < 2:
             return None
-        done = self.reports[-1].step - self.reports[0].step
-        pace = self.seconds / max(1, done + self.reports[0].step)
-        if self.reports[0].step > self.n_steps / 2:  # resumed: the first steps were not ours
-            pace = self.seconds / max(1, done)
-        return pace * max(0, self.n_steps - self.reports[-1].step)
+        first, last = self.reports[0].step, self.reports[-1].step
+        done = last - first if first > self.n_steps / 2 else last  # resumed: some were not ours
+        return self.seconds / max(1, done) * max(0, self.n_steps - last)
 
     def _request(self, what: str) -> None:
         """Note what a button asks for; the loop in `run` acts on it."""
