@@ -79,6 +79,7 @@ CALLS = [
 ]
 ELSEWHERE = {
     "--base": "test_convert, with adapters of PEFT",
+    "--resume": "of classify: test_commands_classify, after a stop",
     "--strategy": "test_commands_train, under torchrun",
     "--wandb": "test_commands_train, in a process of its own",
 }
