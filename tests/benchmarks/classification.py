@@ -41,7 +41,7 @@ STUDENT = {4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 14: 2.145
 """Student's t for a two-sided interval of 95 %, by degrees of freedom."""
 
 MAX_TOKENS = 128
-HEAD = FineTuning(n_epochs=20, batch_size=32, head_learning_rate=1e-2, frozen="all", patience=4)
+HEAD = FineTuning(n_epochs=20, batch_size=32, head_learning_rate=3e-3, frozen="all", patience=4)
 LAST_BLOCK = FineTuning(n_epochs=4, learning_rate=1e-3, head_learning_rate=3e-3)
 ALL = FineTuning(n_epochs=2, learning_rate=3e-4, head_learning_rate=3e-3, frozen="nothing")
 ROWS: dict[str, tuple[Pooling, FineTuning]] = {
