@@ -92,12 +92,12 @@ def try_command(name: str, n_kills: int) -> int:
                 "data": "data prepare book.txt --tokenizer train --vocab-size 400 --save FOLDER",
                 "tokenizer": "tokenizer train book.txt --vocab-size 400 --overwrite --save FOLDER",
             }[name]
+            os.environ["TORCHELASTIC_RESTART_COUNT"] = "0"
             begin = time.monotonic()
             _, status = os.waitpid(start(words.replace("FOLDER", "whole")), 0)
             assert status == 0
             seconds = time.monotonic() - begin
             killed = words.replace("FOLDER", "killed")
-            os.environ["TORCHELASTIC_RESTART_COUNT"] = "0"
             total += until_done(killed, seconds, partial(look_at_run, []))
             for whole in Path("whole").rglob("*"):
                 other = Path("killed", whole.relative_to("whole"))
