@@ -488,7 +488,7 @@ def fit(
 
     Raises:
         ValueError: If a text is empty or too long, a label is not one of the classifier's, a part
-            has one class only, or the checkpoint is of another plan or of other records.
+            has one class only, or there is no checkpoint to resume, or one of something else.
         FloatingPointError: At the first loss or gradient that is no number.
     """
     config, begin = config or FineTuning(), time.perf_counter()
@@ -520,9 +520,11 @@ def fit(
     state, step = start_run(classifier, config, n_batches), partial(take_step, draw=draw, loss=loss)
     learned = [p for p in classifier.parameters() if p.requires_grad]
     best, best_epoch, kept = math.inf, 0, [p.detach().clone() for p in learned]
-    if resume and checkpoint is not None:
+    if resume:
+        if checkpoint is None:
+            raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
         saved = load_checkpoint(checkpoint)
-        if (saved["training_config"], saved["lengths"]) != (asdict(config), lengths):
+        if (saved["training_config"], saved.get("lengths")) != (asdict(config), lengths):
             raise ValueError(f"{checkpoint} is of another plan or other records; begin anew")
         for parameter, value in zip(learned, saved["model"], strict=True):
             parameter.data.copy_(value)

@@ -40,7 +40,7 @@ from gptlib.classification import (
 )
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer, gpt2_encoding
-from gptlib.training import Report
+from gptlib.training import Report, TrainingConfig, TrainingState, save_checkpoint
 from gptlib.weights import load_gpt2, save_gpt2
 
 SIZES = GPTConfig(vocab_size=257, context_length=32, n_layer=3, n_head=2, n_embd=16)
@@ -376,6 +376,15 @@ def test_a_run_refuses_bad_records_before_it_starts() -> None:
     with pytest.raises(ValueError, match=r"the validation part has \[\]"):
         next(fit(c, good, []))
     assert all(torch.equal(p, old) for p, old in zip(c.parameters(), before, strict=True))
+
+
+def test_only_a_classifier_s_own_checkpoint_is_resumed(tmp_path: Path) -> None:
+    c, records = classifier(), messages(24)
+    with pytest.raises(ValueError, match="resume is True without a checkpoint"):
+        next(fit(c, records, records, resume=True))
+    save_checkpoint(tmp_path / "run.pt", TrainingState.start(c.model, TrainingConfig(1)))
+    with pytest.raises(ValueError, match="is of another plan or other records"):
+        next(fit(c, records, records, checkpoint=tmp_path / "run.pt", resume=True))
 
 
 def test_a_run_that_loses_its_numbers_says_so_and_goes_back() -> None:

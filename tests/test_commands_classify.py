@@ -10,6 +10,7 @@ from command_line import pipe_in, refusal, written
 from safetensors.torch import load_file
 
 from gptlib.classification import load_classifier, predict_probabilities
+from gptlib.extras.models import load_model
 from gptlib.extras.runs import JsonLines
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
@@ -97,6 +98,8 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(
     with pytest.raises(SystemExit):
         main([str(word) for word in [*words, "--resume", "--seed", 1]])
     assert "is of another plan or other records" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="of a classifier that was stopped; finish it with"):
+        load_model(place)
     assert main([str(word) for word in [*words, "--resume"]]) == 0
     assert "epoch 3:" not in (out := capsys.readouterr().out)
     assert "epoch 4:" in out

@@ -9,59 +9,59 @@ from byte_model import BYTES, END, small
 
 from gptlib.extras.checks import welcome as checks
 from gptlib.extras.figures.machine import course_map
-from gptlib.extras.widgets.welcome import N_BARS, Writer
+from gptlib.extras.widgets.welcome import N_BARS, NextToken
 
 SO_IT = BYTES.encode("so it")
 
 
 @pytest.fixture
-def writer() -> Writer:
-    return Writer(small(), BYTES, "so it")
+def widget() -> NextToken:
+    return NextToken(small(), BYTES, "so it")
 
 
-def test_the_bars_are_those_of_the_model_after_the_temperature(writer: Writer) -> None:
-    writer.temperature.value = 0.5
+def test_the_bars_are_those_of_the_model_after_the_temperature(widget: NextToken) -> None:
+    widget.temperature.value = 0.5
     with torch.no_grad():
-        expected = (writer.model(torch.tensor([SO_IT]))[0, -1] / 0.5).softmax(dim=-1)
-    torch.testing.assert_close(writer.probabilities(), expected)
-    assert writer.bars.value.count("<tr>") == N_BARS
-    assert f"<td>{expected.max():.0%}</td>" in writer.bars.value
+        expected = (widget.model(torch.tensor([SO_IT]))[0, -1] / 0.5).softmax(dim=-1)
+    torch.testing.assert_close(widget.probabilities(), expected)
+    assert widget.bars.value.count("<tr>") == N_BARS
+    assert f"<td>{expected.max():.0%}</td>" in widget.bars.value
 
 
-def test_at_temperature_0_the_longest_bar_is_all(writer: Writer) -> None:
-    best = int(writer.probabilities().argmax())
-    writer.temperature.value = 0
-    assert writer.probabilities()[best] == 1
-    writer.one.click()
-    assert writer.tokens == [*SO_IT, best]
+def test_at_temperature_0_the_longest_bar_is_all(widget: NextToken) -> None:
+    best = int(widget.probabilities().argmax())
+    widget.temperature.value = 0
+    assert widget.probabilities()[best] == 1
+    widget.one.click()
+    assert widget.tokens == [*SO_IT, best]
 
 
-def test_what_is_written_is_appended_and_what_is_typed_is_read(writer: Writer) -> None:
-    writer.many.click()
-    assert len(writer.tokens) == len(SO_IT) + 20
-    assert writer.tokens[:5] == SO_IT
-    before = writer.bars.value
-    writer.text.value = "Natásha"
-    assert writer.tokens == BYTES.encode("Natásha")
-    assert writer.bars.value != before
+def test_what_is_written_is_appended_and_what_is_typed_is_read(widget: NextToken) -> None:
+    widget.many.click()
+    assert len(widget.tokens) == len(SO_IT) + 20
+    assert widget.tokens[:5] == SO_IT
+    before = widget.bars.value
+    widget.text.value = "Natásha"
+    assert widget.tokens == BYTES.encode("Natásha")
+    assert widget.bars.value != before
 
 
-def test_half_a_character_waits_for_its_other_half(writer: Writer) -> None:
-    writer.text.value = ""
+def test_half_a_character_waits_for_its_other_half(widget: NextToken) -> None:
+    widget.text.value = ""
     both = [*BYTES.encode("é"), END]  # the last: what the bars show in the end
 
     def certain() -> torch.Tensor:
-        return torch.eye(END + 1)[both[len(writer.tokens)]]
+        return torch.eye(END + 1)[both[len(widget.tokens)]]
 
-    writer.probabilities = certain  # type: ignore[method-assign]
-    writer.write(2)
-    assert writer.text.value == "é"
+    widget.probabilities = certain  # type: ignore[method-assign]
+    widget.write(2)
+    assert widget.text.value == "é"
 
 
-def test_an_empty_text_and_one_beyond_the_context_can_go_on(writer: Writer) -> None:
+def test_an_empty_text_and_one_beyond_the_context_can_go_on(widget: NextToken) -> None:
     for text in ("", "so it goes " * 50):
-        writer.text.value = text
-        assert writer.probabilities().sum() == pytest.approx(1)
+        widget.text.value = text
+        assert widget.probabilities().sum() == pytest.approx(1)
 
 
 def test_the_map_names_every_chapter() -> None:

@@ -165,6 +165,10 @@ def _load_trained(folder: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
 def _load_checkpoint(
     run: Path, checkpoint: dict[str, Any], dtype: torch.dtype
 ) -> tuple[GPT, Tokenizer]:
+    if "model_config" not in checkpoint:
+        raise ValueError(
+            f"{run} is of a classifier that was stopped; finish it with classify --train --resume"
+        )
     if (tokenizer := _find_tokenizer(run)) is None:
         raise FileNotFoundError(
             f"{run.with_name(run.stem)}-tokenizer has no vocab.json; save the run's tokenizer "

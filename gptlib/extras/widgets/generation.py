@@ -528,9 +528,7 @@ class SamplingPlayground(widgets.VBox):
     def _uniform(self, place: int) -> float:
         """Return the number at a place of the seed's sequence, as `generate` takes them."""
         generator = torch.Generator().manual_seed(self.seed.value)
-        for _ in range(place):
-            torch.rand((), generator=generator)
-        return float(torch.rand((), generator=generator))
+        return float(torch.rand(place + 1, generator=generator)[place])
 
     def _encode(self, prompt: str) -> list[int]:
         """Turn the prompt into tokens; `generate_text` itself says what is wrong with it."""

@@ -13,7 +13,7 @@ N_BARS = 8
 """How many of the likeliest next tokens are shown."""
 
 
-class Writer(widgets.VBox):
+class NextToken(widgets.VBox):
     """Show what may come next after a text, and append what is drawn.
 
     Args:
@@ -44,7 +44,7 @@ class Writer(widgets.VBox):
         super().__init__([self.text, buttons, self.bars])
 
     def __repr__(self) -> str:
-        return "Writer: type a beginning, move the temperature, and let the model go on"
+        return "NextToken: type a beginning, move the temperature, and let the model go on"
 
     @torch.no_grad()
     def probabilities(self) -> Tensor:
