@@ -151,14 +151,14 @@ def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
 def check_tokens(tokens: Tensor, vocab_size: int, context_length: int) -> None:
     """Refuse tokens, int64 of shape (B, T), that the embedding tables can't serve.
 
-    Off the CPU the ids are not read, because every step would have to wait for them; a wrong id
-    then fails inside PyTorch.
+    Off the CPU and in compiled code the ids are not read, because every step would have to wait for
+    them; a wrong id then fails inside PyTorch.
     """
     if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
         raise ValueError(f"tokens: pass int64 ids (batch, positions), not {tokens!r:.60}")
     if tokens.size(1) > context_length:
         raise ValueError(f"{tokens.size(1)} tokens; pass the last {context_length}, the context")
-    if tokens.device.type == "cpu" and tokens.numel():
+    if tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling():
         low, high = (int(bound) for bound in tokens.aminmax())
         if low < 0 or high >= vocab_size:
             odd = low if low < 0 else high

@@ -585,7 +585,8 @@ def generate_batch(
     sources = [None] * len(rows) if generators is None else generators
     if len(sources) != len(rows):
         raise ValueError(f"{len(sources)} generators for {len(rows)} prompts; pass one for each")
-    return write_batch(
+    write = getattr(step, "write_batch", write_batch)  # a step that chooses tokens as well
+    return write(
         model,
         rows,
         max_new_tokens,

@@ -272,7 +272,13 @@ def draw_windows(tokens: Tensor, state: TrainingState) -> list[tuple[Tensor, Ten
     state.n_tokens += n_draws * math.prod(sizes)
     batches = [random_batch(tokens, *sizes, state.generator) for _ in range(n_draws)]
     device = model.ln_f.weight.device
-    return [(inputs.to(device), targets.to(device)) for inputs, targets in batches]
+    if device.type == "cuda" and tokens.device.type == "cpu":
+        # From pinned memory a copy need not wait for the steps before it.
+        batches = [(inputs.pin_memory(), targets.pin_memory()) for inputs, targets in batches]
+    return [
+        (inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
+        for inputs, targets in batches
+    ]
 
 
 def take_step(state: TrainingState, draw: Draw, loss: Loss) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from gptlib.extras.commands.base import DEVICE, model_name
 from gptlib.extras.commands.convert import as_gpt2
 from gptlib.extras.commands.plot import draw_runs
 from gptlib.extras.device import best_device
+from gptlib.extras.fast.compiled import compile_loss
 from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.extras.interrupt import end_at_once, ways_on
 from gptlib.extras.models import load_model
@@ -61,7 +62,7 @@ from gptlib.scaling import (
     processes,
     train_in_parallel,
 )
-from gptlib.training import Report, TrainingConfig, bits_per_byte, train
+from gptlib.training import Loss, Report, TrainingConfig, bits_per_byte, train
 from gptlib.weights import save_gpt2
 
 _TRAIN = """\
@@ -195,6 +196,12 @@ def parser(prog: str) -> RunParser:
         action="store_true",
         help="on a CPU in float32: multiply with oneDNN, on some CPUs in half the time",
     )
+    run.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile a step first, for up to a minute, and say after how many steps that pays; "
+        "needs a C++ compiler on a CPU, Triton on a GPU, and one process",
+    )
     return parser
 
 
@@ -237,7 +244,7 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
         help="also send curves to Weights & Biases, or keep them for wandb sync",
     )
     run.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(strategy=None, checkpoint_activations=False, onednn=False)
+    parser.set_defaults(strategy=None, checkpoint_activations=False, onednn=False, compile=False)
     return run
 
 
@@ -251,6 +258,8 @@ def run_command(arguments: argparse.Namespace) -> int:
         raise ValueError("--strategy is for several processes; start them with torchrun")
     if is_parallel and (arguments.run.form or (arguments.run.lora and arguments.strategy)):
         raise ValueError("tune and --lora are for one process; leave out torchrun or --strategy")
+    if is_parallel and arguments.compile:
+        raise ValueError("--compile is for one process; leave it out, or leave out torchrun")
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume goes on and --overwrite begins anew; leave one of them out")
     for package in ("tensorboard", "wandb"):
@@ -323,7 +332,8 @@ def _learn(
         strategy: Any = arguments.strategy or "ddp"
         reports = train_in_parallel(*parts, loss=chunked_loss, strategy=strategy, **kept)
     else:
-        reports = train(*parts, loss=chunked_loss, **kept)
+        loss = _compiled_loss(model, plan) if arguments.compile else chunked_loss
+        reports = train(*parts, loss=loss, **kept)
     with ExitStack() as closing:
         heard = closing.enter_context(_signals(is_parallel))
         logs: list[Log] = []
@@ -344,6 +354,23 @@ def _learn(
     if is_first:
         _save(run, model, arguments)
     return 0
+
+
+def _compiled_loss(model: GPT, plan: TrainingConfig) -> Loss:
+    """Compile the loss, and say what that is worth."""
+    note("compiling ...")
+    try:
+        loss, took, gained = compile_loss(model, plan, chunked_loss)
+    except RuntimeError as error:
+        raise ValueError(f"leave out --compile: {' '.join(str(error).split())[:300]}") from error
+    if gained > 0:
+        pays = (
+            f"a step is {1e3 * gained:.3g} ms shorter: that pays after {took / gained:,.0f} steps"
+        )
+    else:
+        pays = "a step is no shorter here; leave out --compile"
+    note(f"compiled in {took:.0f} s; {pays}")
+    return loss
 
 
 def _follow(

@@ -1,4 +1,4 @@
-"""The same model, faster: oneDNN, a compiled decode step, int8 weights.
+"""The same model, faster: oneDNN, a compiled decode step, int8 weights; on a GPU a CUDA graph.
 
     model, step = fast(model)
     for piece in generate_text(model, tokenizer, "It was", step=step): ...
@@ -7,8 +7,9 @@ In float32, the twin writes the tokens that the model itself writes.
 """
 
 from gptlib.extras.fast.compiled import compile_decode
+from gptlib.extras.fast.graph import GraphWriter
 from gptlib.extras.fast.int8 import quantize
-from gptlib.extras.fast.onednn import onednn_twin
+from gptlib.extras.fast.onednn import onednn_twin, share_weights
 from gptlib.generation import Step
 from gptlib.gpt2 import GPT
 
@@ -18,8 +19,8 @@ def fast(model: GPT, compile: bool = False, int8: bool = False) -> tuple[GPT, St
 
     Args:
         model: Stays as it is. The twin shares its weights and follows them.
-        compile: Compile the decode step, for one text at a time in float32 on a CPU: takes half a
-            minute the first time, and a C++ compiler.
+        compile: Compile the decode step, on a CPU for one text at a time in float32: takes half a
+            minute the first time, on a CPU a C++ compiler, on a CUDA card Triton.
         int8: Round the weights to 8 bits, on a CPU: another, nearly equal text.
 
     Returns:
@@ -37,4 +38,6 @@ def fast(model: GPT, compile: bool = False, int8: bool = False) -> tuple[GPT, St
         raise ValueError("compile and int8 don't go together; choose one of them")
     if int8:
         return quantize(model), None
+    if model.ln_f.weight.is_cuda:
+        return share_weights(model), GraphWriter(model, compile)
     return onednn_twin(model), compile_decode(model) if compile else None
