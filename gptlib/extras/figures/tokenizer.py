@@ -163,7 +163,7 @@ def bytes_of(text: str) -> Picture:
         f"have: {', '.join(sizes)}."
     )
     caption = "Each bracket is a character. Plain English letters have one byte."
-    codes = {_drawable(c): c for c in text if _drawable(visible(c.encode())).startswith("U+")}
+    codes = {_drawable(c): c for c in text if _drawable(c) != c}
     caption += "".join(f" {code} is {character}." for code, character in codes.items())
     return Picture(figure, alt, caption)
 
