@@ -157,7 +157,7 @@ def positions_learned(trained: Tensor, fresh: Tensor) -> Picture:
         ax.set(xticks=[0, 20, 40, 63], yticks=[0, 20, 40, 63], xlabel="position")
         ax.set(title=f"cosine of positions, {name}", ylabel="position")
         near, far = (similar.diagonal(apart)[1:].mean() for apart in (1, 16))
-        said.append(f"{name}: {near:.1f} between neighbours on average, {far:.1f} 16 apart")
+        said.append(f"{name}: {near:z.1f} between neighbours on average, {far:z.1f} 16 apart")
     figure.colorbar(image, ax=axes, ticks=[-1, 0, 1], shrink=0.8)
     alt = f"The cosines of 64 positions with each other. {'; '.join(said)}."
     caption = "Violet is alike, white has nothing in common. After training, neighbours are alike."
