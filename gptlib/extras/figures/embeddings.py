@@ -154,8 +154,9 @@ def positions_learned(trained: Tensor, fresh: Tensor) -> Picture:
         similar = unit @ unit.T
         image = heatmap(ax, similar, limits=(-1, 1), cmap="PuOr", columns_at="bottom")
         ax.set_box_aspect(1)
-        ax.set(xticks=[0, 20, 40, 63], yticks=[0, 20, 40, 63], xlabel="position")
-        ax.set(title=f"cosine of positions, {name}", ylabel="position")
+        for ticks in (ax.set_xticks, ax.set_yticks):
+            ticks([0, 20, 40, 63], labels=["0", "20", "40", "63"])
+        ax.set(title=f"cosine of positions, {name}", xlabel="position", ylabel="position")
         near, far = (similar.diagonal(apart)[1:].mean() for apart in (1, 16))
         said.append(f"{name}: {near:z.1f} between neighbours on average, {far:z.1f} 16 apart")
     figure.colorbar(image, ax=axes, ticks=[-1, 0, 1], shrink=0.8)
