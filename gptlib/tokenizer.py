@@ -28,29 +28,6 @@ import regex
 import tiktoken
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Write a file whole or not at all, whenever the process is killed.
-
-    The folder is made. What is written to the temporary name that it yields is forced to the disk
-    and moved in the end.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The process id keeps apart two processes that write the same file.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.touch()
-    mode = draft.stat().st_mode  # what a new file gets here; some writers narrow it
-    try:
-        yield draft
-        draft.chmod(mode)
-        with open(draft, "r+b") as file:
-            # On the disk before the move, or a power cut could leave the name with no content.
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 class WordTokenizer:
     """Number the words of a text, or its characters; what it has never seen becomes `<unk>`.
 
@@ -207,6 +184,29 @@ def merge_word(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
             break
         parts = join_pair(parts, pair)
     return parts
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Write a file whole or not at all, whenever the process is killed.
+
+    The folder is made. What is written to the temporary name that it yields is forced to the disk
+    and moved in the end.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The process id keeps apart two processes that write the same file.
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    draft.touch()
+    mode = draft.stat().st_mode  # what a new file gets here; some writers narrow it
+    try:
+        yield draft
+        draft.chmod(mode)
+        with open(draft, "r+b") as file:
+            # On the disk before the move, or a power cut could leave the name with no content.
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 END_OF_TEXT = "<|endoftext|>"

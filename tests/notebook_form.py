@@ -119,7 +119,10 @@ def rhythm_complaints(book: Notebook, rewritten: bool = False) -> Iterator[str]:
 
 
 def load(book: Notebook) -> dict[str, int]:
-    """Count what a chapter asks of its reader; the keys are those of `LIMITS`."""
+    """Count what a chapter asks of its reader; the keys are those of `LIMITS`.
+
+    The first cell imports: folded, it asks nothing.
+    """
     text = "\n".join(cell["source"] for cell in markdown_cells(book))
     cells = code_cells(book)
     promoted = "\n".join(cell["source"] for cell in cells if "promote" in tags(cell))
@@ -130,7 +133,7 @@ def load(book: Notebook) -> dict[str, int]:
         "visible code lines": sum(_lines(c["source"]) for c in others if not is_folded(c)),
         "new terms": len(terms),
         "folded lines besides promoted ones": sum(
-            _lines(c["source"]) for c in others if is_folded(c)
+            _lines(c["source"]) for c in others if is_folded(c) and c is not cells[0]
         ),
         "tasks": sum("task" in tags(cell) for cell in cells),
         "promoted lines": _lines(promoted),

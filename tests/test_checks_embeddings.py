@@ -50,6 +50,7 @@ NEAREST: dict[str, Function] = {
     "return a list of 3 ids": lambda e, v, n: cosines(e, v).topk(n),
     "you return int": lambda e, v, n: int(cosines(e, v).argmax()),
     "changes the table": in_place,
+    "compare along dim=-1": lambda e, v, n: top(F.cosine_similarity(e, v, dim=0), n),
     "table @ vector": lambda e, v, n: top(v + e.T, n),
     "Only a tensor of one number": lambda e, v, n: int(cosines(e, v).topk(n).indices),
     "you say [0, 1, 2]": lambda e, v, n: [0, 1, 2],
@@ -83,6 +84,8 @@ LOOK_UP: dict[str, Function] = {
     "one token is looked up": lambda t, e: e[t[0]],
     "return one for each": lambda t, e: F.one_hot(t, len(e)).float().sum(0) @ e,
     "as many columns as the largest id needs": lambda t, e: F.one_hot(t).float() @ e,
+    "the matrix product is @": lambda t, e: F.one_hot(t, len(e)) * e,
+    "len(table) classes": lambda t, e: F.one_hot(t, e.size(1)).float() @ e,
     "needs .float()": lambda t, e: F.one_hot(t, len(e)) @ e,
     "other numbers": lambda t, e: 2 * e[t],
 }
@@ -135,6 +138,8 @@ WINDOWS: dict[str, type[Windows]] = {
     "cut by the stride": windows(lambda n, t, s: n // s),
     "that is the number of tokens": windows(lambda n, t, s: n),
     "a stride of 1 only": windows(lambda n, t, s: n - t),
+    "pieces of context_length + 1": windows(lambda n, t, s: n // (t + 1)),
+    "use //, not /": windows(lambda n, t, s: (n - t - 1) / s + 1),
     "2 tokens, windows of 1, stride 1: there are 1, you say 9": windows(lambda n, t, s: 9),
     "return one number": windows(lambda n, t, s: [n]),
     "Not written yet: __getitem__": windows(item=lambda x, a, t, i: None),
@@ -208,6 +213,10 @@ BATCH: dict[str, Function] = {
     "these are places": places_only,
     "follow each other": scattered,
     "the targets are the inputs": draw(cut=lambda x, i, t: (x[i : i + t], x[i : i + t])),
+    "but the targets should hold other numbers": draw(
+        cut=lambda x, i, t: (x[i : i + t], x[i : i + t] + 7)
+    ),
+    "a start of its own": lambda x, b, t, g: by_grid(x, b, int(torch.randint(len(x) - b, (1,))), g),
     "the inputs first": draw(cut=lambda x, i, t: (x[i + 1 : i + 1 + t], x[i : i + t])),
     "moved on by two": draw(
         lambda n, b, t, g: torch.randint(n - t - 1, (b,), generator=g),
@@ -282,6 +291,15 @@ def without_the_last(rows: Tensor, length: int) -> list[tuple[int, ...]]:
     return cut_runs(rows[:, :-1], length)
 
 
+def tensors(rows: Tensor, length: int) -> list[Tensor]:
+    return list(rows.unfold(1, length, 1).flatten(0, 1))
+
+
+def with_places(rows: Tensor, length: int) -> list[tuple[int, ...]]:
+    runs = cut_runs(rows, length)
+    return [(place % (rows.size(1) - length + 1), *run) for place, run in enumerate(runs)]
+
+
 SHARE: dict[str, Function] = {
     "Not written yet": lambda a, b, n: None,
     "Correct": share(),
@@ -302,7 +320,10 @@ SHARE: dict[str, Function] = {
     "return one number": lambda a, b, n: [share()(a, b, n)],
     "a tuple can": lambda a, b, n: share(lambda a, n: runs_of(a.tolist()[0], n))(a, b, n),
     "unfold dimension 1": lambda a, b, n: a.unfold(2, n, 1),
-    "of windows and itself 1 is seen": lambda a, b, n: 6 / 16,
+    "of windows and itself 1 is seen": lambda a, b, n: 7 / 16,
+    "make tuples": lambda a, b, n: share(tensors, tensors)(a, b, n),
+    "whole windows are compared": lambda a, b, n: share()(a, b, 6),
+    "at the same place": share(with_places, with_places),
 }
 
 
@@ -386,6 +407,10 @@ def ignores_positions(self: Simple, tokens: Tensor, positions: Tensor | None = N
     return Simple.forward(self, tokens)
 
 
+def or_else(self: Simple, tokens: Tensor, positions: Tensor | None = None) -> Any:
+    return Simple.forward(self, tokens, positions or torch.arange(tokens.size(1)))
+
+
 LAYER: dict[str, type[nn.Module]] = {
     "Correct": Simple,
     "Not written yet: forward returns nothing.": layer(lambda s, x, p: None),
@@ -398,6 +423,9 @@ LAYER: dict[str, type[nn.Module]] = {
     "count from 0, not from 1": layer(
         lambda s, x, p: tokens_of(s, x) + s.position_embedding(p + 1)
     ),
+    "run backwards": layer(lambda s, x, p: tokens_of(s, x) + s.position_embedding(p.flip(0))),
+    "the number of the position is added": layer(lambda s, x, p: tokens_of(s, x) + p[:, None]),
+    "Ask: if positions is None.": type("Layer", (Simple,), {"forward": or_else}),
     "each *row* gets a position": layer(
         lambda s, x, p: tokens_of(s, x) + s.position_embedding(torch.arange(len(x)))[:, None]
     ),
@@ -465,6 +493,17 @@ def by_grad(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Any:
         return torch.autograd.grad(table(tokens), table.weight, upstream)[0]
 
 
+def by_vjp(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Any:
+    table = torch.zeros(vocab_size, upstream.size(1))
+    return torch.func.vjp(lambda table: table[tokens], table)[1](upstream)[0]
+
+
+def discarded(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Tensor:
+    gradient = torch.zeros(vocab_size, upstream.size(1))
+    gradient.index_add(0, tokens, upstream)
+    return gradient
+
+
 GRADIENT: dict[str, Function] = {
     "Not written yet": lambda t, u, v: None,
     "Correct": lambda t, u, v: F.one_hot(t, v).float().T @ u,
@@ -475,6 +514,8 @@ GRADIENT: dict[str, Function] = {
     "row 2 is [": lambda t, u, v: 2 * summed(t, u, v),
     "That is autograd's answer": by_autograd,
     "then add row by row": by_grad,
+    "Write your own": by_vjp,
+    "index_add returns a new tensor": discarded,
 }
 
 

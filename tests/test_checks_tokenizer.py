@@ -11,6 +11,7 @@ import pytest
 import regex
 
 from gptlib import tokenizer as taught
+from gptlib.extras.checks import answers
 from gptlib.extras.checks import tokenizer as checks
 from gptlib.tokenizer import BPETokenizer, Merge, WordTokenizer, byte_characters
 
@@ -187,6 +188,7 @@ PAIRS: dict[str, Function] = {
     "you say {}": lambda parts: {},
     "longer than one byte": lambda p: Counter(pairwise(p)) if len(p) == 11 else by_hand(p[1:]),
     "pairwise(parts) stops before it": lambda p: [p[i + 1] for i in range(len(p))],
+    "your pairs hold numbers. Iterating": lambda parts: Counter(pairwise(b"".join(parts))),
     "which the caller still needs": emptied,
 }
 
@@ -241,6 +243,14 @@ def no_end(parts: list[bytes], pair: Merge) -> list[bytes]:
     return [parts[i + 1] for i in range(len(parts))]
 
 
+def standing_still(parts: list[bytes], pair: Merge) -> list[bytes]:
+    joined: list[bytes] = []
+    position = 0
+    while position < len(parts):
+        joined = [parts[position]]
+    return joined
+
+
 def pair_behind(parts: list[bytes], pair: Merge) -> list[bytes]:
     out, i = [], 0
     while i < len(parts) - 1:
@@ -269,12 +279,17 @@ JOINS: dict[str, Function] = {
     "you return int": lambda parts, pair: 3,
     "change what was passed in and return nothing": in_place,
     "which the caller still needs": in_place_too,
-    "stops before it": no_end,
+    "Compare a slice": no_end,
+    "standing_still was stopped after 0.3 seconds": standing_still,
+    " … ": lambda parts, pair: parts * 100,
 }
 
 
 @pytest.mark.parametrize("expected", JOINS)
-def test_join_pair(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_join_pair(
+    expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "SECONDS", 0.3)
     assert expected in said(checks.join_pair, JOINS[expected], capsys)
 
 
@@ -285,6 +300,7 @@ def loop(
     anew: bool = True,
     join: bool = True,
     number: bool = True,
+    first_id: int = 256,
     key: Function = lambda pair, counts, ids: (-counts[pair], ids[pair[0]], ids[pair[1]]),
     prepare: Function = lambda words: words,
     give: Function = lambda merges: merges,
@@ -295,14 +311,29 @@ def loop(
     counts: Counter[Merge] = Counter()
     merges: list[Merge] = []
     for _ in range(n_merges):
-        if anew or not counts:
-            counts = Counter(pair for word in words for pair in pairwise(word))
+        counts = Counter() if anew else counts
+        counts.update(pair for word in words for pair in pairwise(word))
         best = min((p for p in counts if p[0] + p[1] not in ids), key=lambda p: key(p, counts, ids))
         words = [taught.join_pair(word, best) for word in words] if join else words
         if number:
-            ids[best[0] + best[1]] = len(ids)
+            ids[best[0] + best[1]] = first_id + len(merges)
         merges.append(best)
     return give(merges)
+
+
+def loop_with_a_name(words: list[list[bytes]], n_merges: int) -> list[Merge]:
+    """Choose as the right loop does, but only give the joined word a name."""
+    ids = {bytes([byte]): i for i, byte in enumerate(byte_characters())}
+    merges: list[Merge] = []
+    for _ in range(n_merges):
+        counts = Counter(pair for word in words for pair in pairwise(word))
+        new = [pair for pair in counts if pair[0] + pair[1] not in ids]
+        best = min(new, key=lambda pair: (-counts[pair], ids[pair[0]], ids[pair[1]]))
+        for word in words:
+            word = taught.join_pair(word, best)
+        ids[best[0] + best[1]] = len(ids)
+        merges.append(best)
+    return merges
 
 
 def most_common(words: list[list[bytes]], n_merges: int) -> list[Merge]:
@@ -320,6 +351,11 @@ def loop_in_place(words: list[list[bytes]], n_merges: int) -> list[Merge]:
 LOOPS: dict[str, Function] = {
     "Correct": loop,
     "the same pair comes every time": partial(loop, join=False, number=False),
+    "the pairs are chosen but not joined": partial(loop, join=False),
+    "only gives a name": loop_with_a_name,
+    "the counts pile up": partial(loop, anew=False),
+    "behind those of all 256 bytes": partial(loop, first_id=255),
+    "Correct: eight": partial(loop, first_id=257),
     "the counts are old": most_common,
     "the words are glued": partial(loop, prepare=lambda words: [list(chain.from_iterable(words))]),
     "each different word counts once": partial(
@@ -361,6 +397,32 @@ def once_a_word(words: list[list[bytes]], times: list[int]) -> Counter[Merge]:
     return counts
 
 
+def first_word(words: list[list[bytes]], times: list[int]) -> Counter[Merge]:
+    counts: Counter[Merge] = Counter()
+    for word, n in zip(words, times, strict=True):
+        for pair in pairwise(word):
+            counts[pair] += n
+        return counts
+    return counts
+
+
+def first_pair(words: list[list[bytes]], times: list[int]) -> Counter[Merge]:
+    counts: Counter[Merge] = Counter()
+    for word, n in zip(words, times, strict=True):
+        for pair in pairwise(word):
+            counts[pair] += n
+            return counts
+    return counts
+
+
+def last_word(words: list[list[bytes]], times: list[int]) -> Counter[Merge]:
+    for word, n in zip(words, times, strict=True):
+        counts: Counter[Merge] = Counter()
+        for pair in pairwise(word):
+            counts[pair] += n
+    return counts
+
+
 TIMES: dict[str, Function] = {
     "Correct": weighted,
     "each different word counts once": partial(weighted, add=lambda old, n: old + 1),
@@ -368,6 +430,12 @@ TIMES: dict[str, Function] = {
     "overwrites": partial(weighted, add=lambda old, n: n),
     "added once for each word": once_a_word,
     "the words are glued": lambda words, times: Counter(pairwise(list(chain.from_iterable(words)))),
+    "only the first word is counted": first_word,
+    "only the first pair is counted": first_pair,
+    "make the Counter before the loop": last_word,
+    "a pair stands at each seam": lambda words, times: Counter(
+        pair for word, n in zip(words, times, strict=True) for pair in pairwise(word * n)
+    ),
     "you say": lambda words, times: {},
     "how often each occurs": lambda words: Counter(pairwise(list(chain.from_iterable(words)))),
 }
@@ -414,6 +482,20 @@ def replayed(
     return parts
 
 
+def leftmost(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
+    """Join the first known pair, at its place alone, and begin again."""
+    parts = [bytes([byte]) for byte in word]
+    known = True
+    while known:
+        known = False
+        for i in range(len(parts) - 1):
+            if (parts[i], parts[i + 1]) in ranks:
+                parts[i : i + 2] = [parts[i] + parts[i + 1]]
+                known = True
+                break
+    return parts
+
+
 def for_ever(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
     parts = [bytes([byte]) for byte in word]
     while len(parts) > 1:
@@ -434,6 +516,10 @@ WORD_CUTS: dict[str, Function] = {
     "furthest to the left": partial(
         replayed, choose=lambda pairs, ranks: next((p for p in pairs if p in ranks), pairs[0])
     ),
+    "the known pair furthest to the left": leftmost,
+    "must come last, ranks.get(pair, inf)": partial(
+        replayed, choose=lambda p, r: min(p, key=lambda pair: r.get(pair, 0))
+    ),
     "highest rank": partial(
         replayed, choose=lambda pairs, ranks: max(pairs, key=lambda p: ranks.get(p, -1))
     ),
@@ -451,7 +537,10 @@ WORD_CUTS: dict[str, Function] = {
 
 
 @pytest.mark.parametrize("expected", WORD_CUTS)
-def test_merge_word(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_word(
+    expected: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "SECONDS", 0.3)
     assert expected in said(checks.merge_word, WORD_CUTS[expected], capsys)
 
 

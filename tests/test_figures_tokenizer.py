@@ -73,6 +73,7 @@ def test_brackets_span_the_bytes_of_each_character() -> None:
     ]
     assert widths == [1, 2, 4]
     assert "é 2, 🙂 4." in picture.alt
+    assert picture.caption.endswith("one byte. U+1F642 is 🙂.")
 
 
 def test_unknown_words_are_drawn_on_plain_axes() -> None:

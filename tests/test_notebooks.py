@@ -324,6 +324,16 @@ def test_the_load_of_a_chapter_is_counted() -> None:
     }
 
 
+def test_imports_that_are_folded_ask_nothing() -> None:
+    book = book_with_a_task()
+    before = load(book)
+    first = next(cell for cell in book.cells if cell["cell_type"] == "code")
+    first["metadata"]["jupyter"] = {"source_hidden": True}
+    after = load(book)
+    assert after["visible code lines"] < before["visible code lines"]
+    assert after["folded lines besides promoted ones"] == 2
+
+
 @pytest.mark.parametrize("name", LIMITS)
 def test_too_much_of_anything_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     book = book_with_a_task()

@@ -72,20 +72,40 @@ def test_the_map_names_every_chapter() -> None:
         assert str(chapter) in picture.alt
 
 
+def growing(words: list[str], copied: bool = False) -> list[tuple[list[str], str]]:
+    """Append to one list, and hand it out each time, as it is or as a copy."""
+    seen, pairs = words[:1], []
+    for word in words[1:]:
+        pairs.append((list(seen) if copied else seen, word))
+        seen.append(word)
+    return pairs
+
+
+def found_by_value(words: list[str]) -> list[tuple[list[str], str]]:
+    return [(words[: words.index(word)], word) for word in words[1:]]
+
+
 ANSWERS: dict[str, Callable[[list[str]], Any]] = {
     "Not written yet": lambda words: None,
     "Correct: ": lambda words: [(words[:n], words[n]) for n in range(1, len(words))],
-    "Correct: 3 words": lambda words: [(tuple(words[:-n]), words[-n]) for n in (2, 1)],
+    "Correct: 3 words": lambda w: ((tuple(w[:-n]), w[-n]) for n in range(len(w) - 1, 0, -1)),
     "before the first word": lambda words: [(words[:n], words[n]) for n in range(len(words))],
     "after the last word": lambda words: [
         (words[:n], (*words, "")[n]) for n in range(1, len(words) + 1)
     ],
-    "one word too early": lambda words: [(words[:n], words[n - 1]) for n in range(1, len(words))],
+    "contains its own answer": lambda w: [(w[: n + 1], w[n]) for n in range(len(w))],
+    "after ['so'] comes 'it'": lambda w: [(w[:n], w[n - 1]) for n in range(1, len(w))],
+    "are one list, changed later; copy it": growing,
+    "Correct: 3 words give 2 pairs": lambda words: growing(words, copied=True),
+    "but next_words(['so', 'it', 'is', 'so', 'odd']) is not": found_by_value,
+    "right for three words": lambda words: [(["so"], "it"), (["so", "it"], "goes")],
+    "It prints; return the result instead.": lambda words: print(words),
+    "(words, word), not 3": lambda words: 3,
     "'goes' is missing": lambda words: [(words[:n], words[n]) for n in range(1, len(words) - 1)],
     "changes the list of words": lambda words: [words.pop()],
     "a list of pairs": lambda words: [1, 2],
     "raised IndexError": lambda words: words[9],
-    "gave [], expected": lambda words: [],
+    "is [(['so'], 'it'), (['so', 'it'], 'goes')], not []": lambda words: [],
 }
 
 

@@ -5,8 +5,12 @@ judge, `run` and its kin end the check by raising `Wrong`.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, ParamSpec
 
@@ -25,15 +29,57 @@ class Wrong(Exception):
     """Why an answer is not right yet, in a sentence for its writer."""
 
 
+class Endless(BaseException):
+    """What stops an answer that goes on and on; its own `except Exception` doesn't hold it."""
+
+
+SECONDS, MEGABYTES = 5, 1000
+"""What a check may use: processor time, which a busy machine doesn't shorten, and memory."""
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Raise `Endless` above the limits: on the main thread, where the system has SIGALRM."""
+    if not hasattr(signal, "SIGALRM") or threading.current_thread() != threading.main_thread():
+        yield
+        return
+    import resource  # not on Windows
+
+    def peak() -> int:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most >> (20 if sys.platform == "darwin" else 10)  # bytes, elsewhere KB
+
+    end, full = time.thread_time() + SECONDS, peak() + MEGABYTES
+
+    def look(*_: object) -> None:
+        if peak() > full:
+            raise Endless(f"was stopped at {MEGABYTES:,} MB. Does a list grow without end?")
+        if time.thread_time() > end:
+            raise Endless(f"was stopped after {SECONDS} seconds. Does its loop ever end?")
+
+    before = signal.signal(signal.SIGALRM, look)
+    timer = signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, before)
+
+
 def says(judge: Callable[P, str]) -> Callable[P, None]:
-    """Make a check that prints the verdict which the function returns."""
+    """Make a check that prints the verdict which the function returns, long lines cut."""
 
     @wraps(judge)
     def check(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            print(judge(*args, **kwargs))
+            with limited():
+                verdict = judge(*args, **kwargs)
         except Wrong as wrong:
-            print(wrong)
+            verdict = str(wrong)
+        except Endless as endless:
+            verdict = f"Not yet: your code {endless}"
+        for line in verdict.splitlines():
+            print(line if len(line) <= 320 else f"{line[:160]} … {line[-100:]}")
 
     return check
 
@@ -68,13 +114,16 @@ def run(answer: Answer, *arguments: Any, hints: Mapping[str, str] = {}) -> Any:
         result = answer(*arguments)
     except NotImplementedError:
         result = None
-    except Exception as error:
-        reason = f"Not yet: {name} raised {type(error).__name__}: {error}"
+    except (Exception, Endless) as error:
+        raised = "" if isinstance(error, Endless) else f"raised {type(error).__name__}: "
+        reason = f"Not yet: {name} {raised}{error}"
         hints = {"view size is not compatible": VIEWED, **hints}
         found = (hint for part, hint in hints.items() if part in str(error))
         raise Wrong("\n".join([reason, *found])) from error
     if result is None or result is Ellipsis or result is NotImplemented:
-        raise Wrong(f"Not written yet: {name} returns nothing.")
+        printed = "print" in getattr(getattr(answer, "__code__", None), "co_names", ())
+        more = " It prints; return the result instead." if printed else ""
+        raise Wrong(f"Not written yet: {name} returns nothing.{more}")
     return result
 
 
@@ -156,7 +205,7 @@ def expect(
         raise Wrong(f"Not yet: {name} must have shape {shapes}.")
     if value.isnan().any():
         raise Wrong(f"Not yet: {name} has nan in it. 0 · ∞ is nan, and so is a row all of -∞.")
-    raise Wrong(f"Not yet: {name} has the right shape but other numbers. {otherwise}")
+    raise Wrong(f"Not yet: the shape is right, but {name} should hold other numbers. {otherwise}")
 
 
 def _same(value: Tensor, other: Tensor, atol: float) -> bool:

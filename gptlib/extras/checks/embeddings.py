@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
     before = table.clone()
     hints = {
         "size of tensor": "A matrix of shape (V, C) times a vector of shape (C,): table @ vector.",
+        "out of range": "There is one cosine for each of the V rows: compare along dim=-1.",
         **dict.fromkeys(
             ("converted to Python scalars", "converted to Scalar"),
             "Only a tensor of one number becomes an int; topk(n).indices.tolist() is a list.",
@@ -91,6 +93,8 @@ def look_up(function: Callable[[Tensor, Tensor], Tensor]) -> str:
             ("same dtype", "expected scalar type", "not implemented for 'Long'"),
             "F.one_hot gives whole numbers; a product needs .float() on them.",
         ),
+        "size of tensor": "* multiplies number by number; the matrix product is @.",
+        "num_classes": "The table has a row for each of the V tokens: len(table) classes.",
     }
     causes = {
         "these are the one-hot rows; multiply them with the table": rows,
@@ -177,6 +181,9 @@ def _check_counts(counts: Mapping[tuple[int, int, int], float]) -> None:
         ),
         "that is the number of tokens": lambda n, t, s: n,
         "that is right for a stride of 1 only": lambda n, t, s: n - t,
+        "the stream is cut into pieces of context_length + 1; windows are a stride apart": (
+            lambda n, t, s: n // (t + 1)
+        ),
     }
     wrong = next((case for case, count in counts.items() if count != right(*case)), None)
     if wrong is None:
@@ -186,7 +193,8 @@ def _check_counts(counts: Mapping[tuple[int, int, int], float]) -> None:
         for text, mistake in mistakes.items()
         if all(count == mistake(*case) for case, count in counts.items())
     )
-    cause = next(fits, "the number of windows is off")
+    whole = all(count == int(count) for count in counts.values())
+    cause = next(fits, "the number of windows is off" if whole else "round down: use //, not /")
     example = "{} tokens, windows of {}, stride {}".format(*wrong)
     said = f"{example}: there are {right(*wrong)}, you say {counts[wrong]:g}"
     raise Wrong(f"Not yet: {cause}. For example {said}.")
@@ -201,6 +209,7 @@ def random_batch(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
             "A window too near the end is shorter than the others. The last start leaves room for "
             "the last target."
         ),
+        "less than 'to'": "Each window has a start of its own: draw batch_size of them.",
         "out of bounds": "The last start leaves room for the window and for its last target.",
         "out of range": "The last start leaves room for the window and for its last target.",
     }
@@ -274,9 +283,9 @@ def _check_starts(starts: list[int]) -> None:
 @task
 def seen_share(function: Callable[[Tensor, Tensor, int], float]) -> str:
     """Check the share of the validation windows' runs that stand in a training window."""
-    train = torch.tensor([[1, 3, 3, 3, 2, 2], [3, 2, 1, 1, 3, 3], [1, 3, 1, 1, 1, 2]])
+    train = torch.tensor([[3, 2, 2, 2, 3, 3], [2, 3, 2, 3, 1, 3], [1, 1, 2, 3, 1, 3]])
     held_out = torch.tensor(
-        [[3, 1, 3, 1, 2, 1], [1, 1, 1, 2, 1, 4], [3, 3, 2, 1, 3, 1], [1, 1, 4, 1, 4, 4]]
+        [[4, 3, 2, 3, 3, 2], [4, 2, 1, 3, 2, 2], [2, 3, 2, 3, 1, 3], [2, 4, 1, 2, 1, 1]]
     )
     hints = {
         "unhashable": "A list can't be in a set, a tuple can: tuple(run).",
@@ -320,6 +329,12 @@ def seen_share(function: Callable[[Tensor, Tensor, int], float]) -> str:
         ),
         "divided by the number of tokens; divide by the number of runs": (
             sum(run in seen for run in runs) / held_out.numel()
+        ),
+        "tensors with the same numbers are different members of a set; make tuples: "
+        "tuple(run.tolist())": 0,
+        "whole windows are compared; compare runs of `length` tokens": 1 / 4,
+        "a run counts only at the same place of a window; it may stand anywhere in it": (
+            sum(run in seen[place % 4 :: 4] for place, run in enumerate(runs)) / len(runs)
         ),
         "that is a count; divide it by the number of runs": right * len(runs),
         "that is the share of runs that were *not* seen": 1 - right,
@@ -391,6 +406,10 @@ def layer(kind: Callable[..., Any]) -> str:
         "the tokens are missing": places[:4].expand(2, 4, 8),
         "every token gets the vector of position 0": rows[tokens] + places[0],
         "positions count from 0, not from 1": rows[tokens] + places[1:5],
+        "the positions run backwards": rows[tokens] + places[:4].flip(0),
+        "the number of the position is added; add its vector, position_embedding's row": (
+            rows[tokens] + torch.arange(4)[:, None]
+        ),
         "each *row* gets a position; each column should": rows[tokens] + places[:2, None],
         "the vectors are multiplied; add them": rows[tokens] * places[:4],
         "the vectors stand side by side; add them": torch.cat(
@@ -407,7 +426,8 @@ def layer(kind: Callable[..., Any]) -> str:
         raise Wrong("Not yet: right, but no gradient comes through; use the layers themselves.")
     third = torch.tensor([2, 3, 4, 5])
     own = "forward takes positions too: forward(self, tokens, positions=None)."
-    given = run(yours.forward, tokens, third, hints={"positional argument": own})
+    hints = {"positional argument": own, "Boolean value": "Ask: if positions is None."}
+    given = run(yours.forward, tokens, third, hints=hints)
     causes = {"positions is not used: when it is given, tokens stand there": out}
     expect(given, rows[tokens] + places[third], causes, "the output with positions 2 to 5")
     careless = run(kind, 11, 6, 8, 0.9).eval()
@@ -429,7 +449,8 @@ def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     upstream = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     by_hand = "That is autograd's answer. Write your own: zeros, then add row by row."
     hints = dict.fromkeys(("does not require grad", "requires_grad"), by_hand)
-    with torch.inference_mode():  # autograd has nothing to work on here
+    refuse = patch.object(torch.autograd, "grad", side_effect=RuntimeError("requires_grad"))
+    with torch.inference_mode(), refuse:  # autograd has nothing to work on here
         got = run(function, tokens, upstream, 7, hints=hints)
     if not isinstance(got, Tensor) or got.shape != (7, 3):
         raise Wrong(f"Not yet: {what(got)}; return a tensor of shape (7, 3), the table's.")
@@ -437,6 +458,8 @@ def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     counts = torch.bincount(tokens, minlength=7).clamp(min=1)[:, None]
     if close(got, right):
         return "Correct: a repeated token's rows add up, and rows without a token stay zero."
+    if not got.any():
+        raise Wrong("Not yet: all is zero. index_add returns a new tensor; index_add_ changes it.")
     if close(got, right / counts):
         raise Wrong("Not yet: the rows of a repeated token are averaged; they add up.")
     if bool((got[2] == upstream[[0, 2, 4]]).all(1).any()):

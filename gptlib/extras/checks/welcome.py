@@ -1,5 +1,8 @@
 """Check the task of the welcome page."""
 
+from contextlib import suppress
+from typing import Any
+
 from gptlib.extras.checks.answers import Answer, Wrong, run, task
 
 
@@ -11,20 +14,33 @@ def next_words(answer: Answer) -> str:
     found = run(answer, given)
     if given != words:
         raise Wrong("Not yet: your function changes the list of words; slice it instead.")
-    try:
-        pairs = [(list(beginning), word) for beginning, word in found]
-    except (TypeError, ValueError):
-        raise Wrong(f"Not yet: return a list of pairs (words, word), not {found!r}.") from None
+    found = _pairs(found)
+    if len({id(beginning) for beginning, _ in found}) < len(found):
+        raise Wrong("Not yet: all your beginnings are one list, changed later; copy it.")
     right = [(["so"], "it"), (["so", "it"], "goes")]
-    if pairs == right:
-        return "Correct: 3 words give 2 pairs, and each answer is the word after its beginning."
+    pairs = [(list(beginning), word) for beginning, word in found]
     causes = {
         "there is nothing to read before the first word; begin with one word": ([], "so"),
+        "your beginning contains its own answer; after ['so'] comes 'it'": (["so"], "so"),
         "after the last word there is nothing left to guess": (words, pairs[-1][1] if pairs else 0),
-        "the answers are one word too early: after ['so'] comes 'it'": (["so"], "so"),
         "'goes' is missing; the last beginning is all words but one": None,
     }
     for cause, pair in causes.items():
         if pair in pairs or (pair is None and pairs == right[:1]):
             raise Wrong(f"Not yet: {cause}.")
-    raise Wrong(f"Not yet: next_words({words}) gave {found}, expected {right}.")
+    if pairs != right:
+        raise Wrong(f"Not yet: next_words({words}) is {right}, not {pairs}.")
+    words = ["so", "it", "is", "so", "odd"]
+    pairs = [(list(beginning), word) for beginning, word in _pairs(run(answer, list(words)))]
+    if pairs != [(words[:n], words[n]) for n in range(1, 5)]:
+        raise Wrong(f"Not yet: right for three words, but next_words({words}) is not {pairs}.")
+    return "Correct: 3 words give 2 pairs, and each answer is the word after its beginning."
+
+
+def _pairs(found: Any) -> list[tuple[Any, Any]]:
+    """Read pairs of a beginning and a word."""
+    with suppress(TypeError, ValueError):
+        pairs = [(beginning, word) for beginning, word in found]
+        if all(isinstance(beginning, list | tuple) for beginning, _ in pairs):
+            return pairs
+    raise Wrong(f"Not yet: return a list of pairs (words, word), not {found!r}.")

@@ -32,7 +32,9 @@ def text_to_vectors(pieces: Sequence[str], tokens: Tensor, table: Tensor) -> Pic
     ax.set_title(f"the first {channels} of {table.size(1)} numbers", pad=8)
     said = ", ".join(" ".join(label.split()) for label in labels)
     alt = f"A row of coloured cells for each piece of the text and its id: {said}."
-    caption = "A piece, its id, its vector. The model gets to see nothing but the vector."
+    caption = (
+        "A piece, its id, its vector: violet is above 0, orange below. The model sees no more."
+    )
     return Picture(figure, alt, caption)
 
 
@@ -144,40 +146,22 @@ def windows_cut(pieces: Sequence[str], context_length: int, stride: int) -> Pict
 
 
 def positions_learned(trained: Tensor, fresh: Tensor) -> Picture:
-    """Draw what training did to a table of positions, (T, C), beside one of random numbers."""
-    figure, (left, right) = canvas(9, 3.5, 1, 2, width_ratios=[1, 1.25])
-    unit = torch.nn.functional.normalize(trained[:64], dim=1)
-    similar = unit @ unit.T
-    image = heatmap(left, similar, limits=(-1, 1), cmap="PuOr", columns_at="bottom")
-    left.set_box_aspect(1)
-    left.set_xticks([0, 20, 40, 63], labels=["0", "20", "40", "63"])
-    left.set_yticks([0, 20, 40, 63], labels=["0", "20", "40", "63"])
-    left.set(title="cosine of positions, trained", xlabel="position", ylabel="position")
-    figure.colorbar(image, ax=left, ticks=[-1, 0, 1], shrink=0.8)
-    edge = 16
-    last, ends = len(trained) - 1, []
-    for table, name, color in ((fresh, "random", "0.65"), (trained, "trained", COLORS[1])):
-        line = table[-edge:].mean(0) - table[1 : edge + 1].mean(0)
-        along = (table @ line / line.norm()) / line.norm()
-        right.plot(range(1, last + 1), along[1:], "o", ms=2.5, color=color, label=name)
-        between = torch.stack((torch.arange(edge + 1.0, last - edge + 1), along[edge + 1 : -edge]))
-        ends.append(f"{name} {torch.corrcoef(between)[0, 1]:.2f}")
-    for place in (edge + 0.5, last - edge + 0.5):
-        right.axvline(place, color="0.8", lw=1)
-    right.set(xticks=[0, edge, last // 2, last - edge], yticks=[])
-    right.set(title="places from early to late", xlabel="position")
-    right.legend(loc="upper left")
-    near, far = similar.diagonal(1)[1:].mean(), similar.diagonal(16)[1:].mean()
-    alt = (
-        f"Left, the cosines of 64 positions: {near:.1f} between neighbours on average, {far:.1f} "
-        f"at a distance of 16. Right, the positions measured from the first {edge} to the last "
-        f"{edge}; how far those in between follow the order, as a correlation: {', '.join(ends)}."
-    )
-    caption = (
-        f"Left: neighbours are alike. Right: a line leads from the first {edge} rows to the last "
-        f"{edge}, and each row is measured along it. Those between the grey lines had no say in "
-        "it, yet after training they follow it in order."
-    )
+    """Draw how alike the first positions of a table (T, C) are, before training and after."""
+    figure, axes = canvas(9, 3.7, 1, 2)
+    said = []
+    for ax, table, name in zip(axes, (fresh, trained), ("random", "trained"), strict=True):
+        unit = torch.nn.functional.normalize(table[:64], dim=1)
+        similar = unit @ unit.T
+        image = heatmap(ax, similar, limits=(-1, 1), cmap="PuOr", columns_at="bottom")
+        ax.set_box_aspect(1)
+        for ticks in (ax.set_xticks, ax.set_yticks):
+            ticks([0, 20, 40, 63], labels=["0", "20", "40", "63"])
+        ax.set(title=f"cosine of positions, {name}", xlabel="position", ylabel="position")
+        near, far = (similar.diagonal(apart)[1:].mean() for apart in (1, 16))
+        said.append(f"{name}: {near:z.1f} between neighbours on average, {far:z.1f} 16 apart")
+    figure.colorbar(image, ax=axes, ticks=[-1, 0, 1], shrink=0.8)
+    alt = f"The cosines of 64 positions with each other. {'; '.join(said)}."
+    caption = "Violet is alike, white has nothing in common. After training, neighbours are alike."
     return Picture(figure, alt, caption)
 
 
@@ -203,7 +187,7 @@ def what_and_where(tokens: Tensor, positions: Tensor, pieces: Sequence[str]) -> 
         f"positions, and the sums. The first and the last row are {apart[0]:.2f} apart in the "
         f"first table, {apart[1]:.2f} in the last."
     )
-    caption = "The first and the last row are the same token. Their sums differ."
+    caption = "Violet is above 0, orange below. The outer rows are one token. Their sums differ."
     return Picture(figure, alt, caption)
 
 

@@ -162,7 +162,10 @@ def bytes_of(text: str) -> Picture:
         f"The {len(text)} characters of “{text}” over their {len(data)} bytes. More than one byte "
         f"have: {', '.join(sizes)}."
     )
-    return Picture(figure, alt, "Each bracket is a character. Plain English letters have one byte.")
+    caption = "Each bracket is a character. Plain English letters have one byte."
+    codes = {_drawable(c): c for c in text if _drawable(c) != c}
+    caption += "".join(f" {code} is {character}." for code, character in codes.items())
+    return Picture(figure, alt, caption)
 
 
 def unknown_words(sizes: Sequence[int], shares: Sequence[float]) -> Picture:
