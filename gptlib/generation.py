@@ -389,7 +389,10 @@ def decode_step(model: GPT, tokens: Tensor, cache: KeyValueCache) -> Tensor:
 
 
 Step = Callable[[Tensor, KeyValueCache], Tensor]
-"""Read one more token per row, (B,), into the cache; return the next token's logits, (B, V)."""
+"""Read one more token per row, (B,), into the cache; return the next token's logits, (B, V).
+
+One with a method `write_batch` chooses the tokens too, in the place of the function below.
+"""
 
 
 def window_start(n_tokens: int, context_length: int) -> int:
@@ -585,7 +588,7 @@ def generate_batch(
     sources = [None] * len(rows) if generators is None else generators
     if len(sources) != len(rows):
         raise ValueError(f"{len(sources)} generators for {len(rows)} prompts; pass one for each")
-    write = getattr(step, "write_batch", write_batch)  # a step that chooses tokens as well
+    write = getattr(step, "write_batch", write_batch)
     return write(
         model,
         rows,

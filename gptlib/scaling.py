@@ -166,8 +166,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         """Return the mean loss of x, shape (N, C), with a table (V, C) and targets (N,)."""
         kind, n_tokens = x.device.type, len(table)
         at_once = 256 if kind == "cpu" else 8192  # larger products are faster, and take more room
-        is_compiled = kind == "cuda" and HAS_TRITON and not torch.compiler.is_compiling()
-        measure = compiled_part() if is_compiled else ChunkedCrossEntropy.part
+        is_inside = torch.compiler.is_compiling()  # what is inside compiled code is compiled too
+        measure = ChunkedCrossEntropy.part if is_inside else fastest_part(kind)
         low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         # Matrix units are fast where sizes are multiples of 64, and GPT-2's 50,257 is odd; a CPU
         # gains nothing by it in float32, and needs no copy of the table.
@@ -200,14 +200,11 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return scale * x_grad, None if table_grad is None else scale * table_grad, None
 
 
-HAS_TRITON = find_spec("triton") is not None
-"""Whether PyTorch can compile for a GPU: its builds for CUDA on Linux bring Triton along."""
-
-
 @cache
-def compiled_part() -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-    """Compile `ChunkedCrossEntropy.part`: two passes over the logits, where PyTorch makes ten."""
-    return torch.compile(ChunkedCrossEntropy.part)
+def fastest_part(kind: str) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
+    """Compile `ChunkedCrossEntropy.part` for a GPU: one kernel in the place of ten passes."""
+    can_compile = kind == "cuda" and find_spec("triton") is not None
+    return torch.compile(ChunkedCrossEntropy.part) if can_compile else ChunkedCrossEntropy.part
 
 
 def chunked_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -213,7 +213,6 @@ def test_beams_write_what_the_library_finds(
 
 
 @needs_compiler
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
 def test_a_compiled_step_writes_the_same(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     words = ("generate", "--model", folder, "--prompt", "the prince", "--seed", 3)
     assert written(capsys, *words, "--compile") == written(capsys, *words)

@@ -39,6 +39,7 @@ CALLS = [
     "train --resume --folder runs/one --training.n-steps 4 --tensorboard --device cpu",
     f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --onednn",
     f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --checkpoint-activations",
+    f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --compile",
     f"train book.txt --init tiny {PLAN} {LORA} --config fine-tune --folder runs/two",
     "train --config war-and-peace-cpu --print-config",
     f"tune records.json --model tiny --form alpaca {PLAN} {RATES} --folder runs/three --json",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from command_line import PATIENCE, POSIX, refusal, talk_at_terminal, written
+from test_compiled import needs_compiler
 
 from gptlib import training
 from gptlib.embeddings import split_tokens
@@ -410,6 +412,27 @@ def test_blocks_that_are_computed_in_another_way_learn_the_same(
     assert call("train", book, *TINY, "--folder", folder, option) == 0
     for ours, theirs in zip(losses(folder), losses(run), strict=True):
         assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+
+
+@needs_compiler
+def test_a_compiled_step_learns_the_same_and_says_when_it_pays(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("train", book, *TINY, "--model.dropout", 0)  # with it, other values are dropped
+    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    assert call(*words, "--folder", plain) == 0
+    assert call(*words, "--folder", compiled, "--compile") == 0
+    for ours, theirs in zip(losses(compiled), losses(plain), strict=True):
+        assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"compiled in \d+ s; a step is (no shorter here|\S+ ms shorter, which)", said)
+
+
+def test_compiling_is_for_one_process(
+    book: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "--compile is for one process" in refusal(capsys, "train", book, *TINY, "--compile")
 
 
 def test_the_course_s_novel_is_told_when_it_is_fetched_and_replaced(

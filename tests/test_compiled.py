@@ -34,8 +34,6 @@ MODEL = cast(GPT, perturbed(GPT(replace(TINY, n_embd=64), seeded()))).eval()
 LENGTH = TINY.context_length
 GREEDY = Sampling(temperature=0)
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
-
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")) is None,
     reason="there is no C++ compiler on this machine",

@@ -200,7 +200,8 @@ def parser(prog: str) -> RunParser:
         "--compile",
         action="store_true",
         help="compile a step first, for up to a minute, and say after how many steps that pays; "
-        "needs a C++ compiler on a CPU, Triton on a GPU, and one process",
+        "needs a C++ compiler on a CPU, Triton on a GPU, and one process; dropout then draws "
+        "other values",
     )
     return parser
 

@@ -33,8 +33,8 @@ def writing_parser(
     model.add_argument(
         "--compile",
         action="store_true",
-        help="compile the writing of a token first, which takes up to half a minute and a C++ "
-        "compiler; for long texts of a large model on a CPU",
+        help="compile the writing of a token first, which takes up to half a minute, on a CPU a "
+        "C++ compiler and on a GPU Triton; for long texts of a large model",
     )
     length = parser.add_argument_group("length")
     length.add_argument(
