@@ -76,6 +76,17 @@ def test_two_texts_that_are_written_in_turn_do_not_meet(step: GraphWriter) -> No
         assert list(column) == list(generate(MODEL, [n], 9, GREEDY))
 
 
+def test_a_step_that_is_used_again_knows_nothing_of_the_text_before(step: GraphWriter) -> None:
+    top = Sampling(top_k=3)
+    options: dict[str, Any] = {"sampling": top, "min_new_tokens": 5, "end_tokens": [8]}
+    expected = write(None, [[1, 2]], 40, **options)
+    others = [token for (token,) in expected[:4] if token != 8]
+    left = generate(MODEL, [1], 9, top, min_new_tokens=5, end_tokens=others, step=step)
+    next(left)
+    left.close()  # before the end tokens were let in
+    assert write(step, [[1, 2]], 40, **options) == expected
+
+
 def test_searches_go_the_plain_way(step: GraphWriter) -> None:
     assert beam_search(MODEL, [1, 2], 3, 6, step=step) == beam_search(MODEL, [1, 2], 3, 6)
 

@@ -3,8 +3,8 @@
     from gptlib.extras.fast.graph import GraphWriter
     step = GraphWriter(model)          # then generate(model, ..., step=step)
 
-A decode step of GPT-2 is some 150 small kernels and as many again for the choice of a token. To
-start them one by one takes a CPU ten times as long as the card needs to run them. A CUDA graph
+A decode step of GPT-2 is some 150 small kernels, and the choice of a token some 30 more. To start
+them one by one takes a CPU several times as long as the card needs to run them. A CUDA graph
 starts all of them at once. What is captured has fixed shapes and fixed addresses: keys and values
 lie in memory that is taken once, a mask says which slots count, and the token that was chosen
 stays on the card, where the next step reads it. The CPU hears of it one step later.
@@ -13,6 +13,7 @@ stays on the card, where the next step reads it. The CPU hears of it one step la
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import Field, fields
 from importlib.util import find_spec
 from typing import Any
@@ -90,6 +91,15 @@ def capture(step: Callable[[], None], device: torch.device) -> Callable[[], None
     return graph.replay
 
 
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a CUDA card the current one, as graphs and kernels want it, without gradients."""
+    stack = ExitStack()
+    stack.enter_context(torch.inference_mode())
+    if device.type == "cuda":
+        stack.enter_context(torch.cuda.device(device))
+    return stack
+
+
 def begin_reading(tokens: Tensor) -> Callable[[], list[int]]:
     """Copy tokens to the CPU while the device goes on; the function returned waits for them."""
     if tokens.device.type != "cuda":
@@ -97,7 +107,7 @@ def begin_reading(tokens: Tensor) -> Callable[[], list[int]]:
     copied = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
     copied.copy_(tokens, non_blocking=True)
     done = torch.cuda.Event()
-    done.record()
+    done.record(torch.cuda.current_stream(tokens.device))
 
     def wait() -> list[int]:
         done.synchronize()
@@ -242,12 +252,14 @@ class GraphWriter:
         rows = list(range(n_rows))  # those still writing
         context_length, lengths = model.config.context_length, list(map(len, texts))
         bars_ends = bool(end_tokens) and min_new_tokens > 0
-        with torch.inference_mode():
+        device = self.model.ln_f.weight.device
+        with on_device(device):
             key, room = self._take_room(n_rows, max(lengths) + max_new_tokens, sampling, bars_ends)
-            numbers = numbers_ahead(generators, max_new_tokens).to(room.uniform.device)
+            numbers = numbers_ahead(generators, max_new_tokens).to(device)
             for name, counts in room.counts.items():
                 counted = texts if name == "texts" else new_texts
                 counts.copy_(count_tokens(counted, counts.size(1)))
+            room.barred.zero_()
             if bars_ends:
                 room.barred[end_tokens] = True
 
@@ -261,7 +273,7 @@ class GraphWriter:
 
         def begin(n: int) -> Callable[[], list[int]]:
             """Let the device choose token n of each row."""
-            with torch.inference_mode():
+            with on_device(device):
                 if n == min_new_tokens:
                     room.barred.zero_()
                 room.uniform.copy_(numbers[n])
