@@ -51,6 +51,7 @@ CALLS = [
     f"--model tiny {PLAN} --folder runs/four",
     "tune --model tiny --config fine-tune --model.dropout 0 --model.context-length 9 "
     "--print-config",
+    "info novels-cpu --batch-size 4 --json",
     "runs --sort loss",
     "runs runs --json",
     "plot runs/one runs/two --save losses.html",

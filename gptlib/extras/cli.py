@@ -20,6 +20,7 @@ COMMANDS = {
     "data": "turn texts of any size into a file of tokens",
     "train": "train a model on your own texts, from nothing or from a model; stop and go on",
     "tune": "teach a model to answer, from your own questions and answers",
+    "info": "say what a model is made of, and what it costs",
     "runs": "list what was trained, and how far it came",
     "plot": "draw the losses of runs",
     "evaluate": "measure how well a model predicts texts",

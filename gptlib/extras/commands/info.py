@@ -1,0 +1,130 @@
+"""The command `info`: a model's configuration, and what it costs, before or after it is trained."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from gptlib.extras.commands.base import add_json, model_name
+from gptlib.extras.models import default_model, load_model
+from gptlib.extras.options import CommandParser
+from gptlib.extras.runs import READY_CONFIGS
+from gptlib.extras.terminal import print_json, table
+from gptlib.gpt2 import (
+    GPT2_LARGE,
+    GPT2_MEDIUM,
+    GPT2_SMALL,
+    GPT2_XL,
+    GPTConfig,
+    count_parameters,
+    flops_per_token,
+    memory_bytes,
+)
+
+_INFO = """\
+Say what a model is made of and what it costs: its configuration, its parameters by part, the memory
+that it takes to write and to train, and the operations that a token takes. Names of configurations
+and of GPT-2's sizes are counted without building or fetching anything."""
+
+_EXAMPLES = """\
+examples:
+  python -m gptlib info
+  python -m gptlib info gpt2-xl
+  python -m gptlib info gpt2-124M --batch-size 32 --json
+  python -m gptlib info runs/mine
+"""
+
+_RELEASED = {
+    "gpt2": GPT2_SMALL,
+    "gpt2-medium": GPT2_MEDIUM,
+    "gpt2-large": GPT2_LARGE,
+    "gpt2-xl": GPT2_XL,
+}
+
+
+def parser(prog: str) -> CommandParser:
+    """Make the parser of `info`."""
+    parser = CommandParser(prog, _info, _EXAMPLES, description=_INFO)
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=f"{', '.join(_RELEASED)}, a ready configuration ({', '.join(READY_CONFIGS)}), a YAML "
+        "file, or a model's folder (default: the model that comes with the course)",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="windows that are trained on, or texts that are written, at once (default: 1)",
+    )
+    add_json(parser)
+    return parser
+
+
+def _find_config(name: str) -> GPTConfig:
+    """Find a model's configuration by its name, without its weights where there is a way."""
+    if name in _RELEASED:
+        return _RELEASED[name]
+    file = READY_CONFIGS.get(name, Path(name).expanduser())
+    if file.suffix not in (".yaml", ".yml"):
+        try:
+            return load_model(model_name(name))[0].config
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{error}; ready configurations: {', '.join(READY_CONFIGS)}") from None
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        return GPTConfig(**values["model"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} gives no sizes of a model under `model:` ({error}); see one that does with "
+            "train --config war-and-peace-cpu --print-config"
+        ) from None
+
+
+def count_by_part(config: GPTConfig) -> dict[str, int]:
+    """Count parameters as `count_parameters` does, attention by its four matrices."""
+    counts, per_matrix = count_parameters(config), config.n_embd * (config.n_embd + config.bias)
+    four = ("queries", "keys", "values", "attention's output")
+    parts = dict.fromkeys(four, config.n_layer * per_matrix)
+    rest = {name: n for name, n in counts.items() if name != "attention"}
+    embeddings = {name: rest.pop(name) for name in ("token embedding", "position embedding")}
+    return embeddings | parts | rest
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    if arguments.batch_size < 1:
+        raise ValueError(f"--batch-size is {arguments.batch_size}; it must be at least 1")
+    config = _find_config(arguments.model or default_model())
+    n_tokens = arguments.batch_size * config.context_length
+    costs = memory_bytes(config, n_tokens)
+    half = memory_bytes(config, n_tokens, bytes_per_value=2)
+    training = [costs[name] for name in ("weights", "gradients", "optimizer", "activations")]
+    memory = {
+        "weights": costs["weights"],
+        "weights in bfloat16": half["weights"],
+        "keys and values of full contexts": costs["keys and values"],
+        "training, activations included": sum(training),
+    }
+    parameters, operations = count_by_part(config), flops_per_token(config)
+    if arguments.json:
+        print_json(
+            {
+                "config": asdict(config),
+                "parameters": parameters,
+                "bytes": memory,
+                "flops_per_token": operations,
+            }
+        )
+        return 0
+    print(table(("configuration", ""), [(name, str(x)) for name, x in asdict(config).items()]))
+    rows = [(name, f"{n:,}", f"{n / parameters['total']:.1%}") for name, n in parameters.items()]
+    print(f"\n{table(('part', 'parameters', 'share'), rows)}")
+    size = f"{arguments.batch_size} × {config.context_length:,} tokens"
+    rows2 = [(name, f"{n / 1e6:,.1f}") for name, n in memory.items()]
+    print(f"\n{table((f'memory, {size}, float32', 'MB'), rows2)}")
+    rows2 = [(name, f"{n / 1e6:,.1f}") for name, n in operations.items()]
+    print(f"\n{table(('operations per token', 'millions'), rows2)}")
+    return 0
