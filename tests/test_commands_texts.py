@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -112,15 +113,15 @@ def test_a_text_that_is_not_there_is_refused_with_a_way_out(
     words = ("--save", tmp_path / "t")
     said = refusal(capsys, "tokenizer", "train", "nowhere.txt", *words)
     assert "there is no file or folder 'nowhere.txt'; name one that is there" in said
-    said = refusal(capsys, "tokenizer", "train", "tiny-shakespeare.txt", *words)
-    assert "save https://raw.githubusercontent.com/karpathy/char-rnn/" in said
+    said = refusal(capsys, "tokenizer", "train", "wikitext-2", *words)
+    assert "wikitext-2/train.txt and name that file; wikitext-2-valid and wikitext-2-t" in said
     said = refusal(capsys, "tokenizer", "train", files(tmp_path / "e"), *words)
     assert "holds no file *.txt; name the files themselves" in said
     assert not (tmp_path / "t").exists()
     files(tmp_path / "mirror")
-    (tmp_path / "mirror" / "tiny-shakespeare.txt").write_bytes(b"First Citizen")
+    (tmp_path / "mirror" / "plays.txt").write_bytes(b"First Citizen")
     monkeypatch.setenv("GPTLIB_DATA_MIRROR", str(tmp_path / "mirror"))
-    [text] = find_texts(["tiny-shakespeare.txt"])
+    [text] = find_texts(["plays.txt"])
     assert list(read_documents([text])) == ["First Citizen"]
     said = refusal(capsys, "tokenizer", "train", "library", *words)
     assert "'library'; let python data/models/make_library.py of the course's rep" in said
@@ -152,6 +153,21 @@ def test_a_text_of_the_course_is_its_record_and_nothing_more(
     assert list(read_documents([text])) == ["A fable.\n"]
     written(capsys, "data", "prepare", "fable", "--save", tmp_path / "p")
     assert texts.COURSE_TEXTS[:1] == ["war-and-peace"]
+
+
+@pytest.mark.parametrize("name", ["tiny-shakespeare", "wikitext-2-valid", "wikitext-2-test"])
+def test_a_corpus_is_known_by_its_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = DATA_SETS[name]
+    mirror = os.environ.get("GPTLIB_DATA_MIRROR", "")
+    if not (Path(mirror) / record.file).is_file():
+        pytest.skip(f"{record.file} is not at hand")
+    monkeypatch.setenv("GPTLIB_DATA", str(tmp_path))
+    [text] = read_documents(find_texts([name]))
+    kept = (tmp_path / record.file).read_text(encoding="utf-8")
+    assert text.strip() == kept.strip()
+    assert len(kept.encode()) == record.size
 
 
 # tokenizer

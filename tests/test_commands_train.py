@@ -141,7 +141,7 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         ([], "there is nothing to learn from; name a text, such as my-book.txt, or a conf"),
         (["nowhere.txt"], "there is no file or folder 'nowhere.txt'; name one that is there"),
         (["--config", "gpt2-124M"], "there is no text to learn from; name files or folders"),
-        (["--config", "tiny-shakespeare"], "save https://raw.githubusercontent.com/karpathy/"),
+        (["wikitext-2"], "wikitext-2-valid and wikitext-2-test are known, to judge by"),
         (["--config", "novels-cpu"], "'library'; let python data/models/make_library.py of the"),
         (
             ["--config", "war-and-peace"],

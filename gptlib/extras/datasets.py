@@ -69,7 +69,9 @@ class DataSet:
     stand_in: str = ""
     """File of our own used when nothing else can be had, if there is one."""
     clean: Callable[[str], str] | None = None
-    """Of a text to learn from: takes the text itself out of the file's content."""
+    """Of a text to learn from or to judge by: takes the text itself out of the file's content."""
+    in_chapters: bool = True
+    """Whether a chapter needs it, and the doctor looks for it."""
 
 
 def _clean_book(text: str) -> str:
@@ -83,6 +85,8 @@ def _clean_book(text: str) -> str:
 _BOOK_PLACE = "enerrio/jax-transformer{at}e00617e4555a0dc4d64d819307f917206aeec31c"
 _SPAM_PLACE = "ia4legos/MachineLearning{at}4287de2d8a05727f41bb949f2bd187e8becc7e3e"
 _ALPACA_PLACE = "hiyouga/LLaMA-Factory{at}ff6d4d12eeb035d6ce06805a5733dd7b29f2ac30"
+_PLAYS_PLACE = "karpathy/char-rnn{at}6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e"
+_WIKITEXT_PLACE = "pytorch/examples{at}77f55b912142e11fcfdf5b530231fb9c52f181e8"
 
 
 def _git_addresses(place: str, path: str) -> tuple[str, str]:
@@ -129,6 +133,42 @@ DATA_SETS: dict[str, DataSet] = {
             sha256="bcc37c64db1a739a0789a1b81f251146fcf4459f903474bc9e3c21bbb5628318",
             addresses=_git_addresses(_ALPACA_PLACE, "data/alpaca_en_demo.json"),
             licence="CC BY-NC 4.0",
+        ),
+        DataSet(
+            name="tiny-shakespeare",
+            title="40,000 lines of Shakespeare, the usual small corpus",
+            file="tiny-shakespeare.txt",
+            size=1_115_394,
+            sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+            addresses=_git_addresses(_PLAYS_PLACE, "data/tinyshakespeare/input.txt"),
+            licence="public domain",
+            clean=str,
+            in_chapters=False,
+        ),
+        *(
+            DataSet(
+                name=f"wikitext-2-{part}",
+                title=f"WikiText-2, its {part} part, to judge by",
+                file=f"wikitext-2/{part}.txt",
+                size=size,
+                sha256=sha256,
+                addresses=_git_addresses(
+                    _WIKITEXT_PLACE, f"word_language_model/data/wikitext-2/{part}.txt"
+                ),
+                licence="CC BY-SA 3.0",
+                clean=str,
+                in_chapters=False,
+            )
+            for part, size, sha256 in (
+                (
+                    *("valid", 1_121_681),
+                    "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+                ),
+                (
+                    *("test", 1_256_449),
+                    "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+                ),
+            )
         ),
     )
 }

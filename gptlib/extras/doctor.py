@@ -212,7 +212,7 @@ def _data() -> Iterator[Found]:
     if not os.access(folder, os.W_OK):
         remedy = "set GPTLIB_DATA to a folder you may write to"
         yield "note", f"{folder} cannot be written to, so nothing can be kept there", remedy
-    yield from map(_data_set, datasets.DATA_SETS)
+    yield from (_data_set(name) for name, x in datasets.DATA_SETS.items() if x.in_chapters)
 
 
 def _existing(folder: Path) -> Path:

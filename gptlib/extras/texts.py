@@ -47,8 +47,10 @@ TOKENS_FILE = "tokens.bin"
 """The file of tokens in a prepared folder; its description and `tokenizer/` stand beside it."""
 
 ELSEWHERE = {
-    "tiny-shakespeare.txt": "save https://raw.githubusercontent.com/karpathy/char-rnn/"
-    "6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare/input.txt under this name",
+    "wikitext-2": "its training part isn't fetched: save "
+    "https://raw.githubusercontent.com/pytorch/examples/77f55b912142e11fcfdf5b530231fb9c52f181e8/"
+    "word_language_model/data/wikitext-2/train.txt and name that file; wikitext-2-valid and "
+    "wikitext-2-test are known, to judge by",
     "library": "let python data/models/make_library.py of the course's repository fetch it",
 }
 """How texts that ready configurations name can be had; they are never fetched unasked."""
