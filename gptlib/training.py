@@ -272,12 +272,12 @@ def draw_windows(tokens: Tensor, state: TrainingState) -> list[tuple[Tensor, Ten
     state.n_tokens += n_draws * math.prod(sizes)
     batches = [random_batch(tokens, *sizes, state.generator) for _ in range(n_draws)]
     device = model.ln_f.weight.device
-    if device.type == "cuda" and tokens.device.type == "cpu":
+    on_card = device.type == "cuda"
+    if on_card and tokens.device.type == "cpu":
         # From pinned memory a copy need not wait for the steps before it.
-        batches = [(inputs.pin_memory(), targets.pin_memory()) for inputs, targets in batches]
+        batches = [(x.pin_memory(), y.pin_memory()) for x, y in batches]
     return [
-        (inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True))
-        for inputs, targets in batches
+        (x.to(device, non_blocking=on_card), y.to(device, non_blocking=on_card)) for x, y in batches
     ]
 
 

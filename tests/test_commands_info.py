@@ -49,6 +49,6 @@ def test_models_and_configurations_are_told_as_tables(
 def test_what_names_no_model_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "there is no folder 'nope'" in refusal(capsys, "info", "nope")
     assert "gives no sizes of a model under `model:`" in refusal(capsys, "info", "fine-tune")
-    assert "--batch-size is 0" in refusal(capsys, "info", "--batch-size", 0)
+    assert "--batch-size: 0 is too small" in refusal(capsys, "info", "--batch-size", 0)
     (tmp_path / "odd.yaml").write_text("model: {layers: 3}\n")
     assert "gives no sizes" in refusal(capsys, "info", tmp_path / "odd.yaml")

@@ -8,7 +8,7 @@ import yaml
 
 from gptlib.extras.commands.base import add_json, model_name
 from gptlib.extras.models import default_model, load_model
-from gptlib.extras.options import CommandParser
+from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.runs import READY_CONFIGS
 from gptlib.extras.terminal import print_json, table
 from gptlib.gpt2 import (
@@ -55,7 +55,7 @@ def parser(prog: str) -> CommandParser:
     )
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=whole(1),
         default=1,
         metavar="N",
         help="windows that are trained on, or texts that are written, at once (default: 1)",
@@ -95,8 +95,6 @@ def count_by_part(config: GPTConfig) -> dict[str, int]:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    if arguments.batch_size < 1:
-        raise ValueError(f"--batch-size is {arguments.batch_size}; it must be at least 1")
     config = _find_config(arguments.model or default_model())
     n_tokens = arguments.batch_size * config.context_length
     costs = memory_bytes(config, n_tokens)
@@ -123,8 +121,9 @@ def _info(arguments: argparse.Namespace) -> int:
     rows = [(name, f"{n:,}", f"{n / parameters['total']:.1%}") for name, n in parameters.items()]
     print(f"\n{table(('part', 'parameters', 'share'), rows)}")
     size = f"{arguments.batch_size} × {config.context_length:,} tokens"
-    rows2 = [(name, f"{n / 1e6:,.1f}") for name, n in memory.items()]
-    print(f"\n{table((f'memory, {size}, float32', 'MB'), rows2)}")
-    rows2 = [(name, f"{n / 1e6:,.1f}") for name, n in operations.items()]
-    print(f"\n{table(('operations per token', 'millions'), rows2)}")
+    for head, unit, values in (
+        (f"memory, {size}, float32", "MB", memory),
+        ("operations per token", "millions", operations),
+    ):
+        print(f"\n{table((head, unit), [(name, f'{n / 1e6:,.1f}') for name, n in values.items()])}")
     return 0

@@ -19,8 +19,8 @@ def fast(model: GPT, compile: bool = False, int8: bool = False) -> tuple[GPT, St
 
     Args:
         model: Stays as it is. The twin shares its weights and follows them.
-        compile: Compile the decode step, on a CPU for one text at a time in float32: takes half a
-            minute the first time, on a CPU a C++ compiler, on a CUDA card Triton.
+        compile: Compile the decode step; on a CPU it then serves one text at a time, in float32. It
+            takes half a minute the first time, and a C++ compiler or, on a CUDA card, Triton.
         int8: Round the weights to 8 bits, on a CPU: another, nearly equal text.
 
     Returns:

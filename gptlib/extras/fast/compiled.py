@@ -148,7 +148,8 @@ def compile_loss(model: GPT, config: TrainingConfig, loss: Loss) -> tuple[Loss, 
     is_graph = model.ln_f.weight.is_cuda and config.accumulation_steps == 1
     compiled = torch.compile(loss, mode="reduce-overhead" if is_graph else None)
     shape, device = (config.batch_size, model.config.context_length), model.ln_f.weight.device
-    tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+    drawn = torch.randint(model.config.vocab_size, shape, generator=torch.Generator())
+    tokens = drawn.to(device)
     batches = [(tokens, tokens)] * config.accumulation_steps
 
     def seconds(loss: Loss) -> float:
