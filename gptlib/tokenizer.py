@@ -212,8 +212,15 @@ def whole_file(path: Path) -> Iterator[Path]:
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's one special token: it stands between two documents, and no merge can make it."""
 
-SPECIAL_PATTERN = r"<\|[A-Za-z][A-Za-z0-9_]*\|>"
-"""Special tokens look like <|name|>; `SPLIT_PATTERN` cuts such a text, so no merge makes one."""
+
+def can_be_special(name: str) -> bool:
+    """Whether a name, such as <|pad|>, is no word: `split_words` cuts it, so no merge makes it.
+
+    Example:
+        >>> can_be_special("<|pad|>"), can_be_special("pad")
+        (True, False)
+    """
+    return bool(regex.fullmatch("[!-~]+", name)) and len(split_words(name)) > 1
 
 
 def spell(token: bytes) -> str:
@@ -256,7 +263,7 @@ class BPETokenizer:
 
     Args:
         merges: In the order of training: from `train_bpe`, `recover_merges` or `read_merges`.
-        special: Names of special tokens, of the form <|name|>; they get the last ids.
+        special: Names of special tokens, such as <|pad|>; they get the last ids.
 
     Attributes:
         tokens: The bytes of each token; the place in the list is the id.
@@ -286,8 +293,8 @@ class BPETokenizer:
         self.ids = {token: i for i, token in enumerate(self.tokens)}
         self.special_tokens: dict[str, int] = {}
         for name in special:
-            if not regex.fullmatch(SPECIAL_PATTERN, name) or name.encode() in known:
-                raise ValueError(f"special {name!r} is not <|name|>, or comes twice; rename it")
+            if not can_be_special(name) or name.encode() in known:
+                raise ValueError(f"special {name!r} is not like <|name|>, or is there; rename it")
             known.add(name.encode())
             self.special_tokens[name] = len(self.tokens)
             self.tokens.append(name.encode())
@@ -295,12 +302,15 @@ class BPETokenizer:
         self._cache: dict[str, list[int]] = {}
 
     @classmethod
-    def train(cls, text: str | Iterable[str], vocab_size: int) -> "BPETokenizer":
-        """Learn a tokenizer from a text: ids 0 to vocab_size - 1, `END_OF_TEXT` the last.
+    def train(
+        cls, text: str | Iterable[str], vocab_size: int, special: Sequence[str] = (END_OF_TEXT,)
+    ) -> "BPETokenizer":
+        """Learn a tokenizer from a text: ids 0 to vocab_size - 1, the special tokens' the last.
 
         See `train_bpe`.
         """
-        return cls(train_bpe(text, vocab_size))
+        cls([], special)  # a name that is refused is refused before the work
+        return cls(train_bpe(text, vocab_size, len(special)), special)
 
     def encode(self, text: str, allowed_special: Collection[str] = frozenset()) -> list[int]:
         """Turn a text into token ids.
@@ -378,11 +388,11 @@ class BPETokenizer:
         merges = read_merges(Path(folder) / "merges.txt")
         content = (Path(folder) / "vocab.json").read_bytes()
         try:
-            # By id, so that the special tokens are found in their order.
+            # By id, so that the special tokens come last and in their order.
             vocabulary = dict(sorted(dict(json.loads(content)).items(), key=lambda item: item[1]))
         except (TypeError, ValueError):
             vocabulary = {}  # equals no table, so the error below is raised
-        names = [str(name) for name in vocabulary if regex.fullmatch(SPECIAL_PATTERN, str(name))]
+        names = filter(can_be_special, map(str, [*vocabulary][256 + len(merges) :]))
         tokenizer = cls(merges, names)
         if vocabulary != {spell(token): i for i, token in enumerate(tokenizer.tokens)}:
             what = f"{len(content)} bytes, doesn't number the {256 + len(merges)} tokens"
@@ -550,7 +560,7 @@ class PairCounts:
             heappush(self.heap, (-self.counts[found], found))
 
 
-def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
+def train_bpe(text: str | Iterable[str], vocab_size: int, n_special: int = 1) -> list[Merge]:
     """Learn the merges of byte-pair encoding: join the most frequent pair, again and again.
 
     Among equally frequent pairs the one with the smallest ids wins (left id first), so that
@@ -560,8 +570,8 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
 
     Args:
         text: One text, or several (documents, lines). Special tokens in it are plain text.
-        vocab_size: Number of tokens wanted, at least 257: 256 bytes, the merges, and
-            `END_OF_TEXT`.
+        vocab_size: Number of tokens wanted: 256 bytes, the merges, and the special ones.
+        n_special: How many of them are special; `END_OF_TEXT` alone by default.
 
     Source: Sennrich et al. 2016, algorithm 1, on bytes as in Radford et al. 2019 (GPT-2),
         section 2.2.
@@ -570,16 +580,17 @@ def train_bpe(text: str | Iterable[str], vocab_size: int) -> list[Merge]:
         >>> train_bpe("aaabdaaabac", vocab_size=260)
         [(b'a', b'a'), (b'a', b'b'), (b'aa', b'ab')]
     """
-    if vocab_size < 257:
-        raise ValueError(f"{vocab_size=} is below 257, 256 bytes and the end; ask for more")
+    least = 256 + n_special
+    if vocab_size < least:
+        raise ValueError(f"{vocab_size=} is below {least}, bytes and special ones; ask for more")
     pairs = PairCounts(count_words(text))
     vocabulary = [bytes([byte]) for byte in byte_characters()]
     known = set(vocabulary)
     merges: list[Merge] = []
-    while len(merges) < vocab_size - 257:
+    while len(merges) < vocab_size - least:
         pair = pairs.pop_most_frequent()
         if pair is None:
-            most = 257 + len(merges)
+            most = least + len(merges)
             raise ValueError(f"{vocab_size=} needs more text: this one is enough for {most}")
         left, right = (vocabulary[ord(token)] for token in pair)
         if left + right not in known:

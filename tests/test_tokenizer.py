@@ -535,7 +535,7 @@ def test_unknown_special_tokens_are_refused(allowed: set[str]) -> None:
 
 @pytest.mark.parametrize("names", [["end"], ["<|a b|>"], [END_OF_TEXT, END_OF_TEXT], ["<||>"]])
 def test_special_tokens_with_impossible_names_are_refused(names: list[str]) -> None:
-    with pytest.raises(ValueError, match=r"is not <\|name\|>, or comes twice"):
+    with pytest.raises(ValueError, match=r"is not like <\|name\|>, or is there"):
         BPETokenizer([], names)
 
 

@@ -64,6 +64,17 @@ def add_json(group: argparse._ActionsContainer, what: str = "print JSON instead"
     group.add_argument("--json", action="store_true", help=what)
 
 
+def add_special(group: argparse._ActionsContainer, what: str) -> None:
+    """Add `--special`, which names new special tokens."""
+    group.add_argument(
+        "--special",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"a special token, such as '<|pad|>', {what}; give it once for each",
+    )
+
+
 def model_name(text: str) -> str:
     """Read the value of `--model`: a folder, or a name that `load_model` knows."""
     if re.fullmatch("gpt2(-medium|-large|-xl)?", text):

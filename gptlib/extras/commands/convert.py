@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from gptlib.classification import save_classifier
-from gptlib.extras.commands.base import new_folder
+from gptlib.extras.commands.base import add_special, new_folder
 from gptlib.extras.formats.folders import load_their_classifier
 from gptlib.extras.models import load_model, load_peft
 from gptlib.extras.options import CommandParser
+from gptlib.extras.special_tokens import add_special_tokens
 from gptlib.gpt2 import GPT
 from gptlib.tokenizer import BPETokenizer, Tokenizer, whole_file
 from gptlib.weights import TRANSPOSED, gpt2_view, save_gpt2
@@ -33,6 +34,7 @@ examples:
   python -m gptlib convert out/ckpt.pt my-model
   python -m gptlib convert my-model out --to nanogpt
   python -m gptlib convert my-model half --dtype bfloat16
+  python -m gptlib convert my-model larger --special "<|user|>" --special "<|pad|>"
 """
 
 
@@ -60,6 +62,7 @@ def parser(prog: str) -> CommandParser:
         help="with --to sharded: most bytes of a file, such as 500MB (default: 1GB)",
     )
     parser.add_argument("--base", metavar="DIR", help="of adapters: the model they belong to")
+    add_special(parser, "which the model and its tokenizer get besides")
     return parser
 
 
@@ -93,6 +96,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     else:
         model, tokenizer = load_model(arguments.source)
     model = as_gpt2(model)
+    if arguments.special:
+        model, tokenizer = add_special_tokens(model, tokenizer, arguments.special)
     if arguments.to == "nanogpt":
         _write_nanogpt(model, tokenizer, folder, dtype)
     else:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gptlib.extras.commands.base import add_json, add_texts, new_folder
+from gptlib.extras.commands.base import add_json, add_special, add_texts, new_folder
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text
 from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_documents
@@ -26,6 +26,7 @@ between them."""
 _EXAMPLES = """\
 examples:
   python -m gptlib tokenizer train book.txt notes/ --vocab-size 2000 --save my-tokenizer
+  python -m gptlib tokenizer train chats/ --special "<|user|>" --special "<|pad|>" --save mine
   python -m gptlib tokenizer encode --tokenizer my-tokenizer book.txt > ids.txt
   echo "Hello" | python -m gptlib tokenizer encode | python -m gptlib tokenizer decode
 """
@@ -51,6 +52,7 @@ def parser(prog: str) -> CommandParser:
         required=True,
         help="folder to write vocab.json and merges.txt to",
     )
+    add_special(train, "besides <|endoftext|>")
     train.add_argument("--overwrite", action="store_true", help="replace a tokenizer that is there")
     encode = parser.add_command("encode", _encode, _ENCODE, _EXAMPLES)
     decode = parser.add_command("decode", _decode, _DECODE, _EXAMPLES)
@@ -80,7 +82,8 @@ def _train(arguments: argparse.Namespace) -> int:
     if (folder / "merges.txt").exists() and not arguments.overwrite:
         raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
     documents = cut_long_words(read_documents(texts, "tokenizer"))
-    tokenizer = BPETokenizer.train(documents, arguments.vocab_size)
+    special = (END_OF_TEXT, *arguments.special)
+    tokenizer = BPETokenizer.train(documents, arguments.vocab_size, special)
     tokenizer.save(folder)
     if arguments.json:
         print_json({"folder": str(folder), "tokens": tokenizer.vocab_size})

@@ -177,7 +177,9 @@ def _read_plain(folder: Path, config: dict[str, Any]) -> Tokenizer | None:
         return None
     names = {_name(token) for token in (config.get("added_tokens_decoder") or {}).values()}
     ours = () if isinstance(plain, tiktoken.Encoding) else plain.special_tokens
-    return plain if names <= {END_OF_TEXT, *ours} else None
+    ends = END_OF_TEXT in ours or not ours  # else its end of text has another name
+    ends &= _name(config.get("eos_token")) in (None, END_OF_TEXT)
+    return plain if ends and names <= {END_OF_TEXT, *ours} else None
 
 
 def _is_gpt2(tokenizer: LibraryTokenizer) -> bool:
