@@ -4,6 +4,7 @@
 
 const MINUS = "−";
 const num = (x, digits = 2) => x.toFixed(digits).replace(/^-(?=.*[1-9])/, MINUS).replace(/^-/, "");
+const factor = (x) => (x < 0 ? `(${num(x)})` : num(x));
 const count = (n) => n.toLocaleString("en-US");
 const percent = (p) => (p >= 0.1 ? `${Math.round(100 * p)} %` : `${num(100 * p, p >= 0.001 ? 1 : 2)} %`);
 
@@ -21,7 +22,8 @@ function unpack(view, shapes) {
   for (const [name, shape] of Object.entries(shapes)) {
     const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
     for (let i = 0; i < values.length; i++, at += 2) {
-      const [bits, scale] = [view.getUint16(at, true), view.getUint16(at, true) >> 10 & 31];
+      const bits = view.getUint16(at, true);
+      const scale = (bits >> 10) & 31;
       const size = scale ? (1 + (bits & 1023) / 1024) * 2 ** (scale - 15) : (bits & 1023) * 2 ** -24;
       values[i] = bits & 0x8000 ? -size : size;
     }
@@ -116,6 +118,7 @@ function render({ model, el }) {
   const problem = element(root, "p", "machine-problem", { role: "alert" });
   const way = element(root, "div", "machine-way", { role: "group", "aria-label": "stages" });
   const row = element(root, "div", "machine-row", { role: "group", "aria-label": "tokens" });
+  const legend = element(root, "small", "");
   const line = element(root, "p", "machine-line", { "aria-live": "polite" });
   const heat = element(root, "label", "machine-heat");
   const slider = element(heat, "input", "", { type: "range", min: 0, max: 20, step: 1 });
@@ -123,7 +126,7 @@ function render({ model, el }) {
   slider.before("temperature");
   const panel = element(root, "div", "machine-panel");
   say(root, "p", "Click a token, or press ← and → to follow another one. Blocks and heads are " +
-    "counted from 0. A dot is a blank.", "machine-help");
+    "counted from 0. A dot is a blank, ⏎ a line end.", "machine-help");
 
   const [get, set] = [(name) => model.get(name), (name, value) => {
     model.set(name, value);
@@ -159,10 +162,11 @@ function render({ model, el }) {
       follows: last ? null : chance(part("follows")[place]) };
   }
 
-  // Each stage: its name, its drawing in small with a few words, the second line below the tokens,
-  // and its panel, which returns the sentence above it.
+  // Each stage: what stands below the tokens, its name, its drawing in small with a few words, and
+  // its panel, which returns the sentence above it.
   const stages = {
     tokens: {
+      legend: "its id",
       title: "Tokens",
       small: (box, t) => {
         say(box, "b", facts.labels[t], "machine-piece");
@@ -188,6 +192,7 @@ function render({ model, el }) {
       },
     },
     vectors: {
+      legend: "the length of its vector",
       title: "Vectors",
       small: (box, t) => {
         const sum = part("token", t).map((x, i) => x + part("position", t)[i]);
@@ -202,7 +207,7 @@ function render({ model, el }) {
         const sizes = sums.flatMap((values) => [...values].map(Math.abs)).sort((a, b) => a - b);
         const most = sizes[Math.floor(0.98 * sizes.length)] || 1; // one huge channel hides no other
         const shown = Math.min(6, two[0].length);
-        const heads = ["", "from", ...Array.from({ length: shown }, (_, i) => i), "all shown"];
+        const heads = ["", "from", ...Array.from({ length: shown }, (_, i) => i), `the first ${two[0].length}`];
         const body = table(panel, "machine-sum", heads, "The sum, channel by channel:");
         [["token", `row ${facts.ids[t]}`, two[0]], ["+ position", `row ${t}`, two[1]],
           ["= vector", "", sums[t]]].forEach(([name, from, values]) => {
@@ -225,6 +230,7 @@ function render({ model, el }) {
       },
     },
     attention: {
+      legend: (t) => `the weight that ${named(t)} gives it`,
       title: "Attention",
       small: (box) => {
         map(box, get("head"), "machine-tiny");
@@ -251,11 +257,16 @@ function render({ model, el }) {
         const most = Math.max(...q.map(Math.abs), ...facts.ids.slice(0, t + 1).flatMap((_, each) =>
           Math.max(...part("k", block, head, each).map(Math.abs))));
         const right = element(panel, "div", "machine-right");
-        const names = ["key", `k, ${q.length} numbers`, "q·k", `÷ ${num(t1.root)}`, "weight"];
-        const body = table(right, "machine-keys", names, `Query: ${named(t)}. Each key up to it:`);
-        const first = element(body, "tr", "machine-query");
-        say(first, "th", `q of ${facts.labels[t]}`, "machine-piece").scope = "row";
-        strip(element(first, "td"), q, most, "machine-wide");
+        const names = ["key", `k, ${q.length} numbers`, "q·k", `÷ √${q.length}`, "weight"];
+        const body = table(right, "machine-keys", names,
+          `The query q of ${named(t)}, its product with the chosen key, and all keys k up to it:`);
+        const products = q.map((x, i) => x * k[i]);
+        const above = { q: [q, most], "q × k": [products, Math.max(...products.map(Math.abs))] };
+        for (const [name, [values, end]] of Object.entries(above)) {
+          const tr = element(body, "tr", "machine-query");
+          say(tr, "th", name).scope = "row";
+          strip(element(tr, "td"), values, end, "machine-wide");
+        }
         t1.weights.forEach((weight, each) => {
           const tr = element(body, "tr", each === key ? "machine-here" : "");
           const button = say(element(tr, "th", "", { scope: "row" }), "button", facts.labels[each]);
@@ -274,20 +285,21 @@ function render({ model, el }) {
         const sum = element(panel, "div", "machine-check");
         say(sum, "h4", `Check it: ${named(t)} looks at ${named(key)}`);
         const list = element(sum, "ol");
-        const terms = [...q].slice(0, 3).map((x, i) => `${num(x)}·(${num(k[i])})`);
+        const terms = [...q].slice(0, 3).map((x, i) => `${factor(x)}·${factor(k[i])}`);
         say(list, "li", `q·k = ${terms.join(" + ")} + … = ${num(t1.dots[key])}, ${q.length} products`);
         say(list, "li", `score = ${num(t1.dots[key])} / √${q.length} = ${num(t1.scores[key])}`);
-        say(list, "li", `e^(${num(t1.scores[key])} − ${num(t1.highest).replace(MINUS, "(−") +
-          (t1.highest < 0 ? ")" : "")}) = ${num(t1.powers[key], 3)}, less the row's highest score`);
+        say(list, "li", `e^(${num(t1.scores[key])} − ${factor(t1.highest)}) = ` +
+          `${num(t1.powers[key], 3)}, where ${num(t1.highest)} is the row's highest score`);
         say(list, "li", `weight = ${num(t1.powers[key], 3)} / ${num(t1.total, 3)} = ` +
-          `${num(t1.weights[key], 3)}, over the sum of all ${t + 1} such powers`);
+          `${num(t1.weights[key], 3)}, divided by the sum over all ${t + 1} keys`);
+        say(list, "li", "The head mixes the tokens' values, v, by these weights.");
         const more = element(sum, "details");
         more.open = productsOpen;
         more.addEventListener("toggle", () => (productsOpen = more.open));
         say(more, "summary", `all ${q.length} products`).dataset.id = "products";
         const grid = element(more, "div", "machine-products");
         q.forEach((x, i) => {
-          const one = say(grid, "span", `${num(x)}·(${num(k[i])}) = ${num(x * k[i])}`);
+          const one = say(grid, "span", `${factor(x)}·${factor(k[i])} = ${num(x * k[i])}`);
           one.style.borderLeftColor = tint(x * k[i], 2);
         });
         return `Block ${block}, head ${head}: ${named(t)} looks most at ` +
@@ -295,6 +307,7 @@ function render({ model, el }) {
       },
     },
     mlp: {
+      legend: "the share of hidden units that fire",
       title: "MLP",
       small: (box, t) => {
         const fired = part("fired", get("block"), t);
@@ -316,32 +329,33 @@ function render({ model, el }) {
           bar(last, x / most);
           const also = facts.labels.filter((_, place) =>
             place !== t && facts.units[block][place].includes(unit));
-          say(last, "small", also.length ? `also for ${also.slice(0, 5).join(", ")}` : "");
+          say(last, "small", also.length ? `also for “${also.slice(0, 5).join("” “")}”` : "");
         });
         say(panel, "p", `${count(facts.width)} numbers become ${count(facts.hidden)}, negative ones ` +
           `are pushed towards 0, and ${count(facts.width)} come out. They are added to the vector: ` +
           `${num(part("length", 2 * block + 1)[t])} long before, ${num(part("added", 2 * block + 1)[t])} ` +
           `added, ${num(part("length", 2 * block + 2)[t])} after.`);
         return `Block ${block}: ${percent(part("share", block)[t])} of the hidden units fire for ` +
-          `${named(t)}. No other token has a say here.`;
+          `${named(t)}. The MLP sees no other token.`;
       },
     },
     stream: {
-      title: "All blocks",
+      legend: "the length of its vector at the end",
+      title: "Stream",
       small: (box, t) => {
         const lengths = facts.lens.map((_, state) => part("length", state)[t]);
         const bars = element(box, "span", "machine-growth", { "aria-hidden": "true" });
         lengths.forEach((x) => {
           element(bars, "i").style.height = `${(100 * x) / Math.max(...lengths)}%`;
         });
-        return `${shape("q")[0]} × attention, MLP`;
+        return `${shape("q")[0]} blocks`;
       },
       under: (t, place) => num(part("length", facts.lens.length - 1)[place], 1),
       draw(t) {
         const lengths = facts.lens.map((_, state) => part("length", state)[t]);
         const most = Math.max(...lengths);
         const heads = ["after", "added", "length of the vector", "would say next"];
-        const body = table(panel, "machine-stream", heads, "Each half of a block adds a vector:");
+        const body = table(panel, "machine-stream", heads, "Each half of a block adds a vector. A model that ended at a row would say its last word:");
         lengths.forEach((length, state) => {
           const block = Math.floor((state - 1) / 2);
           const tr = element(body, "tr", state && block === get("block") ? "machine-here" : "");
@@ -355,11 +369,12 @@ function render({ model, el }) {
           if (state) tr.addEventListener("click", () => set("block", block));
         });
         const end = facts.lens.length - 1;
-        return `The vector of ${named(t)} grows from ${num(lengths[0])} to ${num(lengths[end])}. ` +
-          `If the model ended at a row, it would say the word on the right; in the end “${facts.lens[end][t]}”.`;
+        return `The vector of ${named(t)} grows from length ${num(lengths[0])} to ` +
+          `${num(lengths[end])}, and says “${facts.lens[end][t]}” in the end.`;
       },
     },
     next: {
+      legend: "how probable it was for the model after the tokens before it",
       title: "Next token",
       small: (box, t) => {
         say(box, "b", facts.next[t][0], "machine-piece");
@@ -435,15 +450,17 @@ function render({ model, el }) {
       button.lastChild.textContent = value;
       button.setAttribute("aria-pressed", place === t);
       button.tabIndex = place === t ? 0 : -1; // one stop of Tab; ← → move inside
-      const weight = open === stages.attention && place <= t ? Number(value) : null;
-      button.style.background = weight === null ? "" : shade(weight);
-      button.style.color = weight === null ? "" : weight > 0.25 ? "#fff" : "#111";
+      const weight = open === stages.attention && place <= t ? Number(value) : 0;
+      button.style.background = weight ? shade(weight) : "";
+      button.style.color = weight > 0.25 ? "#fff" : weight ? "#111" : "";
       button.classList.toggle("machine-later", open === stages.attention && place > t);
     });
     chooser.value = get("block");
     slider.value = Math.round(10 * get("temperature"));
     degree.textContent = num(get("temperature"), 1);
     heat.hidden = open !== stages.next;
+    const words = open.legend instanceof Function ? open.legend(t) : open.legend;
+    legend.textContent = `Below each token: ${words}.`;
     panel.replaceChildren();
     panel.className = `machine-panel machine-open-${get("stage")}`;
     line.textContent = open.draw(t);

@@ -16,7 +16,7 @@ from typing import Any
 import anywidget
 import torch
 import traitlets
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptlib.attention import attend, causal_mask
 from gptlib.extras.figures import Picture
@@ -33,16 +33,17 @@ SENTENCE = (
 )
 """From War and Peace; chapters 1 to 4 follow it."""
 PARTS = {
-    "tokenizer": "tokens",
-    "embeddings": "vectors",
-    "attention": "attention",
-    "gpt2": "stream",
-    "generation": "next",
+    "tokenizer": ("tokens", 3),
+    "embeddings": ("vectors", 1),
+    "attention": ("attention", 19),
+    "gpt2": ("stream", 12),
+    "generation": ("next", 12),
 }
-"""The stage that is open at the start, by the chapter that builds it."""
+"""For each chapter's module the stage that is open at the start, and the token of `SENTENCE` that
+is followed: one half of "educated", a "had" that comes twice, "was", the "Anna" of Pávlovna."""
 MOST = 32
 """Tokens that can still be told apart; a longer text is refused."""
-N_CHANNELS, N_UNITS, N_NEXT = 64, 6, 10
+N_CHANNELS, N_UNITS, N_NEXT = 48, 6, 10
 """Of each vector, MLP and prediction, so many numbers travel to the browser."""
 STOPS = [stop / 10 for stop in range(1, 21)]
 """The temperatures above 0 that the slider can take."""
@@ -89,7 +90,8 @@ def follow_tokens(model: GPT, ids: list[int]) -> Trace:
 
     # Each norm reads the stream itself, and the MLP's last layer reads its hidden units.
     norms = [norm for block in model.blocks for norm in (block.ln_1, block.ln_2)]
-    readers = [(norm, stream) for norm in (*norms, model.ln_f)]
+    readers: list[tuple[nn.Module, list[Tensor]]] = [(norm, stream) for norm in norms]
+    readers.append((model.ln_f, stream))
     readers += [(block.mlp.proj, hidden) for block in model.blocks]
     hooks = [module.register_forward_pre_hook(partial(keep, kept)) for module, kept in readers]
     with evaluating(model) as device:
@@ -186,9 +188,9 @@ render({ model: frozen($state, "$data"), el: document.getElementById("machine") 
 class SentenceMachine(anywidget.AnyWidget):
     """See a sentence go through a model: tokens, vectors, attention, MLP, stream, next token.
 
-    Traits that the browser and Python share: `text`; `stage`, one of the values of `PARTS` or
-    "mlp"; `follow`, the place of the token that is followed; `block`, `head`; `temperature`;
-    `problem`, why a text can't be shown. All are counted from 0.
+    Traits that the browser and Python share: `text`; `stage`, one of `PARTS` or "mlp"; `follow`,
+    the place of the followed token; `block` and `head`, all three counted from 0; `temperature`;
+    and `problem`, why a text can't be shown. `trace` holds the numbers.
 
     Args:
         part: The stage to open, named after the module of its chapter.
@@ -223,13 +225,14 @@ class SentenceMachine(anywidget.AnyWidget):
             raise ValueError(f"part is {part!r}; choose one of {', '.join(PARTS)}")
         if (model is None) != (tokenizer is None):
             raise ValueError("pass a model together with its own tokenizer, or neither")
-        super().__init__(stage=PARTS[part])
+        stage, follow = PARTS[part]
+        super().__init__(stage=stage)
         self.model, self.tokenizer = (model, tokenizer) if model and tokenizer else load_model()
         self._show(text)
-        # "was", and the head that finds its subject in chapter 3, where there is such a head.
+        # The head that finds the subject of "was" in chapter 3, where there is such a head.
         n_layer, n_head, length, _ = self.trace.q.shape
         self.block, self.head = min(4, n_layer - 1), min(2, n_head - 1)
-        self.follow = 19 if text == SENTENCE and length == 28 else length - 1
+        self.follow = min(follow if text == SENTENCE else MOST, length - 1)
         self.observe(self._type, "text")
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ def draw_way(machine: Any) -> Picture:
     figure = Figure(figsize=(10.5, 3.9), layout="constrained")
     axes = figure.subplots(1, 5, width_ratios=[0.9, 1.25, 0.8, 0.9, 1])
     most = vectors.abs().quantile(0.98).item()
-    axes[0].imshow(vectors, cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
+    axes[0].imshow(vectors.numpy(), cmap="PuOr", vmin=-most, vmax=most, aspect="auto")
     axes[0].set_yticks(range(len(labels)), labels=labels, size=7.5)
     axes[0].set_xticks([])
     draw_causal(axes[1], trace.weights[block, head])
@@ -50,12 +50,14 @@ def draw_way(machine: Any) -> Picture:
         color, weight = (COLORS[1], "bold") if lit else ("black", "normal")
         ax.set_title(title, color=color, weight=weight, loc="center")
     looks = [f"“{labels[key]}” {row[key]:.2f}" for key in row.topk(min(3, follow + 1)).indices]
-    says = [f"“{name}” {p:.0%}" for name, p in zip(names[:3], chances.tolist(), strict=False)]
+    says = [
+        f"“{name}” {100 * p:.0f} %" for name, p in zip(names[:3], chances.tolist(), strict=False)
+    ]
     alt = (
         f"The sentence “{machine.text}” in {len(labels)} tokens; “{word}”, token {follow} with id "
         f"{trace.ids[follow]}, is followed. In block {block} head {head} looks at "
-        f"{', '.join(looks)}; in the MLP unit {units[0]} is strongest. The vector grows from length "
-        f"{lengths[0]:.1f} to {lengths[-1]:.1f}. Next may come {', '.join(says)}."
+        f"{', '.join(looks)}; in the MLP unit {units[0]} is strongest. The vector grows from "
+        f"length {lengths[0]:.1f} to {lengths[-1]:.1f}. Next may come {', '.join(says)}."
     )
     caption = f"“{word}”, framed, on its way from left to right. Grey is forbidden."
     return Picture(figure, alt, caption)
