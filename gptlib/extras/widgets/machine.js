@@ -494,16 +494,25 @@ function render({ model, el }) {
   chooser.addEventListener("change", () => set("block", Number(chooser.value)));
   slider.addEventListener("input", () => set("temperature", Number(slider.value) / 10));
   root.addEventListener("keydown", (event) => {
-    if (/INPUT|SELECT/.test(event.target.tagName) || event.ctrlKey || event.metaKey || event.altKey) return;
-    const [t, last] = [at(), facts.ids.length - 1];
-    const moves = { ArrowLeft: t - 1, ArrowRight: t + 1, Home: 0, End: last };
-    const keys = { ArrowUp: -1, ArrowDown: 1 };
-    if (event.key in keys && get("stage") === "attention") {
+    const [t, last, { key, target }] = [at(), facts.ids.length - 1, event];
+    if (target === field && key === "Enter") set("text", field.value);
+    if (target === field || event.ctrlKey || event.metaKey || event.altKey) return;
+    const by = { ArrowLeft: -1, ArrowUp: -1, ArrowRight: 1, ArrowDown: 1 }[key];
+    const to = { ArrowLeft: t - 1, ArrowRight: t + 1, Home: 0, End: last }[key];
+    const within = (value, most) => Math.max(0, Math.min(most, value));
+    if (target === slider && (by || to !== undefined)) {
+      // JupyterLab takes the arrow keys from all that is no text, so their work is done here.
+      const up = key.endsWith("Up") || key.endsWith("Down") ? -by : by;
+      const stop = { Home: 0, End: 20 }[key] ?? within(Number(slider.value) + up, 20);
+      set("temperature", stop / 10);
+    } else if (target === chooser && by) {
+      set("block", within(get("block") + by, shape("q")[0] - 1));
+    } else if (get("stage") === "attention" && /ArrowUp|ArrowDown/.test(key)) {
       const current = panel.querySelector("tr.machine-here button").dataset.id.slice(4);
-      pickKey(Number(current) + keys[event.key]);
-    } else if (event.key in moves) {
-      set("follow", Math.max(0, Math.min(last, moves[event.key])));
-      if (event.target.parentNode === row) row.children[at()].focus({ preventScroll: true });
+      pickKey(Number(current) + by);
+    } else if (to !== undefined && target !== chooser) {
+      set("follow", within(to, last));
+      if (target.parentNode === row) row.children[at()].focus({ preventScroll: true });
     } else return;
     event.preventDefault();
     event.stopPropagation();
