@@ -6,7 +6,7 @@ const MINUS = "−";
 const num = (x, digits = 2) => x.toFixed(digits).replace(/^-(?=.*[1-9])/, MINUS).replace(/^-/, "");
 const factor = (x) => (x < 0 ? `(${num(x)})` : num(x));
 const count = (n) => n.toLocaleString("en-US");
-const percent = (p) => (p >= 0.1 ? `${Math.round(100 * p)} %` : `${num(100 * p, p >= 0.001 ? 1 : 2)} %`);
+const percent = (p) => `${num(100 * p, p >= 0.1 ? 0 : p >= 0.001 ? 1 : 2)} %`;
 
 // White for 0, purple above, orange below: numbers of both signs.
 function tint(value, most) {
@@ -24,7 +24,8 @@ function unpack(view, shapes) {
     for (let i = 0; i < values.length; i++, at += 2) {
       const bits = view.getUint16(at, true);
       const scale = (bits >> 10) & 31;
-      const size = scale ? (1 + (bits & 1023) / 1024) * 2 ** (scale - 15) : (bits & 1023) * 2 ** -24;
+      const digits = (bits & 1023) / 1024;
+      const size = scale ? (1 + digits) * 2 ** (scale - 15) : digits * 2 ** -14;
       values[i] = bits & 0x8000 ? -size : size;
     }
     arrays[name] = { shape, values };
@@ -87,6 +88,16 @@ function table(parent, className, heads, caption) {
   return element(made, "tbody");
 }
 
+// A row of a table: a name, a few numbers or words, and a bar.
+function barRow(body, name, words, share, className = "") {
+  const row = element(body, "tr", className);
+  say(row, "th", name, "machine-piece").scope = "row";
+  for (const word of words) say(row, "td", word, "machine-piece");
+  const last = element(row, "td", "machine-grow");
+  bar(last, share);
+  return [row, last];
+}
+
 // What stands in for Python in a page of its own: the same traits, and nobody who listens.
 function frozen(state, data) {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
@@ -125,24 +136,33 @@ function render({ model, el }) {
   const degree = element(heat, "output");
   slider.before("temperature");
   const panel = element(root, "div", "machine-panel");
-  say(root, "p", "Click a token, or press ← and → to follow another one. Blocks and heads are " +
-    "counted from 0. A dot is a blank, ⏎ a line end.", "machine-help");
+  say(root, "p", "Click a token, or press ← and →, to follow another one. Blocks and " +
+    "heads are counted from 0. A dot is a blank, ⏎ a line end.", "machine-help");
 
   const [get, set] = [(name) => model.get(name), (name, value) => {
     model.set(name, value);
     model.save_changes();
   }];
-  let [facts, part, rows, chosenKey] = [null, null, new Map(), null];
+  let [facts, part, rows, chosenKey, productsOpen] = [null, null, new Map(), null, false];
   const at = () => Math.min(get("follow"), facts.ids.length - 1);
   const shape = (name) => facts.shapes[name];
   const named = (place) => `“${facts.labels[place]}”`;
+
+  // Rounded first, as they are shown, so that a sum done by hand agrees.
+  const rounded = (name, place) => [...part(name, place)].map((x) => Math.round(1e4 * x) / 1e4);
+
+  function vector(place) {
+    const position = rounded("position", place);
+    return rounded("token", place).map((x, i) => x + position[i]);
+  }
 
   // The row of one head for one query; each is computed once.
   function attention(head, query) {
     const name = [get("block"), head, query].join();
     if (!rows.has(name)) {
-      const keys = facts.ids.slice(0, query + 1).map((_, key) => part("k", get("block"), head, key));
-      rows.set(name, attendTo(part("q", get("block"), head, query), keys));
+      const keys = facts.ids.slice(0, query + 1);
+      const all = keys.map((_, key) => part("k", get("block"), head, key));
+      rows.set(name, attendTo(part("q", get("block"), head, query), all));
     }
     return rows.get(name);
   }
@@ -195,26 +215,25 @@ function render({ model, el }) {
       legend: "the length of its vector",
       title: "Vectors",
       small: (box, t) => {
-        const sum = part("token", t).map((x, i) => x + part("position", t)[i]);
-        strip(box, sum.subarray(0, 24), 0.15, "machine-tiny");
+        const sum = vector(t).slice(0, 24);
+        strip(box, sum, Math.max(...sum.map(Math.abs)), "machine-tiny");
         return `${count(facts.width)} numbers`;
       },
       under: (t) => num(part("length", 0)[t]),
       draw(t) {
-        const two = ["token", "position"].map((name) => part(name, t));
-        const sums = facts.ids.map((_, place) =>
-          part("token", place).map((x, i) => x + part("position", place)[i]));
-        const sizes = sums.flatMap((values) => [...values].map(Math.abs)).sort((a, b) => a - b);
+        const two = ["token", "position"].map((name) => rounded(name, t));
+        const sums = facts.ids.map((_, place) => vector(place));
+        const sizes = sums.flatMap((values) => values.map(Math.abs)).sort((a, b) => a - b);
         const most = sizes[Math.floor(0.98 * sizes.length)] || 1; // one huge channel hides no other
-        const shown = Math.min(6, two[0].length);
-        const heads = ["", "from", ...Array.from({ length: shown }, (_, i) => i), `the first ${two[0].length}`];
+        const shown = [...two[0].keys()].slice(0, 5);
+        const heads = ["", "from", ...shown, `the first ${two[0].length}`];
         const body = table(panel, "machine-sum", heads, "The sum, channel by channel:");
         [["token", `row ${facts.ids[t]}`, two[0]], ["+ position", `row ${t}`, two[1]],
           ["= vector", "", sums[t]]].forEach(([name, from, values]) => {
           const tr = element(body, "tr");
           say(tr, "th", name).scope = "row";
           say(tr, "td", from);
-          values.subarray(0, shown).forEach((x) => say(tr, "td", num(x, 3)));
+          for (const i of shown) say(tr, "td", num(values[i], 4));
           strip(element(tr, "td"), values, most, "machine-wide");
         });
         const all = element(panel, "div", "machine-all");
@@ -241,7 +260,9 @@ function render({ model, el }) {
         const [block, head, t1] = [get("block"), get("head"), attention(get("head"), t)];
         const heaviest = t1.weights.indexOf(Math.max(...t1.weights));
         const key = chosenKey !== null && chosenKey <= t ? chosenKey : heaviest;
-        const heads = element(panel, "div", "machine-heads", { role: "group", "aria-label": "heads" });
+        const many = shape("q")[1] > 8 ? "machine-many" : "";
+        const group = { role: "group", "aria-label": "heads" };
+        const heads = element(panel, "div", `machine-heads ${many}`, group);
         for (let each = 0; each < shape("q")[1]; each++) {
           const button = element(heads, "button", "machine-head", {
             type: "button", "data-id": `head ${each}`, "aria-pressed": each === head,
@@ -286,7 +307,8 @@ function render({ model, el }) {
         say(sum, "h4", `Check it: ${named(t)} looks at ${named(key)}`);
         const list = element(sum, "ol");
         const terms = [...q].slice(0, 3).map((x, i) => `${factor(x)}·${factor(k[i])}`);
-        say(list, "li", `q·k = ${terms.join(" + ")} + … = ${num(t1.dots[key])}, ${q.length} products`);
+        say(list, "li", `q·k = ${terms.join(" + ")} + … = ${num(t1.dots[key])}, a sum of ` +
+          `${q.length} products`);
         say(list, "li", `score = ${num(t1.dots[key])} / √${q.length} = ${num(t1.scores[key])}`);
         say(list, "li", `e^(${num(t1.scores[key])} − ${factor(t1.highest)}) = ` +
           `${num(t1.powers[key], 3)}, where ${num(t1.highest)} is the row's highest score`);
@@ -319,22 +341,19 @@ function render({ model, el }) {
         const [block, fired] = [get("block"), part("fired", get("block"), t)];
         const most = Math.max(...part("fired", block));
         const body = table(panel, "machine-units", ["unit", "value", ""],
-          `The ${fired.length} strongest of ${count(facts.hidden)} units, on one scale for all tokens:`);
+          `The ${fired.length} strongest of ${count(facts.hidden)} units:`);
         fired.forEach((x, i) => {
           const unit = facts.units[block][t][i];
-          const tr = element(body, "tr");
-          say(tr, "th", unit).scope = "row";
-          say(tr, "td", num(x));
-          const last = element(tr, "td", "machine-grow");
-          bar(last, x / most);
+          const [, last] = barRow(body, unit, [num(x)], x / most);
           const also = facts.labels.filter((_, place) =>
             place !== t && facts.units[block][place].includes(unit));
-          say(last, "small", also.length ? `also for “${also.slice(0, 5).join("” “")}”` : "");
+          if (also.length) say(last, "small", `also for “${also.slice(0, 5).join("” “")}”`);
         });
-        say(panel, "p", `${count(facts.width)} numbers become ${count(facts.hidden)}, negative ones ` +
-          `are pushed towards 0, and ${count(facts.width)} come out. They are added to the vector: ` +
-          `${num(part("length", 2 * block + 1)[t])} long before, ${num(part("added", 2 * block + 1)[t])} ` +
-          `added, ${num(part("length", 2 * block + 2)[t])} after.`);
+        const half = 2 * block + 1;
+        say(panel, "p", `${count(facts.width)} numbers become ${count(facts.hidden)}, negative ` +
+          `ones are pushed towards 0, and ${count(facts.width)} come out. They are added to the ` +
+          `vector, whose length was ${num(part("length", half)[t])}. What is added has length ` +
+          `${num(part("added", half)[t])}, the sum ${num(part("length", half + 1)[t])}.`);
         return `Block ${block}: ${percent(part("share", block)[t])} of the hidden units fire for ` +
           `${named(t)}. The MLP sees no other token.`;
       },
@@ -354,18 +373,16 @@ function render({ model, el }) {
       draw(t) {
         const lengths = facts.lens.map((_, state) => part("length", state)[t]);
         const most = Math.max(...lengths);
-        const heads = ["after", "added", "length of the vector", "would say next"];
-        const body = table(panel, "machine-stream", heads, "Each half of a block adds a vector. A model that ended at a row would say its last word:");
+        const heads = ["after", "added", "length", "would say", ""];
+        const body = table(panel, "machine-stream", heads, "Each half of a block adds a vector. " +
+          "The word is what the model would say if it ended there:");
         lengths.forEach((length, state) => {
           const block = Math.floor((state - 1) / 2);
-          const tr = element(body, "tr", state && block === get("block") ? "machine-here" : "");
           const name = state ? `block ${block}, ${state % 2 ? "attention" : "MLP"}` : "embedding";
-          say(tr, "th", name).scope = "row";
-          say(tr, "td", state ? num(part("added", state - 1)[t]) : "");
-          const middle = element(tr, "td", "machine-grow");
-          bar(middle, length / most);
-          say(middle, "span", num(length));
-          say(tr, "td", facts.lens[state][t], "machine-piece");
+          const added = state ? num(part("added", state - 1)[t]) : "";
+          const words = [added, num(length), facts.lens[state][t]];
+          const chosen = state && block === get("block") ? "machine-here" : "";
+          const [tr] = barRow(body, name, words, length / most, chosen);
           if (state) tr.addEventListener("click", () => set("block", block));
         });
         const end = facts.lens.length - 1;
@@ -384,16 +401,12 @@ function render({ model, el }) {
       draw(t) {
         const [{ low, sum, chance, shown, follows }, best] = [prediction(t), part("best")[t]];
         const heat = get("temperature");
-        const heads = ["token", "logit", `÷ ${num(heat, 1)}`, "probability"];
-        const body = table(panel, "machine-next", heads, `After ${named(t)} may come:`);
+        const heads = ["token", "logit", `÷ ${num(heat, 1)}`, "probability", ""];
+        const body = table(panel, "machine-next", heads,
+          `After ${named(t)} may come (framed: what the text goes on with):`);
         const makeRow = (label, x, className) => {
-          const tr = element(body, "tr", className);
-          say(tr, "th", label, "machine-piece").scope = "row";
-          say(tr, "td", num(best + x));
-          say(tr, "td", heat ? num((best + x) / heat) : "");
-          const last = element(tr, "td", "machine-grow");
-          bar(last, chance(x));
-          say(last, "span", percent(chance(x)));
+          const words = [num(best + x), heat ? num((best + x) / heat) : "", percent(chance(x))];
+          barRow(body, label, words, chance(x), className);
         };
         const [goesOn, rank] = [facts.labels[t + 1], facts.ranks[t]];
         low.forEach((x, i) => makeRow(facts.next[t][i], x, rank === i + 1 ? "machine-here" : ""));
@@ -402,17 +415,16 @@ function render({ model, el }) {
         const check = heat
           ? `Check it: e^((${num(best + low[1])} − ${num(best)}) / ${num(heat, 1)}) = ` +
             `${num(Math.exp(low[1] / heat), 3)}. Divided by ${num(sum, 3)}, the sum over all ` +
-            `${count(facts.vocabulary)} tokens, it is ${num(shown[1], 3)}: “${facts.next[t][1]}”.`
+            `${count(facts.vocabulary)} tokens: ${num(shown[1], 3)} for “${facts.next[t][1]}”.`
           : "At temperature 0 the largest logit takes all.";
         say(panel, "p", `All other tokens together: ${percent(Math.max(0, 1 - listed))}. ${check}`);
         const tail = follows === null ? "Here the text ends."
-          : `The text goes on with “${goesOn}”, number ${count(rank)} in the list: ${percent(follows)}.`;
-        return `After ${named(t)} the model says “${facts.next[t][0]}”, ${percent(shown[0])}. ${tail}`;
+          : `The text goes on with “${goesOn}”, number ${count(rank)}: ${percent(follows)}.`;
+        const said = `“${facts.next[t][0]}”, ${percent(shown[0])}`;
+        return `After ${named(t)} the model says ${said}. ${tail}`;
       },
     },
   };
-  let productsOpen = false;
-
   function pickKey(key) {
     chosenKey = Math.max(0, Math.min(at(), key));
     draw();
@@ -475,7 +487,7 @@ function render({ model, el }) {
     if (!model.frozen) field.value = get("text");
     row.replaceChildren();
     facts.labels.forEach((label, place) => {
-      const button = element(row, "button", "machine-token", { type: "button", "data-place": place });
+      const button = element(row, "button", "machine-token", { type: "button" });
       say(button, "span", label, "machine-piece");
       element(button, "small");
       button.addEventListener("click", () => set("follow", place));

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from gptlib.attention import attend, causal_mask
 from gptlib.extras.figures import Picture
-from gptlib.extras.models import load_model
+from gptlib.extras.models import SHIPPED, load_model
 from gptlib.extras.widgets.attention import HERE, SHARED, evaluating
 from gptlib.extras.widgets.generation_writer import spell
 from gptlib.extras.widgets.machine_picture import draw_way
@@ -276,4 +276,4 @@ class SentenceMachine(anywidget.AnyWidget):
 
 
 if __name__ == "__main__":
-    SentenceMachine("attention").export(sys.argv[1])
+    SentenceMachine("attention", SENTENCE, *load_model(SHIPPED)).export(sys.argv[1])
