@@ -1,9 +1,11 @@
 """Each chapter runs from top to bottom in JupyterLab, and its widget answers to the reader."""
 
+import math
 import re
 
-from conftest import Book, Lab, write_notebook
-from playwright.sync_api import expect
+import pytest
+from conftest import ROOT, Book, Lab, write_notebook
+from playwright.sync_api import Browser, Locator, Page, expect
 
 
 def test_welcome_the_model_writes_and_the_bars_follow(book: Book) -> None:
@@ -404,3 +406,134 @@ def test_scaling_the_planner_follows_its_sliders(lab: Lab, book: Book) -> None:
     book.widget(".widget-dropdown select >> nth=0").select_option("7 billion")
     book.widget(".widget-dropdown select >> nth=1").select_option("ddp")
     expect(readout).to_contain_text("7 billion, ddp, 128 devices")
+
+
+def move_through_the_machine(page: Page, machine: Locator) -> None:
+    """Do what a reader does, with the keys and with the mouse, in a notebook or in a page."""
+    tokens = machine.locator(".machine-token")
+    line = machine.locator(".machine-line")
+    expect(machine).to_have_attribute("data-stage", "attention")
+    expect(line).to_have_text("Block 4, head 2: “·was” looks most at “ception”, weight 0.76.")
+    tokens.nth(19).focus()
+    page.keyboard.press("ArrowLeft")
+    expect(machine).to_have_attribute("data-follow", "18")
+    expect(tokens.nth(18)).to_be_focused()
+    page.keyboard.press("ArrowRight")
+    expect(line).to_contain_text("“·was” looks most at “ception”")
+
+    head = machine.locator(".machine-head").nth(3)
+    head.focus()
+    page.keyboard.press("Enter")
+    expect(line).to_contain_text("Block 4, head 3:")
+    expect(head).to_be_focused()
+    machine.locator(".machine-keys tbody tr", has_text="Pierre").click()
+    check = machine.locator(".machine-check")
+    expect(check).to_contain_text("“·was” looks at “Pierre”")
+    page.keyboard.press("ArrowDown")
+    expect(check).to_contain_text("“·was” looks at “·had”")
+    check.locator("summary").press("Enter")
+    products = check.locator(".machine-products span")
+    expect(products).to_have_count(64)
+    spelled = [text.replace("−", "-") for text in products.all_inner_texts()]
+    total = sum(float(text.split("= ")[1]) for text in spelled)
+    row = machine.locator(".machine-keys tr.machine-here td")
+    dot, score, weight = (float(row.nth(n).inner_text().replace("−", "-")) for n in (1, 2, 3))
+    assert abs(total - dot) < 0.3
+    assert abs(dot / 8 - score) < 0.01
+    column = machine.locator(".machine-keys tbody tr td:nth-child(4)").all_inner_texts()
+    powers = [math.exp(float(text.replace("−", "-"))) for text in column]
+    assert abs(math.exp(score) / sum(powers) - weight) < 0.01
+
+    machine.locator("select").focus()
+    page.keyboard.press("ArrowUp")
+    expect(line).to_contain_text("Block 3, head 3:")
+    machine.locator("select").select_option("0")
+    expect(line).to_contain_text("Block 0, head 3:")
+    for stage, said in STAGES.items():
+        button = machine.locator(f".machine-stage[data-stage={stage}]")
+        button.focus()
+        page.keyboard.press("Enter")
+        expect(line).to_contain_text(said)
+        expect(button).to_have_attribute("aria-pressed", "true")
+    best = machine.locator(".machine-next tbody tr >> nth=0 >> td >> nth=2")
+    expect(best).to_have_text("66 %")
+    slider = machine.locator("input[type=range]")
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    expect(machine.locator("output")).to_have_text("0.5")
+    expect(best).to_have_text("96 %")
+    page.keyboard.press("Home")
+    expect(best).to_have_text("100 %")
+    tokens.nth(12).click()
+    expect(line).to_contain_text("After “·Anna” the model says “·P”")
+
+
+STAGES = {
+    "tokens": "“·was” is token 19, number 315",
+    "vectors": "The vector of “·was” is a row of the tokens' table plus",
+    "mlp": "of the hidden units fire for “·was”",
+    "stream": "The vector of “·was” grows from length 0.80",
+    "next": "After “·was” the model says “⏎”, 66 %. The text goes on with “·the”",
+}
+MACHINE = """
+from gptlib.extras.models import SHIPPED, load_model
+from gptlib.extras.widgets.machine import SENTENCE, SentenceMachine
+way = SentenceMachine("attention", SENTENCE, *load_model(SHIPPED))
+way
+"""
+
+
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
+def test_machine_a_sentence_is_followed(lab: Lab, book: Book, theme: str) -> None:
+    write_notebook(lab.folder, "way.ipynb", MACHINE)
+    book.open("way.ipynb")
+    book.run_all()
+    change = "theme => window.jupyterapp.commands.execute('apputils:change-theme', {theme})"
+    book.page.evaluate(change, theme)
+    light = "true" if "Light" in theme else "false"
+    expect(book.page.locator("body")).to_have_attribute("data-jp-theme-light", light)
+    machine = book.widget(".sentence-machine")
+    book.page.set_viewport_size({"width": 1200, "height": 1300})
+    if "Light" in theme:
+        book.picture(machine, "machine")
+    move_through_the_machine(book.page, machine)
+    text = machine.locator("input[type=text]")
+    text.fill("Napoleon had taken Moscow")
+    text.press("Enter")
+    line = machine.locator(".machine-line")
+    expect(line).to_contain_text("After “·Moscow” the model says")
+    before = line.inner_text()
+    text.fill("so " * 40)
+    text.press("Enter")
+    problem = machine.locator("[role=alert]")
+    expect(problem).to_have_text(re.compile(r"The text has \d+ tokens, and 32 fit. Shorten it."))
+    expect(line).to_have_text(before)
+    text.fill("")
+    text.press("Enter")
+    expect(problem).to_have_text("The text is empty. Type at least one word.")
+    text.fill("Napoleon")
+    text.press("Tab")
+    expect(problem).to_be_hidden()
+    book.page.evaluate(change, "JupyterLab Light")
+
+
+def test_machine_the_page_needs_no_kernel_and_no_network(browser: Browser) -> None:
+    context = browser.new_context(viewport={"width": 940, "height": 900}, offline=True)
+    page = context.new_page()
+    troubles: list[str] = []
+    page.on("console", lambda message: troubles.append(message.text))
+    page.on("pageerror", lambda error: troubles.append(str(error)))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    address = (ROOT / "notebooks" / "sentence_machine.html").as_uri()
+    page.goto(address)
+    machine = page.locator(".sentence-machine")
+    move_through_the_machine(page, machine)
+    expect(machine.locator("input[type=text]")).to_have_count(0)
+    page.set_viewport_size({"width": 600, "height": 900})
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert wide <= 600
+    assert troubles == []
+    assert asked == [address]
+    context.close()

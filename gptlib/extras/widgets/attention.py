@@ -6,7 +6,8 @@ here, and so is the static picture.
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -254,16 +255,22 @@ class AttentionMaps(widgets.VBox):
             self.message.value = ""
 
 
-def weights_of(model: GPT, tokens: Tensor) -> Tensor:
-    """Return a model's weights for one sequence (1, T), shape (L, H, T, T), without dropout."""
+@contextmanager
+def evaluating(model: GPT) -> Iterator[torch.device]:
+    """Switch dropout and gradients off for a while; gives the device that the model is on."""
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            device = model.embed.token_embedding.weight.device
-            return attention_maps(model, tokens.to(device))[:, 0]  # (L, H, T, T)
+            yield model.embed.token_embedding.weight.device
     finally:
         model.train(training)
+
+
+def weights_of(model: GPT, tokens: Tensor) -> Tensor:
+    """Return a model's weights for one sequence (1, T), shape (L, H, T, T), without dropout."""
+    with evaluating(model) as device:
+        return attention_maps(model, tokens.to(device))[:, 0]  # (L, H, T, T)
 
 
 def entropies(weights: Tensor) -> Tensor:

@@ -39,3 +39,14 @@ function follow(model, changes) {
   };
 }
 
+// White for 0, dark blue for 1; the square root lets small weights be seen.
+function shade(weight) {
+  const part = Math.sqrt(Math.min(1, Math.max(0, weight)));
+  const mix = (from, to) => Math.round(from + (to - from) * part);
+  return `rgb(${mix(255, 0)}, ${mix(255, 60)}, ${mix(255, 120)})`;
+}
+
+function short(label) {
+  return label.length > 12 ? label.slice(0, 11) + "…" : label;
+}
+
