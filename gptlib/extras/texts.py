@@ -41,7 +41,7 @@ from gptlib.tokenizer import (
 COURSE_TEXTS = [name for name, record in DATA_SETS.items() if record.clean]
 """Names that stand for a text of the course instead of a file; it is fetched if need be."""
 
-TOKENIZERS = f"gpt2 for GPT-2's own, {SHIPPED}, or a folder with vocab.json and merges.txt"
+TOKENIZERS = f"gpt2 for GPT-2's own, {SHIPPED}, or a tokenizer's folder"
 
 TOKENS_FILE = "tokens.bin"
 """The file of tokens in a prepared folder; its description and `tokenizer/` stand beside it."""

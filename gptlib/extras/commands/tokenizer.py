@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from gptlib.extras.commands.base import add_json, add_special, add_texts, new_folder
+from gptlib.extras.formats.tokenizer_files import FILES, train_library_tokenizer
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text
 from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_documents
@@ -12,8 +13,9 @@ from gptlib.extras.tokens import cut_long_words
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text, vocabulary_size
 
 _TRAIN = """\
-Train a byte-pair tokenizer on texts. It is written in GPT-2's two files, vocab.json and merges.txt.
-Any UTF-8 text file will do, and folders of them."""
+Train a tokenizer on texts. Byte pairs are written in GPT-2's two files, vocab.json and merges.txt,
+the other kinds in the tokenizers library's tokenizer.json. Any UTF-8 text file will do, and folders
+of them."""
 
 _ENCODE = """\
 Turn a text into token ids, one line of numbers. Every byte counts, the last line break too, and
@@ -40,17 +42,19 @@ def parser(prog: str) -> CommandParser:
     add_texts(train)
     train.add_argument(
         "--vocab-size",
-        type=whole(257),
+        type=whole(2),
         metavar="N",
         default=4096,
-        help="number of tokens, 257 or more (default: 4096)",
+        help="number of tokens; of byte pairs 257 or more (default: 4096)",
     )
     train.add_argument(
-        "--save",
-        type=new_folder,
-        metavar="DIR",
-        required=True,
-        help="folder to write vocab.json and merges.txt to",
+        "--kind",
+        choices=("bpe", "wordpiece", "unigram"),
+        default="bpe",
+        help="byte pairs as GPT-2's, BERT's WordPiece or SentencePiece's Unigram (default: bpe)",
+    )
+    train.add_argument(
+        "--save", type=new_folder, metavar="DIR", required=True, help="folder to write it to"
     )
     add_special(train, "besides <|endoftext|>")
     train.add_argument("--overwrite", action="store_true", help="replace a tokenizer that is there")
@@ -79,11 +83,18 @@ def _train(arguments: argparse.Namespace) -> int:
     texts = find_texts(
         arguments.texts, arguments.pattern, arguments.encoding, arguments.read_special
     )
-    if (folder / "merges.txt").exists() and not arguments.overwrite:
+    there = [folder / name for name in FILES if (folder / name).is_file()]
+    if there and not arguments.overwrite:
         raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
     documents = cut_long_words(read_documents(texts, "tokenizer"))
     special = (END_OF_TEXT, *arguments.special)
-    tokenizer = BPETokenizer.train(documents, arguments.vocab_size, special)
+    if arguments.kind == "bpe":
+        tokenizer = BPETokenizer.train(documents, arguments.vocab_size, special)
+    else:
+        kind, size = arguments.kind, arguments.vocab_size
+        tokenizer = train_library_tokenizer(documents, kind, size, special)
+    for path in there:  # another kind's files would be read first
+        path.unlink()
     tokenizer.save(folder)
     if arguments.json:
         print_json({"folder": str(folder), "tokens": tokenizer.vocab_size})

@@ -1,0 +1,104 @@
+"""WordPiece and Unigram, trained by the `tokenizers` library, are used like our own."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import refusal, written
+from tiny_gpt2 import TEXT
+from transformers import PreTrainedTokenizerFast
+
+from gptlib.extras.formats.tokenizer_files import UNKNOWN, train_library_tokenizer
+from gptlib.extras.texts import named_tokenizer
+from gptlib.tokenizer import END_OF_TEXT, BPETokenizer
+
+KINDS = ["wordpiece", "unigram"]
+
+
+def longest_match(word: str, tokens: set[str]) -> list[str]:
+    """Cut a word as BERT does: always the longest token that comes next."""
+    pieces: list[str] = []
+    while word:
+        mark = "##" if pieces else ""
+        end = next(n for n in range(len(word), 0, -1) if mark + word[:n] in tokens)
+        pieces.append(mark + word[:end])
+        word = word[end:]
+    return pieces
+
+
+def test_wordpiece_cuts_by_the_longest_match() -> None:
+    tokenizer = train_library_tokenizer([TEXT], "wordpiece", 60)
+    names = {str(tokenizer.library.id_to_token(i)) for i in range(tokenizer.vocab_size)}
+    for word in ("prince", "princess", "princes", "that", "hats", "said"):
+        ids = tokenizer.encode(word)
+        assert [tokenizer.library.id_to_token(i) for i in ids] == longest_match(word, names)
+
+
+def test_unigram_finds_the_likeliest_cut() -> None:
+    tokenizer = train_library_tokenizer([TEXT], "unigram", 40)
+    scores = dict(json.loads(tokenizer.library.to_str())["model"]["vocab"])
+
+    def best(text: str) -> float:
+        cuts = [scores[text[:n]] + best(text[n:]) for n in range(1, len(text) + 1)
+                if text[:n] in scores]  # fmt: skip
+        return max(cuts, default=0.0 if not text else -1e9)
+
+    text = "the princess said"
+    ids = tokenizer.encode(text)
+    names = [str(tokenizer.library.id_to_token(i)) for i in ids]
+    assert "".join(names) == text.replace(" ", "▁")
+    assert sum(scores[name] for name in names) == pytest.approx(best(text.replace(" ", "▁")))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_one_is_saved_read_and_trained_with(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT * 40, encoding="utf-8")
+    folder = tmp_path / kind
+    options = ("--kind", kind, "--vocab-size", 45, "--special", "<|pad|>", "--save", folder)
+    written(capsys, "tokenizer", "train", text, *options)
+    tokenizer = named_tokenizer(str(folder))
+    assert isinstance(tokenizer, BPETokenizer)
+    assert tokenizer.special_tokens == {UNKNOWN: 0, END_OF_TEXT: 1, "<|pad|>": 2}
+    ids = tokenizer.encode(f"the prince ☃<|pad|>{END_OF_TEXT}", {"<|pad|>", END_OF_TEXT})
+    assert ids[-3:] == [0, 2, 1]
+    assert tokenizer.decode(ids[:-3]).strip() == "the prince"
+    theirs = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    assert theirs.encode("so the princess said") == tokenizer.encode("so the princess said")
+    sizes = ("--model.context-length", 16, "--model.n-embd", 16, "--model.n-layer", 1)
+    plan = ("--training.steps", 2, "--training.batch-size", 2, "--model.n-head", 2)
+    run = tmp_path / "run"
+    written(capsys, "train", text, "--data.tokenizer", folder, *sizes, *plan, "--device", "cpu",
+            "--folder", run)  # fmt: skip
+    assert written(capsys, "generate", "--model", run, "--prompt", "the", "--max-new-tokens", 3)
+
+
+def test_another_kind_takes_the_place_of_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, folder = tmp_path / "text.txt", tmp_path / "mine"
+    text.write_text(TEXT * 40, encoding="utf-8")
+    words = ("tokenizer", "train", text, "--save", folder)
+    written(capsys, *words, "--kind", "unigram", "--vocab-size", 45)
+    assert "--overwrite" in refusal(capsys, *words, "--vocab-size", 260)
+    written(capsys, *words, "--vocab-size", 260, "--overwrite")
+    assert BPETokenizer.load(folder).vocab_size == 260
+    tokenizer = named_tokenizer(str(folder))
+    assert isinstance(tokenizer, BPETokenizer)
+    assert tokenizer.vocab_size == 260
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("text", "size", "said"), [("abcdefgh" * 9, 5, "enough|below"), ("\n", 99, "empty|no text")]
+)
+def test_what_gives_no_tokenizer_is_refused(
+    kind: str, text: str, size: int, said: str, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "text.txt").write_text(text)
+    words = ("--kind", kind, "--vocab-size", size, "--save", tmp_path / "x")
+    message = refusal(capsys, "tokenizer", "train", tmp_path / "text.txt", *words)
+    assert any(part in message for part in said.split("|")), message
