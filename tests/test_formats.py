@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -619,7 +620,11 @@ def hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         monkeypatch.setattr(module, "VOCABULARY_SHA256", vocabulary)
     address = f"http://127.0.0.1:{server.server_port}"
     cache = tmp_path / "cache"
-    load = partial(huggingface_hub.hf_hub_download, endpoint=address, cache_dir=cache)
+    monkeypatch.setattr(releases, "HUB", address)
+    monkeypatch.setattr(openai_release, "ADDRESS", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setenv("GPTLIB_DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("GPTLIB_DATA_MIRROR", raising=False)
+    load = partial(huggingface_hub.hf_hub_download, cache_dir=cache)
     look = partial(huggingface_hub.try_to_load_from_cache, cache_dir=cache)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", load)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", look)
@@ -673,7 +678,7 @@ def test_without_the_network_the_message_says_what_to_put_where(
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     said = (
-        r"gpt2 is not on this machine and could not be fetched .LocalEntryNotFoundError.*put "
+        r"gpt2 is not on this machine and could not be fetched from 127.*put "
         r"config.json, model.safetensors, vocab.json, merges.txt from https://huggingface.co/"
         r"openai-community/gpt2/tree/607a30d783dfa663caf39e06633721c8d4cfcd7e into a folder"
     )
@@ -685,6 +690,50 @@ def test_a_file_that_the_hub_does_not_have_is_told_in_the_same_way(hub: str) -> 
     del Hub.files["merges.txt"]
     with pytest.raises(ConnectionError, match="gpt2 is not on this machine and could not"):
         load_model("gpt2")
+
+
+def test_without_the_hub_openais_files_are_fetched_and_then_kept(
+    hub: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(releases, "HUB", "http://127.0.0.1:9")
+    monkeypatch.setattr(openai_release, "ADDRESS", hub)
+    monkeypatch.setattr(releases, "VOCABULARY_SHA256", {})
+    source = GOLDEN / "tf-tiny"
+    Hub.files = {name: (source / name).read_bytes() for name in openai_release.OPENAI_FILES}
+    for _ in range(2):
+        assert_same_weights(load_model("gpt2")[0], load_model(source)[0])
+    fetched = [what for what, _ in Hub.requests]
+    assert sorted(fetched) == [f"GET {name}" for name in sorted(openai_release.OPENAI_FILES)]
+    said = capsys.readouterr().err
+    assert "gpt2 can't be had from 127.0.0.1:9: no connection" in said
+    assert f"gpt2 is from {hub.removeprefix('http://')}, and lies in" in said
+
+
+@pytest.mark.parametrize("kind", ["folder", "address"])
+def test_a_mirror_is_asked_before_others(
+    kind: str, hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releases, "HUB", "http://127.0.0.1:9")
+    (tmp_path / "mirror/gpt2").mkdir(parents=True)
+    for name, content in Hub.files.items():
+        (tmp_path / "mirror/gpt2" / name).write_bytes(content)
+    place = str(tmp_path / "mirror") if kind == "folder" else hub
+    monkeypatch.setenv("GPTLIB_DATA_MIRROR", place)
+    for _ in range(2):
+        assert_same_weights(load_model("gpt2")[0], tiny())
+    fetched = [what for what, _ in Hub.requests]
+    names = weights.MODEL_FILES if kind == "address" else ()
+    assert sorted(fetched) == [f"GET {name}" for name in sorted(names)]
+
+
+def test_hosts_that_cannot_be_reached_are_given_up_in_seconds(
+    hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(releases, "HUB", "http://127.0.0.1:9")
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match="could not be fetched from"):
+        load_model("gpt2")
+    assert time.monotonic() - began < 20  # the hub's own tries alone take longer
 
 
 def test_openais_release_is_fetched_and_a_broken_download_goes_on(

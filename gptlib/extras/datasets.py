@@ -273,7 +273,7 @@ def state(name: str) -> str:
         return "ready"
     if os.path.lexists(place):
         return "wrong"
-    mirror = _mirror()
+    mirror = find_mirror()
     at_hand = isinstance(mirror, Path) and _matches(mirror / record.file, record)
     return "mirror" if at_hand else "absent"
 
@@ -313,7 +313,7 @@ def _find(record: DataSet) -> tuple[Path | None, list[str]]:
             "edition, delete it if it is a damaged download, and run this again"
         )
     reasons: list[str] = []
-    mirror, addresses = _mirror(), list(record.addresses)
+    mirror, addresses = find_mirror(), list(record.addresses)
     if isinstance(mirror, Path):
         original = mirror / record.file
         if _matches(original, record):
@@ -350,7 +350,7 @@ def _find_or_stand_in(record: DataSet) -> tuple[Path, bool]:
     return stand_in, False
 
 
-def _mirror() -> Path | str:
+def find_mirror() -> Path | str:
     """The mirror: a folder, an address, or an empty string if there is none."""
     mirror = os.environ.get("GPTLIB_DATA_MIRROR", "").strip()
     if not mirror or mirror.startswith(("http://", "https://")):

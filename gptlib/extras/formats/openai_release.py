@@ -4,9 +4,11 @@
 """
 
 import http.client
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
@@ -21,6 +23,19 @@ OPENAI_FILES = (
     "model.ckpt.data-00000-of-00001",
 )
 """What of the release `load_model` needs."""
+
+
+def why_unreachable(address: str, seconds: float = 4.0) -> str:
+    """Find out within seconds why a host can't be reached; "" if it can, or a proxy knows."""
+    parts = urlsplit(address)
+    if urllib.request.getproxies():
+        return ""
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), seconds).close()
+    except OSError as error:
+        return f"no connection ({error})"
+    return ""
 
 
 def fetch(address: str, path: Path) -> None:
