@@ -199,26 +199,54 @@ def _value(number: str) -> float:
     return float(re.sub("[,_ ]", "", number))
 
 
-def number_complaints(book: Notebook, sourced: Iterable[str] = ()) -> Iterator[str]:
+def number_complaints(
+    book: Notebook, sourced: Iterable[str] = (), rewritten: bool = False
+) -> Iterator[str]:
     """Check that each exact number in the prose stands in an output or in code.
 
-    A number may round one that stands there. Links, and years in brackets, are no figures.
+    A number may round one that stands there; three digits make it exact. In a rewritten chapter
+    two do, and it stands in the same section. Links, places in books, minutes and years are no
+    figures.
     """
-    known = {_value(number) for number in sourced}
-    for cell in code_cells(book):
-        known.update(_value(number) for number in _numbers(output_text(cell)))
-        known.update(_value(number) for number in _numbers(cell["source"]))
-    for cell in markdown_cells(book):
-        text = re.sub(r"\[[^\]]*\]\([^)]*\)|<[^>]+>", " ", cell["source"])
-        text = re.sub(r"(?m)^#+ \d+\.\d+ ", " ", text)  # the number of a section
-        text = re.sub(r"\b(?:1[5-9]|20)\d\d\b(?=\)|,? [a-z])", " ", text)
-        text = text.replace("{,}", ",").replace("\u202f", "").replace("\u00a0", "")
-        for number in _numbers(text):
-            places = len(number.partition(".")[2])
-            if significant_digits(number) >= 3 and not any(
-                round(value, places) == _value(number) for value in known
-            ):
-                yield f"{number} stands in the prose but in no output: …{cell['source'][:60]}…"
+    parts = _sections(book) if rewritten else [book.cells]
+    for cells in parts:
+        known = {_value(number) for number in sourced}
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                text = output_text(cell) + "\n" + cell["source"]
+                known.update(_value(number) for number in _numbers(text))
+        for cell in cells:
+            if cell["cell_type"] == "code":
+                continue
+            for number in _numbers(_figures_of(cell["source"])):
+                places = len(number.partition(".")[2])
+                if significant_digits(number) >= (2 if rewritten else 3) and not any(
+                    round(value, places) == _value(number) for value in known
+                ):
+                    yield f"{number} stands in the prose but in no output: …{cell['source'][:60]}…"
+
+
+def _sections(book: Notebook) -> list[list[Cell]]:
+    """Cut a notebook where a chapter, a section or an exercise begins."""
+    parts: list[list[Cell]] = [[]]
+    for cell in book.cells:
+        if cell["cell_type"] == "markdown" and re.match("##? ", cell["source"]):
+            parts.append([])
+        parts[-1].append(cell)
+    return parts
+
+
+def _figures_of(text: str) -> str:
+    """Take out of a text the numbers that are no figures."""
+    no_figures = (
+        r"\[[^\]]*\]\([^)]*\)|<[^>]+>|`[^`]*`",
+        r"(?m)^#+ \d+\.\d+ ",  # the number of a section
+        r"\bsection \d+(?:\.\d+)*|\b\d+ minutes",
+        r"\b(?:1[5-9]|20)\d\d\b(?=\)|,? [a-z])",
+    )
+    for pattern in no_figures:
+        text = re.sub(pattern, " ", text)
+    return text.replace("{,}", ",").replace("\u202f", "").replace("\u00a0", "")
 
 
 def early_name_complaints(
