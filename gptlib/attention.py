@@ -75,6 +75,7 @@ class CausalSelfAttention(nn.Module):
         n_embd: Channels, C.
         n_head: Heads, H; each works on D = C / H channels, so C must be divisible by H.
         dropout: The share of attention weights, and of output values, set to zero in training.
+        qkv_bias: Whether `qkv` adds a bias; None follows `bias`.
 
     Attributes:
         qkv: One linear layer for the queries, keys and values of all heads, in this order; weight
@@ -85,11 +86,18 @@ class CausalSelfAttention(nn.Module):
         Radford et al. 2019 (GPT-2), the function `attn` of OpenAI's src/model.py.
     """
 
-    def __init__(self, n_embd: int, n_head: int, dropout: float = 0.0, bias: bool = True) -> None:
+    def __init__(
+        self,
+        n_embd: int,
+        n_head: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        qkv_bias: bool | None = None,
+    ) -> None:
         super().__init__()
         self.n_head = n_head
         # One matrix for all three: one large product is faster than three small ones.
-        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias)
+        self.qkv = nn.Linear(n_embd, 3 * n_embd, bias=bias if qkv_bias is None else qkv_bias)
         self.proj = nn.Linear(n_embd, n_embd, bias=bias)
         self.dropout = nn.Dropout(dropout)
 

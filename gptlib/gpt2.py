@@ -55,6 +55,12 @@ class GPTConfig:
     """Whether linear layers and layer norms add a bias, as GPT-2's do."""
     positions: Positions = "learned"
     """"learned", as GPT-2's, or "sinusoidal"."""
+    qkv_bias: bool | None = None
+    """Whether the layer that makes queries, keys and values adds a bias; None follows `bias`."""
+    d_ff: int | None = None
+    """Hidden channels of the MLP; None takes 4 C."""
+    tie_weights: bool = True
+    """Whether the output layer shares the token embedding's table, as GPT-2's does."""
 
     def __post_init__(self) -> None:
         # The sizes first, one by one: the rules below compute with them.
@@ -62,11 +68,14 @@ class GPTConfig:
             size = getattr(self, name)
             is_whole = isinstance(size, int) and size >= 1
             check_fields(self, {name: ("a whole number of at least 1", is_whole)})
+        hidden = self.hidden_size
         each = f"divisible by n_head, {self.n_head}: each head gets the same number of channels"
         rules = {
             "n_embd": (each, self.n_embd % self.n_head == 0),
             "dropout": ("a share from 0 to below 1", 0 <= self.dropout < 1),
             "positions": ("'learned' or 'sinusoidal'", self.positions in get_args(Positions)),
+            "d_ff": ("a whole number of at least 1", isinstance(hidden, int) and hidden >= 1),
+            "tie_weights": ("True or False", isinstance(self.tie_weights, bool)),
         }
         check_fields(self, rules)
 
@@ -74,6 +83,11 @@ class GPTConfig:
     def head_size(self) -> int:
         """Channels of one head, D."""
         return self.n_embd // self.n_head
+
+    @property
+    def hidden_size(self) -> int:
+        """Channels inside the MLP."""
+        return 4 * self.n_embd if self.d_ff is None else self.d_ff
 
 
 GPT2_SMALL = GPTConfig()
@@ -84,7 +98,7 @@ GPT2_XL = replace(GPT2_SMALL, n_layer=48, n_head=25, n_embd=1600)
 
 
 class MLP(nn.Module):
-    """Work on each position alone: widen four times, apply GELU, narrow again.
+    """Work on each position alone: widen, four times by default, apply GELU, narrow again.
 
     Source:
         Radford et al. 2019 (GPT-2), the function `mlp` of OpenAI's src/model.py; GELU in its tanh
@@ -93,8 +107,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.expand = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.expand = nn.Linear(config.n_embd, config.hidden_size, bias=config.bias)
+        self.proj = nn.Linear(config.hidden_size, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -117,7 +131,9 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = CausalSelfAttention(config.n_embd, config.n_head, config.dropout, config.bias)
+        self.attn = CausalSelfAttention(
+            config.n_embd, config.n_head, config.dropout, config.bias, config.qkv_bias
+        )
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
@@ -148,22 +164,23 @@ def initialize(model: nn.Module, n_layer: int, generator: torch.Generator | None
 
 
 def tie_head(model: "GPT", *_: Any) -> None:
-    """Let the output layer use the token embedding's table: one parameter for both."""
-    model.head.weight = model.embed.token_embedding.weight
+    """Let the output layer use the token embedding's table, unless it has one of its own."""
+    if model.config.tie_weights:
+        model.head.weight = model.embed.token_embedding.weight
 
 
-def fill_head(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+def fill_head(model: "GPT", state: dict[str, Any], prefix: str, *__: Any) -> None:
     """Name the shared table in a state dictionary that names it as the token embedding alone."""
     table = f"{prefix}embed.token_embedding.weight"
-    if table in state:
+    if model.config.tie_weights and table in state:
         state.setdefault(f"{prefix}head.weight", state[table])
 
 
 class GPT(nn.Module):
     """Predict the next token at every position.
 
-    The output layer shares the token embedding's table ("weight tying"). Dropout acts in training
-    mode only; call `model.eval()` before you use the model.
+    The output layer shares the token embedding's table ("weight tying"), unless `tie_weights` is
+    False. Dropout acts in training mode only; call `model.eval()` before you use the model.
 
     Args:
         config: What to build.
@@ -173,7 +190,7 @@ class GPT(nn.Module):
         embed: Tokens and positions to vectors, an `InputEmbedding`.
         blocks: The `n_layer` blocks.
         ln_f: The layer norm before the output.
-        head: The output layer; its weight, shape (V, C), is `embed.token_embedding.weight`.
+        head: The output layer; its weight, shape (V, C), is `embed.token_embedding.weight` if tied.
 
     Source:
         Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3;
@@ -193,8 +210,9 @@ class GPT(nn.Module):
         blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.blocks = cast(Sequence[Block], blocks)  # a type checker now knows what is in it
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
-        # "meta": a layer without memory, because its weight is replaced at once.
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, device="meta")
+        # "meta": a layer without memory, because a tied weight is replaced at once.
+        place = "meta" if config.tie_weights else None
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, device=place)
         tie_head(self)
         # A file may hold the shared table once, and loading with assign=True would part the two.
         self.register_load_state_dict_pre_hook(fill_head)  # type: ignore[no-untyped-call]
@@ -258,21 +276,26 @@ def attention_maps(model: GPT, tokens: Tensor) -> Tensor:
 def count_parameters(config: GPTConfig) -> dict[str, int]:
     """Count a model's parameters by part without building it in memory.
 
-    "token embedding" (the output layer is the same table), "position embedding" (0 if sinusoidal),
-    "attention", "mlp", "norms" and "total".
+    "token embedding", "position embedding" (0 if sinusoidal), attention's "queries", "keys",
+    "values" and "attention output", "mlp", "output layer" (0 if it is the token embedding's table),
+    "norms" and "total".
     """
     with torch.device("meta"):  # shapes without values
         model = GPT(config)
-    part_of = {
-        "token_embedding": "token embedding",
-        "position_embedding": "position embedding",
-        "attn": "attention",
-        "mlp": "mlp",
+    parts_of = {
+        "token_embedding": ["token embedding"],
+        "position_embedding": ["position embedding"],
+        "attn.qkv": ["queries", "keys", "values"],
+        "attn.proj": ["attention output"],
+        "mlp": ["mlp"],
+        "head": ["output layer"],
+        "ln_": ["norms"],
     }
-    counts = dict.fromkeys([*part_of.values(), "norms"], 0)
-    for name, parameter in model.named_parameters():
-        module = next((word for word in name.split(".") if word in part_of), None)
-        counts[part_of[module] if module else "norms"] += parameter.numel()
+    counts = {part: 0 for parts in parts_of.values() for part in parts}
+    for name, parameter in model.named_parameters():  # a shared table comes once
+        parts = next(parts for word, parts in parts_of.items() if word in name)
+        for part in parts:
+            counts[part] += parameter.numel() // len(parts)
     return counts | {"total": sum(counts.values())}
 
 
@@ -280,10 +303,10 @@ def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dic
     """Count the floating-point operations that one token costs.
 
     A weight of a matrix product costs 2 per token, a multiplication and an addition: 12 C² weights
-    in each of L blocks, and V C in the output layer. Attention adds 2 T C for the scores and 2 T C
-    for mixing the values, in each block. The backward pass costs twice the forward pass. Norms,
-    GELU and the softmax are left out, and so is what a kernel saves by skipping the keys that the
-    causal mask forbids (up to half of "attention").
+    in each of L blocks (8 C² of them the MLP's), and V C in the output layer. Attention adds 2 T C
+    for the scores and 2 T C for mixing the values, in each block. The backward pass costs twice the
+    forward pass. Norms, GELU and the softmax are left out, and so is what a kernel saves by
+    skipping the keys that the causal mask forbids (up to half of "attention").
 
     Args:
         config: The model.
@@ -298,7 +321,7 @@ def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dic
         Language Models", table 1, counts half of the attention.
     """
     length = config.context_length if context_length is None else context_length
-    per_block = 12 * config.n_embd**2  # qkv 3, proj 1, expand 4, proj 4
+    per_block = 4 * config.n_embd**2 + 2 * config.n_embd * config.hidden_size
     matrices = 2 * (config.n_layer * per_block + config.vocab_size * config.n_embd)
     attention = 4 * config.n_layer * length * config.n_embd
     forward = matrices + attention
@@ -321,18 +344,20 @@ def memory_bytes(config: GPTConfig, n_tokens: int = 1, bytes_per_value: int = 4)
     Returns:
         Whatever the tokens: "weights", "gradients" and "optimizer" (AdamW keeps two values per
         parameter). Growing with `n_tokens`: "activations", what the forward pass keeps for the
-        backward pass (16 C values per block, 2 C at the end and V logits; without dropout), and
-        "keys and values", what a model keeps of past tokens when it writes text (2 C values per
-        block). Inference needs weights and keys and values; training all but the latter.
+        backward pass (per block 8 C values and twice the MLP's, 2 C at the end and V logits;
+        without dropout), and "keys and values", what a model keeps of past tokens when it writes
+        text (2 C values per block). Inference needs weights and keys and values; training all but
+        the latter.
     """
     learned = count_parameters(config)["total"]
     frozen = config.context_length * config.n_embd if config.positions == "sinusoidal" else 0
-    blocks = config.n_layer * config.n_embd
+    per_block = 8 * config.n_embd + 2 * config.hidden_size
+    kept = config.n_layer * per_block + 2 * config.n_embd + config.vocab_size
     values = {
         "weights": learned + frozen,
         "gradients": learned,
         "optimizer": 2 * learned,
-        "activations": n_tokens * (16 * blocks + 2 * config.n_embd + config.vocab_size),
-        "keys and values": n_tokens * 2 * blocks,
+        "activations": n_tokens * kept,
+        "keys and values": n_tokens * 2 * config.n_layer * config.n_embd,
     }
     return {part: count * bytes_per_value for part, count in values.items()}

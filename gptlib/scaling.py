@@ -58,6 +58,7 @@ from gptlib.training import (
     run_steps,
     save_checkpoint,
     take_step,
+    unwrap,
 )
 
 
@@ -389,7 +390,8 @@ def save_together(path: Path, state: TrainingState) -> None:
         return whole.cpu() if first else None
 
     weights = state.model.state_dict()
-    del weights["head.weight"]  # the embedding's table once more; loading fills it in
+    if unwrap(state.model).config.tie_weights:
+        del weights["head.weight"]  # the embedding's table once more; loading fills it in
     gathered = tree_map_only(DTensor, gather, (weights, state.optimizer.state_dict()))
     if first:
         save_checkpoint(path, state, gathered)
@@ -623,8 +625,10 @@ def parallel_step(
     if strategy == "fsdp" and passes > 1:  # the gradient stays whole until the last pass
         held += (1 - 1 / n_devices) * state["gradients"]
     split = 1 / n_devices if strategy == "tensor" else 1
-    kept = stream * (1 if checkpointed else 4 + 12 * split)  # values per token
-    kept += (16 * config.n_embd if checkpointed else 0) + 2 * config.n_embd + config.vocab_size
+    alone = 4 * config.n_embd  # values of a block that tensor parallel keeps on every device
+    shared = 4 * config.n_embd + 2 * config.hidden_size
+    kept = stream + alone + shared if checkpointed else config.n_layer * (alone + shared * split)
+    kept += 2 * config.n_embd + config.vocab_size
     return StepCost(
         compute,
         communication,

@@ -70,6 +70,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 def gpt2_view(model: GPT) -> dict[str, Tensor]:
     """See a model's weights as GPT-2's files have them: renamed, four matrices transposed.
 
+    A shared table comes once; an output layer of its own is "lm_head.weight".
+
     Returns:
         By GPT-2's names views of the parameters: to write to a view is to write to the model.
 
@@ -79,7 +81,9 @@ def gpt2_view(model: GPT) -> dict[str, Tensor]:
         (torch.Size([4, 12]), torch.Size([12, 4]))
     """
     views = {}
-    for name, parameter in model.named_parameters():  # the head is the token table: it comes once
+    for name, parameter in model.named_parameters():
+        if name == "head.weight":
+            name = "lm_head.weight"
         for ours, theirs in NAMES.items():
             name = name.replace(ours, theirs)
         tensor = parameter.detach()
@@ -95,7 +99,7 @@ def layout(config: GPTConfig) -> Shapes:
         (768, 2304)
     """
     with torch.device("meta"):  # shapes without values
-        model = GPT(replace(config, positions="learned", bias=True))
+        model = GPT(replace(config, positions="learned", bias=True, qkv_bias=None))
     return {name: tuple(view.shape) for name, view in gpt2_view(model).items()}
 
 
@@ -161,6 +165,7 @@ def build_model(
     tables = {
         "wte.weight": (config.vocab_size, config.n_embd),
         "wpe.weight": (config.context_length, config.n_embd),
+        "h.0.mlp.c_fc.weight": (config.n_embd, config.hidden_size),
     }
     odd = compare_shapes({name: shapes[name] for name in tables.keys() & shapes.keys()}, tables)
     # Each layer has several tensors, so this bounds the model that `layout` makes.
@@ -202,8 +207,6 @@ ARCHITECTURE: dict[str, Any] = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
-    "tie_word_embeddings": True,
-    "n_inner": None,
 }
 """What config.json must say, where it says anything: anything else is another computation."""
 
@@ -217,15 +220,21 @@ def read_config(path: Path) -> GPTConfig:
     # What a file leaves out is transformers' default, GPT-2's; only model_type must be said.
     values = ARCHITECTURE | {"model_type": None} | read_json(path)
     try:
-        # What other programs write for the same.
-        same = {"activation_function": "gelu_pytorch_tanh", "n_inner": 4 * values.get("n_embd", 0)}
+        same = {"activation_function": "gelu_pytorch_tanh"}  # what other programs write for it
         for name, needed in ARCHITECTURE.items():
             if values[name] not in (needed, same.get(name, needed)):
                 odd = f"{name} {values[name]!r} where GPT-2 has {needed!r}"
                 raise ValueError(f"{odd}; choose a model of GPT-2's architecture")
         sizes = {name: values[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
         dropout = values.get("resid_pdrop", 0.1)
-        return GPTConfig(context_length=values["n_positions"], dropout=dropout, **sizes)
+        hidden = values.get("n_inner")
+        return GPTConfig(
+            context_length=values["n_positions"],
+            dropout=dropout,
+            d_ff=None if hidden == 4 * sizes["n_embd"] else hidden,
+            tie_weights=values.get("tie_word_embeddings", True),
+            **sizes,
+        )
     except KeyError as error:
         raise damaged(path, f"it lacks {error}") from error
     except (TypeError, ValueError) as error:
@@ -320,6 +329,8 @@ def describe_model(config: GPTConfig, dtype: torch.dtype, end: int | None) -> di
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_embd": config.n_embd,
+        "n_inner": config.d_ff,
+        "tie_word_embeddings": config.tie_weights,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
         **dict.fromkeys(("bos_token_id", "eos_token_id"), end),
         "dtype": str(dtype).removeprefix("torch."),

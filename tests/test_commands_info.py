@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from command_line import refusal, written
 
-from gptlib.extras.commands.info import count_by_part
 from gptlib.gpt2 import GPT, GPT2_XL, GPTConfig, count_parameters, flops_per_token
 
 SMALL = GPTConfig(vocab_size=30, context_length=8, n_layer=3, n_head=2, n_embd=12)
@@ -15,13 +14,13 @@ SMALL = GPTConfig(vocab_size=30, context_length=8, n_layer=3, n_head=2, n_embd=1
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_parts_are_those_of_a_model_and_sum_to_all(bias: bool) -> None:
     config = GPTConfig(**{**SMALL.__dict__, "bias": bias})
-    parts, block = count_by_part(config), GPT(config).blocks[0]
+    parts, block = count_parameters(config), GPT(config).blocks[0]
     assert parts["total"] == sum(n for name, n in parts.items() if name != "total")
     assert parts["total"] == count_parameters(config)["total"]
     qkv = sum(parameter.numel() for parameter in block.attn.qkv.parameters())
     assert parts["queries"] == parts["keys"] == parts["values"] == config.n_layer * qkv // 3
     output = sum(parameter.numel() for parameter in block.attn.proj.parameters())
-    assert parts["attention's output"] == config.n_layer * output
+    assert parts["attention output"] == config.n_layer * output
 
 
 def test_a_size_is_counted_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,10 @@ from gptlib.embeddings import split_tokens
 from gptlib.extras import datasets, run_logs, texts
 from gptlib.extras.cli import main
 from gptlib.extras.commands import train as command
+from gptlib.extras.fast import fast
 from gptlib.extras.models import load_model
 from gptlib.extras.runs import READY_CONFIGS, SECTIONS, JsonLines, RunConfig, to_yaml
+from gptlib.generation import Sampling, generate
 from gptlib.gpt2 import GPT, GPTConfig, count_parameters
 from gptlib.scaling import chunked_loss
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, find_data, gpt2_encoding
@@ -675,3 +677,25 @@ def test_a_signal_that_ends_processes_writes_a_checkpoint_too(
         assert call("train", book, *TINY, "--folder", tmp_path / "r") == 128 + signal.SIGTERM
     assert load_checkpoint(tmp_path / "r" / "checkpoint.pt")["step"] == 6
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_an_output_layer_of_its_own_and_a_narrow_mlp_go_all_the_way(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variant = ("--model.tie-weights", "false", "--model.d-ff", 20, "--model.qkv-bias", "false")
+    folder = tmp_path / "run"
+    assert call("train", book, *TINY, *variant, "--folder", folder) == 0
+    assert "biases of zero" in capsys.readouterr().err
+    (written_model, _), (run_model, _) = load_gpt2(folder / "model"), load_model(folder)
+    config = run_model.config
+    assert (config.tie_weights, config.d_ff) == (False, 20)
+    assert not any(block.attn.qkv.bias.any() for block in run_model.blocks)
+    tokens = torch.arange(16)[None]
+    assert torch.equal(written_model(tokens), run_model(tokens))
+    quick_model, step = fast(run_model)
+    prompt, greedily = [5, 6, 7], Sampling(temperature=0)
+    written = list(generate(run_model, prompt, 10, greedily))
+    assert list(generate(quick_model, prompt, 10, greedily, step=step)) == written
+    longer = ("--resume", "--training.steps", N_STEPS + 2, "--device", "cpu")
+    assert call("train", *longer, "--folder", folder) == 0
+    assert not torch.equal(load_model(folder)[0].head.weight, run_model.head.weight)

@@ -72,7 +72,15 @@ def test_a_pickle_becomes_safetensors_and_half_the_size(
     assert "no code in it was run" in refusal(capsys, "convert", bomb, tmp_path / "x")
 
 
-@pytest.mark.parametrize("changes", [{"bias": False}, {"positions": "sinusoidal"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bias": False},
+        {"qkv_bias": False},
+        {"bias": False, "qkv_bias": True},
+        {"positions": "sinusoidal", "d_ff": 20, "tie_weights": False},
+    ],
+)
 def test_what_gpt2s_layout_lacks_is_put_into_values(changes: dict[str, Any]) -> None:
     model = GPT(replace(CONFIG, **changes), torch.Generator().manual_seed(0)).eval()
     tokens = torch.arange(12)[None]
@@ -96,6 +104,18 @@ def test_a_classifier_of_transformers_becomes_ours_and_says_the_same(
     assert lines.startswith("class ")
     said = refusal(capsys, "convert", folder, tmp_path / "x", "--to", "nanogpt")
     assert "a classifier has one form only" in said
+
+
+@pytest.mark.parametrize("changes", [{"tie_weights": False}, {"d_ff": 20}])
+def test_what_nanogpt_has_no_place_for_is_said_and_goes_another_way(
+    changes: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny(replace(CONFIG, **changes))
+    save_gpt2(model, TOKENIZER, tmp_path / "mine")
+    said = refusal(capsys, "convert", tmp_path / "mine", tmp_path / "x", "--to", "nanogpt")
+    assert "leave out --to nanogpt" in said
+    convert(capsys, tmp_path / "mine", tmp_path / "x")
+    assert_same_weights(load_model(tmp_path / "x")[0], model)
 
 
 def test_adapters_are_put_into_the_model_that_is_named(

@@ -61,6 +61,8 @@ def reference_config(config: GPTConfig) -> Any:
         n_layer=config.n_layer,
         n_head=config.n_head,
         n_embd=config.n_embd,
+        n_inner=config.d_ff,
+        tie_word_embeddings=config.tie_weights,
         resid_pdrop=config.dropout,
         embd_pdrop=config.dropout,
         attn_pdrop=config.dropout,
@@ -71,8 +73,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give transformers' weights our names; its Conv1D keeps a matrix as (in, out)."""
     ours: dict[str, Tensor] = {}
     for name, value in state.items():
-        if name == "lm_head.weight":  # the same tensor as the token embedding
-            continue
+        name = name.replace("lm_head", "head")
         turned = (
             value.T if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else value
         )
@@ -115,14 +116,26 @@ def test_logits_equal_those_of_transformers(
     n_layer: int, n_head: int, n_embd: int, vocab_size: int, batch: int, length: int
 ) -> None:
     config = GPTConfig(vocab_size, 16, n_layer, n_head, n_embd)
+    assert_equal_to_transformers(config, batch, length)
+
+
+@pytest.mark.parametrize("d_ff", [None, 1, 50])
+def test_a_model_with_an_output_layer_of_its_own_equals_that_of_transformers(
+    d_ff: int | None,
+) -> None:
+    assert_equal_to_transformers(replace(TINY, d_ff=d_ff, tie_weights=False), 2, 9)
+
+
+def assert_equal_to_transformers(config: GPTConfig, batch: int, length: int) -> None:
     ours, theirs = pair(config)
     tokens = random_tokens(config, batch, length)
     with torch.no_grad():
         torch.testing.assert_close(ours(tokens), theirs(tokens).logits, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_equal_those_of_transformers() -> None:
-    ours, theirs = pair(TINY)
+@pytest.mark.parametrize("tie_weights", [True, False])
+def test_gradients_equal_those_of_transformers(tie_weights: bool) -> None:
+    ours, theirs = pair(replace(TINY, d_ff=20, tie_weights=tie_weights))
     tokens = random_tokens(TINY, 2, 9)
     ours(tokens).square().mean().backward()
     theirs(tokens).logits.square().mean().backward()
@@ -322,6 +335,7 @@ def test_attention_maps_equal_those_of_transformers() -> None:
         TINY,
         replace(TINY, bias=False),
         replace(TINY, positions="sinusoidal"),
+        replace(TINY, bias=False, qkv_bias=True, d_ff=20, tie_weights=False),
         replace(TINY, n_layer=5, n_head=3, n_embd=9, vocab_size=7),
     ],
 )
@@ -333,7 +347,11 @@ def test_parameters_are_counted_as_a_real_model_has_them(config: GPTConfig) -> N
     assert counts["total"] == sum(count for part, count in counts.items() if part != "total")
     attention = sum(p.numel() for block in model.blocks for p in block.attn.parameters())
     mlp = sum(p.numel() for block in model.blocks for p in block.mlp.parameters())
-    assert (counts["attention"], counts["mlp"]) == (attention, mlp)
+    parts = ("queries", "keys", "values", "attention output")
+    assert (sum(counts[part] for part in parts), counts["mlp"]) == (attention, mlp)
+    queries = sum(p[: config.n_embd].numel() for b in model.blocks for p in b.attn.qkv.parameters())
+    assert counts["queries"] == counts["keys"] == counts["values"] == queries
+    assert counts["output layer"] == (0 if config.tie_weights else model.head.weight.numel())
     assert counts["token embedding"] == model.embed.token_embedding.weight.numel()
 
 
@@ -359,9 +377,9 @@ def test_counting_leaves_the_global_randomness_alone() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 7, 16])
-@pytest.mark.parametrize("bias", [True, False])
-def test_flops_equal_those_that_pytorch_counts(length: int, bias: bool) -> None:
-    config = replace(TINY, n_layer=3, n_head=4, n_embd=32, bias=bias)
+@pytest.mark.parametrize("d_ff", [None, 40])
+def test_flops_equal_those_that_pytorch_counts(length: int, d_ff: int | None) -> None:
+    config = replace(TINY, n_layer=3, n_head=4, n_embd=32, d_ff=d_ff, bias=d_ff is None)
     model, tokens = GPT(config), random_tokens(config, 2, length)
     flops = flops_per_token(config, length)
     with sdpa_kernel(SDPBackend.MATH):
@@ -393,7 +411,14 @@ def kept_bytes(model: GPT, tokens: Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in used)
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, n_layer=6, n_head=4, n_embd=64)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        TINY,
+        replace(TINY, n_layer=6, n_head=4, n_embd=64),
+        replace(TINY, n_layer=6, n_head=4, n_embd=64, d_ff=500, tie_weights=False),
+    ],
+)
 def test_activations_are_what_pytorch_keeps_for_the_backward_pass(config: GPTConfig) -> None:
     tokens = random_tokens(config, 4, 16)
     measured = kept_bytes(GPT(config, seeded()), tokens)
@@ -401,9 +426,11 @@ def test_activations_are_what_pytorch_keeps_for_the_backward_pass(config: GPTCon
     assert measured == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_memory_is_that_of_a_real_model_and_its_optimizer(positions: Any) -> None:
-    config = replace(TINY, positions=positions)
+@pytest.mark.parametrize(
+    "changes", [{}, {"positions": "sinusoidal"}, {"d_ff": 5, "tie_weights": False}]
+)
+def test_memory_is_that_of_a_real_model_and_its_optimizer(changes: dict[str, Any]) -> None:
+    config = replace(TINY, **changes)
     model = GPT(config)
     optimizer = torch.optim.AdamW(model.parameters())
     model(random_tokens(config, 1, 4)).sum().backward()
@@ -437,6 +464,9 @@ def bad_settings() -> Iterator[tuple[dict[str, Any], str]]:
         yield {name: 0}, rf"{name} is 0; it must be a whole number of at least 1"
         yield {name: 2.5}, rf"{name} is 2\.5; it must be a whole number"
     yield {"n_layer": -3}, r"n_layer is -3"
+    yield {"d_ff": 0}, r"d_ff is 0; it must be a whole number of at least 1"
+    yield {"d_ff": 3.5}, r"d_ff is 3\.5; it must be a whole number"
+    yield {"tie_weights": "no"}, r"tie_weights is 'no'; it must be True or False"
     yield (
         {"n_embd": 17},
         r"n_embd is 17; it must be divisible by n_head, 2: each",
@@ -556,3 +586,35 @@ def test_each_block_takes_its_own_mix() -> None:
     assert torch.equal(whole, model.stream(tokens, [None, None]))
     assert not torch.allclose(whole, model.stream(tokens, [see_all, None]))
     assert seen == [(1, TINY.n_head, 4, TINY.head_size)]
+
+
+@pytest.mark.parametrize(
+    ("bias", "qkv_bias", "has_bias"),
+    [(True, None, True), (False, None, False), (True, False, False), (False, True, True)],
+)
+def test_queries_keys_and_values_have_the_bias_that_was_asked_for(
+    bias: bool, qkv_bias: bool | None, has_bias: bool
+) -> None:
+    attention = GPT(replace(TINY, bias=bias, qkv_bias=qkv_bias)).blocks[0].attn
+    assert (attention.qkv.bias is not None, attention.proj.bias is not None) == (has_bias, bias)
+
+
+def test_an_output_layer_of_its_own_stays_apart_through_every_door() -> None:
+    config = replace(TINY, tie_weights=False)
+    model: Any = perturbed(GPT(config))
+    copies: list[Any] = [copy.deepcopy(model), GPT(config), GPT(config)]
+    copies[1].load_state_dict(model.state_dict())
+    copies[2].load_state_dict(model.state_dict(), assign=True)
+    for other in copies:
+        assert other.head.weight is not other.embed.token_embedding.weight
+        assert torch.equal(other.head.weight, model.head.weight)
+    del (state := model.state_dict())["head.weight"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*head\.weight"):
+        GPT(config).load_state_dict(state)
+
+
+def test_a_fresh_model_of_any_kind_starts_at_the_loss_of_guessing() -> None:
+    config = replace(TINY, n_embd=64, n_head=4, d_ff=50, qkv_bias=False, tie_weights=False)
+    tokens = random_tokens(config, 8, 16)
+    loss = nn.functional.cross_entropy(GPT(config, seeded())(tokens).mT, tokens)
+    assert loss.item() == pytest.approx(math.log(config.vocab_size), rel=0.03)

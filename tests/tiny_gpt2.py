@@ -50,6 +50,8 @@ def transformers_model(config: GPTConfig = CONFIG, seed: int = 3) -> Any:
         n_layer=config.n_layer,
         n_head=config.n_head,
         n_embd=config.n_embd,
+        n_inner=config.d_ff,
+        tie_word_embeddings=config.tie_weights,
         bos_token_id=config.vocab_size - 1,
         eos_token_id=config.vocab_size - 1,
     )

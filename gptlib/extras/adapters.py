@@ -29,9 +29,10 @@ def adapter_tensors(model: GPT) -> dict[str, Tensor]:
 def fingerprint(model: GPT) -> str:
     """Compute the sha256 of a model's own weights, as 64 hexadecimal digits.
 
-    What `add_lora` added doesn't count, and the table that the head shares counts once.
+    What `add_lora` added doesn't count, and a table that the head shares counts once.
     """
-    digest, left_out = hashlib.sha256(), {*adapter_tensors(model), "head.weight"}
+    digest, left_out = hashlib.sha256(), {*adapter_tensors(model)}
+    left_out |= {"head.weight"} if model.config.tie_weights else set()
     for name, tensor in model.state_dict().items():
         if name not in left_out:
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)

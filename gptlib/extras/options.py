@@ -119,7 +119,7 @@ class CommandParser(argparse.ArgumentParser):
                 default = without or json.dumps(field.default).strip('"')
                 text += f" (default: {default})"
             dest, kind = prefix + field.name, kinds[field.name]
-            if type(None) in get_args(kind):
+            if is_optional := type(None) in get_args(kind):
                 kind, _ = get_args(kind)
             option = "--" + dest.replace("_", "-")
             group.add_argument(
@@ -127,7 +127,7 @@ class CommandParser(argparse.ArgumentParser):
                 dest=dest,
                 default=argparse.SUPPRESS,
                 required=field.default is MISSING,
-                type=partial(_read, kind=kind),
+                type=partial(_read, kind=kind, is_optional=is_optional),
                 metavar=_METAVARS.get(get_origin(kind) or kind, "NAME"),
                 nargs="?" if kind is bool else None,
                 const=True if kind is bool else None,
@@ -230,9 +230,11 @@ def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     return read
 
 
-def _read(text: str, kind: Any) -> Any:
+def _read(text: str, kind: Any, is_optional: bool = False) -> Any:
     """Read the value of an option as a type of a dataclass's field."""
     choices, rule = get_args(kind), "another"
+    if is_optional and text == "null":  # as YAML writes None
+        return None
     try:
         if kind is bool:
             rule = "true or false"

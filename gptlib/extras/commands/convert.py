@@ -68,7 +68,7 @@ def as_gpt2(model: GPT) -> GPT:
 
     A bias that is missing becomes zeros, fixed positions a table of the same values.
     """
-    config = replace(model.config, positions="learned", bias=True)
+    config = replace(model.config, positions="learned", bias=True, qkv_bias=None)
     if config == model.config:
         return model
     whole = GPT(config).to(model.ln_f.weight)  # its biases are zeros
@@ -108,6 +108,11 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _write_nanogpt(model: GPT, tokenizer: Tokenizer, folder: Path, dtype: torch.dtype) -> None:
     """Write ckpt.pt as nanoGPT's train.py does, but for the optimizer, and the tokenizer."""
+    if not model.config.tie_weights or model.config.hidden_size != 4 * model.config.n_embd:
+        raise ValueError(
+            "nanoGPT has no place for an output layer of its own, or for an MLP that is not four "
+            "times as wide as the stream; leave out --to nanogpt"
+        )
     state = {}
     for name, view in gpt2_view(model).items():
         matrix = view.T if name.endswith(TRANSPOSED) else view

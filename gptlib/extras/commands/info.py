@@ -84,16 +84,6 @@ def _find_config(name: str) -> GPTConfig:
         ) from None
 
 
-def count_by_part(config: GPTConfig) -> dict[str, int]:
-    """Count parameters as `count_parameters` does, attention by its four matrices."""
-    counts, per_matrix = count_parameters(config), config.n_embd * (config.n_embd + config.bias)
-    four = ("queries", "keys", "values", "attention's output")
-    parts = dict.fromkeys(four, config.n_layer * per_matrix)
-    rest = {name: n for name, n in counts.items() if name != "attention"}
-    embeddings = {name: rest.pop(name) for name in ("token embedding", "position embedding")}
-    return embeddings | parts | rest
-
-
 def _info(arguments: argparse.Namespace) -> int:
     config = _find_config(arguments.model or default_model())
     n_tokens = arguments.batch_size * config.context_length
@@ -106,7 +96,7 @@ def _info(arguments: argparse.Namespace) -> int:
         "keys and values of full contexts": costs["keys and values"],
         "training, activations included": sum(training),
     }
-    parameters, operations = count_by_part(config), flops_per_token(config)
+    parameters, operations = count_parameters(config), flops_per_token(config)
     if arguments.json:
         print_json(
             {

@@ -449,7 +449,7 @@ def _say_beginning(run: Run, changes: dict[str, Any], model: GPT, device: torch.
     )
     for name, (before, now) in changes.items():
         note(f"{name} was {before} and is {now} from here on")
-    if not sizes.bias or sizes.positions != "learned":
+    if not sizes.bias or sizes.qkv_bias is False or sizes.positions != "learned":
         note("in GPT-2's layout, biases of zero or a table of positions will be added")
     if passes > 20:
         enough = max(1, round(plan.n_steps * 10 / passes))

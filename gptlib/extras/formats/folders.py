@@ -10,6 +10,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,11 +88,10 @@ def build(
     head, table = tensors.pop("lm_head.weight", None), tensors.get("wte.weight")
     if head and not table:  # the two are one, and some programs keep it by this name
         tensors["wte.weight"] = head
-    if head and table and not torch.equal(head.read().float(), table.read().float()):
-        raise ValueError(
-            "lm_head.weight is not wte.weight: the model has an output layer of its own, which "
-            "GPT-2 and this course's GPT don't have; use a model with tied embeddings"
-        )
+    if head and table:  # transformers, too, believes the numbers, whatever config.json says
+        same = torch.equal(head.read().float(), table.read().float())
+        config = replace(config, tie_weights=same)
+        tensors |= {} if same else {"lm_head.weight": head}
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     model = build_model(config, shapes, lambda name: tensors[name].read(), dtype)
     check_vocabulary(tokenizer, model)
@@ -122,6 +122,7 @@ def load_their_classifier(folder: Path) -> TextClassifier | None:
     if not (folder / "config.json").is_file() or (folder / "head.safetensors").is_file():
         return None
     config, tensors = _read_sizes(folder / "config.json"), find_tensors(folder)
+    config = replace(config, tie_weights=True)  # it has no output layer, whatever is said of one
     if not (head := tensors.pop("score.weight", None)):
         return None
     tokenizer = read_any_tokenizer(folder, config.vocab_size)
