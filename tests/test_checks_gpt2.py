@@ -341,7 +341,7 @@ class Undrawn(GPT):
     def __init__(self, config: GPTConfig, generator: Any = None) -> None:
         super().__init__(config, generator)
         for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
+            if isinstance(module, nn.Linear | nn.Embedding):
                 module.reset_parameters()
 
 
@@ -392,7 +392,7 @@ GPTS: dict[str, type] = {
         stream=lambda self, t, mixes=None: through(self, t, mixes, list(self.blocks)[::-1])
     ),
     "only the first block runs": gpt(
-        stream=lambda self, t, mixes=None: through(self, t, mixes, self.blocks[:1])  # type: ignore
+        stream=lambda self, t, mixes=None: through(self, t, mixes, self.blocks[:1])
     ),
     "the last block is skipped": gpt(
         stream=lambda self, t, mixes=None: through(self, t, mixes, list(self.blocks)[:-1])
