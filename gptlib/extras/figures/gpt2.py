@@ -74,14 +74,15 @@ def six_ways(losses: Mapping[tuple[str, str], Sequence[float]], plateau: float) 
     figure, axes = canvas(9, 3.2, 1, 2, sharey=True)
     norms = list(dict.fromkeys(norm for _, norm in losses))
     ends = []
-    for ax, way in zip(axes, ("added", "replaced"), strict=True):
+    titles = {"added": "results are added", "replaced": "results replace the stream"}
+    for ax, way in zip(axes, titles, strict=True):
         for norm, color, line in zip(norms, COLORS, ("-", "--", ":"), strict=False):
             smooth = torch.tensor(losses[way, norm]).unfold(0, 10, 2).mean(-1)
             ax.plot(torch.arange(len(smooth)) * 2 + 10, smooth, line, color=color, label=norm)
             ends.append(f"{way}, {norm}: {smooth[-1]:.2f}")
         ax.axhline(plateau, color="0.6", lw=1, zorder=0)
-        ax.set(xlabel="step", title=f"each part's result is {way}")
-    axes[0].text(2, plateau - 0.03, "letters by frequency alone", color="0.4", va="top", size=9)
+        ax.set(xlabel="step", title=titles[way])
+    axes[0].text(10, plateau - 0.03, "letters by frequency alone", color="0.4", va="top", size=9)
     axes[0].set_ylabel("loss, nats per letter")
     axes[1].legend()
     alt = f"Six curves of the loss, mean of the last ten steps: {'; '.join(ends)}."
