@@ -63,8 +63,8 @@ def test_gradients_are_drawn_block_by_block() -> None:
     assert "pre-norm 0.30 in the first, 0.10 in the last block" in picture.alt
 
 
-def test_the_next_tokens_are_bars_with_their_percent() -> None:
-    picture = figures.next_tokens([" a", "b"], [0.75, 0.25], "It was")
+def test_the_likeliest_tokens_are_bars_with_their_percent() -> None:
+    picture = figures.likeliest([" a", "b"], [0.75, 0.25], "It was")
     assert texts(picture) == ["75 %", "25 %"]
     assert "“ a” 75 %, “b” 25 %" in picture.alt
 

@@ -105,7 +105,7 @@ def gradients(sizes: Mapping[str, Sequence[float]]) -> Picture:
     return Picture(figure, alt, caption)
 
 
-def next_tokens(tokens: Sequence[str], probabilities: Sequence[float], text: str) -> Picture:
+def likeliest(tokens: Sequence[str], probabilities: Sequence[float], text: str) -> Picture:
     """Draw the likeliest next tokens of a text as bars."""
     figure, ax = canvas(5.6, 0.3 * len(tokens) + 0.6)
     shares = [100 * p for p in probabilities]
