@@ -1,76 +1,518 @@
-"""The checks of chapter 4's exercises name the mistakes that learners make."""
+"""The checks of the chapter on the model know the unfinished, each mistake, and the right."""
 
+import math
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptlib.extras.checks import gpt2 as checks
-from gptlib.gpt2 import GPT, GPTConfig, count_parameters, flops_per_token
+from gptlib.extras.checks import yours
+from gptlib.extras.models import load_model
+from gptlib.gpt2 import GPT, MLP, Block, GPTConfig, count_parameters
 
-CHECKS = [checks.training_days, checks.rms_norm, checks.parameters, checks.logits_by_depth]
-
-
-def unfinished(*_: Any) -> Any:
-    return ...
+Function = Callable[..., Any]
 
 
-def raises_unfinished(*_: Any) -> Any:
-    raise NotImplementedError
-
-
-def said(capsys: pytest.CaptureFixture[str], check: Callable[..., None], answer: Any) -> str:
+def said(capsys: pytest.CaptureFixture[str], check: Function, answer: Any) -> str:
     check(answer)
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("check", CHECKS)
-@pytest.mark.parametrize("stub", [unfinished, raises_unfinished, lambda *_: None])
+def normed(
+    *dims: int, unbiased: bool = False, finish: Function | None = None, root: Function | None = None
+) -> Function:
+    """A layer normalisation with some of its steps exchanged for wrong ones."""
+    root = root or (lambda variance, eps: (variance + eps).sqrt())
+    finish = finish or (lambda y, gain, bias: gain * y + bias)
+
+    def function(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+        over = dims or (-1,)
+        variance = x.var(over, unbiased=unbiased, keepdim=True)
+        y = (x - x.mean(over, keepdim=True)) / root(variance, eps)
+        return finish(y, gain, bias)
+
+    return function
+
+
+def by_squares(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    mean = x.mean(dim=-1).unsqueeze(-1)
+    variance = (x**2).mean(-1, True) - mean**2
+    return (x - mean) * torch.rsqrt(variance + eps) * gain + bias
+
+
+NORMS: dict[str, Function] = {
+    "Not written yet": lambda x, g, b, eps=1e-5: None,
+    "Correct": normed(),
+    "write it by hand": lambda x, g, b, eps=1e-5: F.layer_norm(x, (8,), g, b, eps),
+    "divided by C - 1": normed(unbiased=True),
+    "eps is outside the root": normed(root=lambda v, eps: v.sqrt() + eps),
+    "eps is missing": normed(root=lambda v, eps: v.sqrt()),
+    "the square root is missing": normed(root=lambda v, eps: v + eps),
+    "divide by it": normed(root=lambda v, eps: 1 / (v + eps).sqrt()),
+    "the variance is their mean": normed(root=lambda v, eps: (8 * v + eps).sqrt()),
+    "but nothing is divided": normed(root=lambda v, eps: 1),
+    "gain and bias are missing": normed(finish=lambda y, g, b: y),
+    "the gain is missing": normed(finish=lambda y, g, b: y + b),
+    "the bias is missing": normed(finish=lambda y, g, b: g * y),
+    "before the gain multiplies": normed(finish=lambda y, g, b: g * (y + b)),
+    "yours are over the positions)": normed(1),
+    "yours are over the batch": normed(0),
+    "yours are over everything": normed(0, 1, 2),
+    "over the positions too": normed(1, 2),
+    "the mean is not subtracted": lambda x, g, b, eps=1e-5: (
+        g * x / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt() + b
+    ),
+    "keepdim=True": lambda x, g, b, eps=1e-5: g * (x - x.mean(-1)) / x.std(-1) + b,
+    "no gradient comes back": lambda x, g, b, eps=1e-5: normed()(x.detach(), g, b, eps),
+    "must be a tensor; you return list": lambda x, g, b, eps=1e-5: x.tolist(),
+    "must have shape": lambda x, g, b, eps=1e-5: x[0],
+    "should hold other numbers": lambda x, g, b, eps=1e-5: 7 * x,
+}
+
+
+@pytest.mark.parametrize("expected", NORMS)
+def test_layer_norm(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(capsys, checks.layer_norm, NORMS[expected])
+
+
+def test_layer_norm_in_another_style_is_right(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Correct" in said(capsys, checks.layer_norm, by_squares)
+
+
+ROOT = math.sqrt(2 / math.pi)
+
+
+def tanh_form(
+    inner: Function = lambda x: ROOT * (x + 0.044715 * x**3),
+    outer: Function = lambda x, t: x / 2 * (1 + t),
+) -> Function:
+    return lambda x: outer(x, torch.tanh(inner(x)))
+
+
+GELUS: dict[str, Function] = {
+    "Not written yet": lambda x: ...,
+    "Correct": lambda x: x * (2 * ROOT * (x + 0.044715 * x * x * x)).sigmoid(),
+    "write it by hand": lambda x: F.gelu(x, approximate="tanh"),
+    "the exact GELU": lambda x: x / 2 * (1 + torch.erf(x / 2**0.5)),
+    "that is ReLU": lambda x: x.clamp(min=0),
+    "the half is missing": tanh_form(outer=lambda x, t: x * (1 + t)),
+    "the 1 + is missing": tanh_form(outer=lambda x, t: x / 2 * t),
+    "factor √(2/π) is missing": tanh_form(lambda x: x + 0.044715 * x**3),
+    "must multiply x³ too": tanh_form(lambda x: ROOT * x + 0.044715 * x**3),
+    "the root of 2/π": tanh_form(lambda x: 2 / math.pi * (x + 0.044715 * x**3)),
+    "the x³ is missing": tanh_form(lambda x: ROOT * x),
+    "multiplies x³, not x": tanh_form(lambda x: ROOT * (0.044715 * x + x**3)),
+    "you took x²": tanh_form(lambda x: ROOT * (x + 0.044715 * x**2)),
+    "the x in front is missing": tanh_form(outer=lambda x, t: (1 + t) / 2),
+    "form with a sigmoid": lambda x: x * (1.702 * x).sigmoid(),
+    "should hold other numbers": lambda x: x + 1,
+}
+
+
+@pytest.mark.parametrize("expected", GELUS)
+def test_gelu(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(capsys, checks.gelu, GELUS[expected])
+
+
+def bent(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def with_forward(base: type, forward: Function, **methods: Function) -> type:
+    return type(base.__name__, (base,), {"forward": forward, **methods})
+
+
+MLPS: dict[str, Function] = {
+    "Not written yet": lambda self, x: ...,
+    "Correct": lambda self, x: self.dropout(self.proj(nn.GELU("tanh")(self.expand(x)))),
+    "the exact GELU": lambda self, x: self.dropout(self.proj(F.gelu(self.expand(x)))),
+    "that is ReLU": lambda self, x: self.dropout(self.proj(self.expand(x).relu())),
+    "no activation function": lambda self, x: self.proj(self.expand(x)),
+    "comes before expand": lambda self, x: self.proj(self.expand(bent(x))),
+    "comes after proj": lambda self, x: bent(self.proj(self.expand(x))),
+    "nothing comes after proj": lambda self, x: bent(self.proj(bent(self.expand(x)))),
+    "proj is missing": lambda self, x: bent(self.expand(x)),
+    "proj and the activation": lambda self, x: self.expand(x),
+    "the block will do that": lambda self, x: x + self.proj(bent(self.expand(x))),
+    "expand first": lambda self, x: self.expand(bent(self.proj(x))),
+    "dropout acts outside training": lambda self, x: (
+        F.dropout(self.proj(bent(self.expand(x))), self.dropout.p)
+        if self.dropout.p
+        else self.proj(bent(self.expand(x)))
+    ),
+    "dropout never acts": lambda self, x: self.proj(bent(self.expand(x))),
+    "after proj, and nowhere else": lambda self, x: self.proj(self.dropout(bent(self.expand(x)))),
+    "should hold other numbers": lambda self, x: 3 * x,
+}
+
+
+@pytest.mark.parametrize("expected", MLPS)
+def test_mlp(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(capsys, checks.mlp, with_forward(MLP, MLPS[expected]))
+
+
+class Narrow(MLP):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.expand = nn.Linear(config.n_embd, config.n_embd)
+        self.proj = nn.Linear(config.n_embd, config.n_embd)
+
+
+class Renamed(MLP):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config)
+        self.widen = self.expand
+        del self.expand
+
+
+def test_changed_layers_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "4 C channels" in said(capsys, checks.mlp, Narrow)
+    assert "expand is missing" in said(capsys, checks.mlp, Renamed)
+
+
+def in_place(self: Any, x: Tensor, mix: Any = None) -> Tensor:
+    x += self.attn(self.ln_1(x), mix)
+    x += self.mlp(self.ln_2(x))
+    return x
+
+
+def copied(self: Any, x: Tensor, mix: Any = None) -> Tensor:
+    x = self.ln_1(x)
+    x = x + self.attn(x, mix)
+    x = self.ln_2(x)
+    return x + self.mlp(x)
+
+
+def wired(
+    first: Function = lambda b, x, m: x + b.attn(b.ln_1(x), m),
+    second: Function = lambda b, y: y + b.mlp(b.ln_2(y)),
+) -> Function:
+    return lambda self, x, mix=None: second(self, first(self, x, mix))
+
+
+BLOCKS: dict[str, Function] = {
+    "Not written yet": lambda self, x, mix=None: ...,
+    "Correct": wired(),
+    "(post-norm)": wired(
+        lambda b, x, m: b.ln_1(x + b.attn(x, m)), lambda b, y: b.ln_2(y + b.mlp(y))
+    ),
+    "the norms are missing": wired(lambda b, x, m: x + b.attn(x, m), lambda b, y: y + b.mlp(y)),
+    "nothing is added": wired(lambda b, x, m: b.attn(b.ln_1(x), m), lambda b, y: b.mlp(b.ln_2(y))),
+    "attention replaces the stream": wired(lambda b, x, m: b.attn(b.ln_1(x), m)),
+    "the MLP replaces the stream": wired(second=lambda b, y: b.mlp(b.ln_2(y))),
+    "you add to the normalised copy": copied,
+    "added to the normalised copy; add it to x": wired(
+        lambda b, x, m: b.ln_1(x) + b.attn(b.ln_1(x), m)
+    ),
+    "the MLP's result is added to the normalised copy": wired(
+        second=lambda b, y: b.ln_2(y) + b.mlp(b.ln_2(y))
+    ),
+    "ln_1 serves both": wired(second=lambda b, y: y + b.mlp(b.ln_1(y))),
+    "ln_2 serves both": wired(lambda b, x, m: x + b.attn(b.ln_2(x), m)),
+    "are swapped": wired(
+        lambda b, x, m: x + b.attn(b.ln_2(x), m), lambda b, y: y + b.mlp(b.ln_1(y))
+    ),
+    "without ln_1": wired(lambda b, x, m: x + b.attn(x, m)),
+    "without ln_2": wired(second=lambda b, y: y + b.mlp(y)),
+    "reads the old stream": lambda b, x, mix=None: x + b.attn(b.ln_1(x), mix) + b.mlp(b.ln_2(x)),
+    "is lost in the end": lambda b, x, mix=None: x + b.mlp(b.ln_2(x + b.attn(b.ln_1(x), mix))),
+    "after attention, not before": wired(
+        lambda b, x, m: x + b.mlp(b.ln_2(x)), lambda b, y: y + b.attn(b.ln_1(y))
+    ),
+    "the MLP is missing": wired(second=lambda b, y: y),
+    "attention is missing": wired(lambda b, x, m: x),
+    "once more at the end": wired(second=lambda b, y: b.ln_2(y + b.mlp(b.ln_2(y)))),
+    "+= changes the caller's x": in_place,
+    "mix is not passed on": lambda b, x, mix=None: wired()(b, x),
+    "forward takes x and mix": lambda b, x: wired()(b, x),
+    "should hold other numbers": lambda b, x, mix=None: 3 * x,
+}
+
+
+@pytest.mark.parametrize("expected", BLOCKS)
+def test_block(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(capsys, checks.block, with_forward(Block, BLOCKS[expected]))
+
+
+def drawing(
+    proj: Function = lambda n: 1 / math.sqrt(2 * n),
+    std: float = 0.02,
+    matrix: Function = lambda name, p: p.dim() == 2,
+    scaled: Function = lambda name: name.endswith("proj.weight"),
+    bias: Function = nn.init.zeros_,
+    draw: Function = lambda p, s, g: nn.init.normal_(p, std=s, generator=g),
+) -> Function:
+    """An initialisation with some of its steps exchanged for wrong ones."""
+
+    def function(model: nn.Module, n_layer: int, generator: Any = None) -> None:
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                bias(parameter)
+            elif matrix(name, parameter):
+                scale = proj(n_layer) if scaled(name) else 1.0
+                draw(parameter, std * scale, generator)
+
+    return function
+
+
+def by_modules(model: nn.Module, n_layer: int, generator: Any = None) -> None:
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                scale = (2 * n_layer) ** -0.5 if name.endswith("proj") else 1
+                module.weight.normal_(0, 0.02 * scale, generator=generator)
+            if getattr(module, "bias", None) is not None:
+                module.bias.zero_()
+
+
+def evenly(p: Tensor, s: float, g: Any) -> None:
+    nn.init.uniform_(p, -s * 3**0.5, s * 3**0.5, generator=g)
+
+
+INITIAL: dict[str, Function] = {
+    "Not written yet": lambda model, n_layer, generator=None: None,
+    "Correct": drawing(),
+    "is scaled too": drawing(scaled=lambda name: True),
+    "attn.proj is not scaled": drawing(scaled=lambda name: name.endswith("mlp.proj.weight")),
+    "mlp.proj is not scaled": drawing(scaled=lambda name: name.endswith("attn.proj.weight")),
+    "divided by √L;": drawing(lambda n: n**-0.5),
+    "divided by 2L": drawing(lambda n: 1 / (2 * n)),
+    "divided by L;": drawing(lambda n: 1 / n),
+    "multiplied by √(2L)": drawing(lambda n: (2 * n) ** 0.5),
+    "divided by √2;": drawing(lambda n: 2**-0.5),
+    "not the variance": drawing(std=0.02**0.5),
+    "not 0.02": drawing(std=0.05),
+    "left as they were": drawing(bias=lambda p: None),
+    "the biases are drawn": drawing(bias=lambda p: nn.init.normal_(p, std=0.02)),
+    "must stay 1": drawing(matrix=lambda name, p: True),
+    "the token table is not drawn": drawing(
+        matrix=lambda n, p: "proj" in n or "qkv" in n or "expand" in n
+    ),
+    "generator is not used": drawing(draw=lambda p, s, g: nn.init.normal_(p, std=s)),
+    "drawn evenly": drawing(draw=evenly),
+    "the mean of attn.proj is not 0": drawing(
+        draw=lambda p, s, g: nn.init.normal_(p, mean=s, std=s, generator=g)
+    ),
+    "Wrap it in torch.no_grad()": drawing(draw=lambda p, s, g: p.normal_(0, s, generator=g)),
+}
+
+
+@pytest.mark.parametrize("expected", INITIAL)
+def test_initialize(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(capsys, checks.initialize, INITIAL[expected])
+
+
+def test_initialising_by_modules_is_right_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Correct" in said(capsys, checks.initialize, by_modules)
+
+
+def gpt(**methods: Function) -> type:
+    for name, method in methods.items():
+        method.__name__ = name if method.__name__ == "<lambda>" else method.__name__
+    return type("GPT", (GPT,), methods)
+
+
+class Untied(GPT):
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+
+class CopiedHead(GPT):
+    """Its head holds equal numbers, as a parameter of its own."""
+
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head.weight = nn.Parameter(self.embed.token_embedding.weight.detach().clone())
+
+    def eval(self) -> Any:
+        with torch.no_grad():
+            self.head.weight.copy_(self.embed.token_embedding.weight)
+        return super().eval()
+
+
+class Undrawn(GPT):
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                module.reset_parameters()
+
+
+def through(self: Any, tokens: Tensor, mixes: Any = None, blocks: Any = None) -> Tensor:
+    x = self.embed(tokens)
+    blocks = self.blocks if blocks is None else blocks
+    for block, mix in zip(blocks, mixes or [None] * len(self.blocks), strict=False):
+        x = block(x, mix)
+    return x
+
+
+def without_positions(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
+    x = self.embed.token_embedding(tokens)
+    for block in self.blocks:
+        x = block(x)
+    return x
+
+
+def each_the_embedding(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
+    x = self.embed(tokens)
+    for block in self.blocks:
+        y = block(x)
+    return y
+
+
+def added_again(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
+    x = self.embed(tokens)
+    for block in self.blocks:
+        x = x + block(x)
+    return x
+
+
+GPTS: dict[str, type] = {
+    "Not written yet: unembed": gpt(unembed=lambda self, x: ...),
+    "Not written yet: stream": gpt(stream=lambda self, tokens, mixes=None: ...),
+    "Not written yet: forward": gpt(forward=lambda self, tokens: ...),
+    "Correct": gpt(stream=through),
+    "ln_f is missing": gpt(unembed=lambda self, x: self.head(x)),
+    "ln_f is applied twice.": gpt(unembed=lambda self, x: self.head(self.ln_f(self.ln_f(x)))),
+    "the head is missing": gpt(unembed=lambda self, x: self.ln_f(x)),
+    "those are probabilities": gpt(unembed=lambda self, x: self.head(self.ln_f(x)).softmax(-1)),
+    "those are logarithms": gpt(unembed=lambda self, x: self.head(self.ln_f(x)).log_softmax(-1)),
+    "only the last position is scored; score all T": gpt(
+        unembed=lambda self, x: self.head(self.ln_f(x))[:, -1]
+    ),
+    "the positions are missing": gpt(stream=without_positions),
+    "the blocks run backwards": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes, list(self.blocks)[::-1])
+    ),
+    "only the first block runs": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes, self.blocks[:1])
+    ),
+    "the last block is skipped": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes, list(self.blocks)[:-1])
+    ),
+    "the first block is skipped": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes, list(self.blocks)[1:])
+    ),
+    "each block reads the embedding": gpt(stream=each_the_embedding),
+    "the blocks are missing": gpt(stream=lambda self, t, mixes=None: self.embed(t)),
+    "a block adds by itself": gpt(stream=added_again),
+    "ln_f comes too early": gpt(stream=lambda self, t, mixes=None: self.ln_f(through(self, t))),
+    "stream returns the stream": gpt(
+        stream=lambda self, t, mixes=None: self.unembed(through(self, t))
+    ),
+    "the mixes are ignored": gpt(stream=lambda self, t, mixes=None: through(self, t)),
+    "every block gets the first mix": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes and mixes[:1] * 3)
+    ),
+    "every block gets the last mix": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes and mixes[-1:] * 3)
+    ),
+    "the mixes come backwards": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes and mixes[::-1])
+    ),
+    "stream takes tokens and mixes": gpt(stream=lambda self, t: through(self, t)),
+    "forward returns the stream": gpt(forward=lambda self, t: self.stream(t)),
+    "unembed holds it": gpt(forward=lambda self, t: self.unembed(self.ln_f(self.stream(t)))),
+    "score all of them": gpt(forward=lambda self, t: self.unembed(self.stream(t))[:, -1:]),
+    "the blocks are skipped": gpt(forward=lambda self, t: self.unembed(self.embed(t))),
+    "the head has a table of its own; one line": Untied,
+    "a copy is not enough": CopiedHead,
+    "the starting weights are PyTorch's": Undrawn,
+}
+
+
+@pytest.mark.parametrize("expected", GPTS)
+def test_gpt(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert expected in said(capsys, checks.gpt, GPTS[expected])
+
+
+TASKS = [checks.layer_norm, checks.gelu, checks.mlp, checks.block, checks.initialize, checks.gpt]
+
+
+@pytest.mark.parametrize("check", [*TASKS, checks.rms_norm, checks.parameters])
+def test_an_answer_that_stops_is_reported(
+    check: Function, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "raised ZeroDivisionError" in said(capsys, check, lambda *_: 1 / 0)
+
+
+def test_the_golden_model_of_transformers_is_at_hand() -> None:
+    model, stages = checks.golden()
+    with torch.no_grad():
+        torch.testing.assert_close(model(stages["tokens"]), stages["logits"], rtol=0, atol=1e-5)
+
+
+# The model of the reader's own parts
+
+
+OWN_EMBEDDING = """
+class InputEmbedding(nn.Module):
+    def __init__(self, vocab_size, context_length, n_embd, dropout=0.0):
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocab_size, n_embd)
+        self.position_embedding = nn.Embedding(context_length, n_embd)
+        self.dropout = nn.Dropout(dropout)
+        SEEN.append("embedding")
+
+    def forward(self, tokens):
+        there = torch.arange(tokens.size(1))
+        return self.dropout(self.token_embedding(tokens) + self.position_embedding(there))
+
+SEEN = []
+"""
+OWN_MLP = """
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.expand = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        return self.proj(gelu(self.expand(x)))
+"""
+OWN_GELU = "gelu = nn.GELU('tanh')"
+
+
+@pytest.mark.parametrize("kept", [{}, {"embeddings/InputEmbedding": OWN_EMBEDDING},
+                                  {"gpt2/MLP": OWN_MLP, "gpt2/gelu": OWN_GELU}])  # fmt: skip
+def test_the_trained_weights_run_in_the_readers_own_parts(
+    kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, source in kept.items():
+        path = tmp_path / "work" / "yours" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    kind, parts = yours.assemble()
+    assert {name for name, own in parts.items() if own} == {
+        name.split("/")[1] for name in kept
+    } & set(parts)
+    model, tokens = load_model()[0], torch.tensor([[1, 2, 3]])
+    own = kind(model.config).eval()
+    own.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(own(tokens), model(tokens), rtol=0, atol=1e-4)
+    assert type(own.blocks[0].mlp).__module__ == "yours"
+    assert "yours" not in sys.modules
+
+
+# The exercises
+
+
+@pytest.mark.parametrize("check", [checks.rms_norm, checks.parameters])
+@pytest.mark.parametrize("stub", [lambda *_: ..., lambda *_: None])
 def test_an_unfinished_exercise_is_not_a_wrong_one(
-    check: Callable[..., None], stub: Any, capsys: pytest.CaptureFixture[str]
+    check: Function, stub: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert said(capsys, check, stub).startswith("Not written yet: ")
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_an_answer_that_stops_or_is_of_another_kind_is_reported(
-    check: Callable[..., None], capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = said(capsys, check, lambda *_: 1 / 0)
-    assert "raised ZeroDivisionError" in text
-    assert said(capsys, check, lambda *_: "a text").startswith("Not yet: ")
-
-
-def days(config: GPTConfig, n_tokens: float, rate: float) -> float:
-    return flops_per_token(config)["training"] * n_tokens / rate / 86_400
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (days, "Correct: "),
-        (lambda c, n, r: days(c, n, r) / 3, "forward pass alone"),
-        (lambda c, n, r: days(c, n, r) * 2 / 3, "left out the forward pass"),
-        (lambda c, n, r: days(c, n, r) * 86_400, "Those are seconds"),
-        (lambda c, n, r: days(c, n, r) * 24, "Those are hours"),
-        (lambda c, n, r: 3 * flops_per_token(c)["matrices"] * n / r / 86_400, "attention scores"),
-        (lambda c, n, r: days(c, 1, r), "for one token"),
-        (lambda c, n, r: 1 / days(c, n, r), "divided the speed by the work"),
-        (lambda c, n, r: days(c, n, 1 / r), "divide by it"),
-        (
-            lambda c, n, r: 6 * count_parameters(c)["total"] * n / r / 86_400,
-            "a good rule, but without attention",
-        ),
-        (lambda c, n, r: 3 * days(c, n, r), "holds the factor 3 already"),
-        (lambda c, n, r: c.context_length * days(c, n, r), "don't multiply by the length"),
-        (lambda c, n, r: 7.0, "expected"),
-    ],
-)
-def test_days_of_training(answer: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert message in said(capsys, checks.training_days, answer)
 
 
 def mean_square(x: Tensor, *dims: int) -> Tensor:
@@ -99,7 +541,7 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
         ),
         (lambda x, g, e: g * x * (mean_square(x, -1) + e).sqrt(), "divide by it"),
         (lambda x, g, e: g * x / (x.square().mean(-1) + e).sqrt(), "keepdim=True"),
-        (lambda x, g, e: F.rms_norm(x, (8,), g, e), "from its parts"),
+        (lambda x, g, e: F.rms_norm(x, (8,), g, e), "write it by hand"),
         (lambda x, g, e: x[0], "return a tensor of shape (2, 5, 8)"),
         (lambda x, g, e: x, "differ from F.rms_norm"),
     ],
@@ -153,51 +595,3 @@ def by_formula(c: GPTConfig) -> int:
 )
 def test_count_by_formula(answer: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert message in said(capsys, checks.parameters, answer)
-
-
-def streams(model: GPT, tokens: Tensor) -> list[Tensor]:
-    stream = [model.embed(tokens)]
-    for block in model.blocks:
-        stream.append(block(stream[-1]))
-    return stream
-
-
-def lens(model: GPT, tokens: Tensor) -> Tensor:
-    return torch.stack([model.unembed(x) for x in streams(model, tokens)])
-
-
-def without_norm(model: GPT, tokens: Tensor) -> Tensor:
-    table = model.embed.token_embedding.weight
-    return torch.stack([x @ table.T for x in streams(model, tokens)])
-
-
-def without_chain(model: GPT, tokens: Tensor) -> Tensor:
-    x = model.embed(tokens)
-    return torch.stack([model.unembed(x), *(model.unembed(block(x)) for block in model.blocks)])
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lens, "Correct: "),
-        (lambda m, t: lens(m, t)[1:], "left out the first entry"),
-        (lambda m, t: lens(m, t)[:-1], "left out the last entry"),
-        (without_norm, "without ln_f"),
-        (without_chain, "gave every block the embedding"),
-        (lambda m, t: torch.stack(streams(m, t)), "vectors of the stream"),
-        (lambda m, t: lens(m, t).softmax(-1), "Those are probabilities"),
-        (lambda m, t: lens(m, t).log_softmax(-1), "logarithms of probabilities"),
-        (
-            lambda m, t: torch.stack([m.unembed(m.ln_f(x)) for x in streams(m, t)]),
-            "applied ln_f twice",
-        ),
-        (lambda m, t: torch.cat([m.unembed(x) for x in streams(m, t)]), "with torch.stack"),
-        (lambda m, t: list(lens(m, t)), "torch.stack"),
-        (lambda m, t: m(t), "a tensor of shape (2, 6, 23); (L + 1, B, T, V) is (4, 2, 6, 23)"),
-        (lambda m, t: lens(m, t) + 1, "the logits differ"),
-    ],
-)
-def test_look_into_the_stream(
-    answer: Any, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert message in said(capsys, checks.logits_by_depth, answer)

@@ -1,66 +1,465 @@
-"""Checks of the exercises of chapter 4: each says what is right, or which step is off."""
+"""Check the tasks and exercises of the chapter on the model."""
 
+import math
 from collections.abc import Callable
+from functools import wraps
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from gptlib.extras.checks.answers import (
     Answer,
     Wrong,
     close,
+    expect,
     named,
     number_of,
     run,
     says,
+    task,
     tensor_of,
-    what,
 )
-from gptlib.gpt2 import GPT, GPT2_SMALL, GPT2_XL, GPTConfig, count_parameters, flops_per_token
+from gptlib.extras.models import load_model
+from gptlib.gpt2 import GPT, GPTConfig, count_parameters
+
+CONFIG = GPTConfig(vocab_size=23, context_length=8, n_layer=3, n_head=2, n_embd=12)
+KEEPDIM = {"must match the size": "Keep the dimension when you take the mean: keepdim=True."}
 
 
-def _uses(answer: Answer, name: str) -> bool:
-    return name in getattr(getattr(answer, "__code__", None), "co_names", ())
+def golden() -> tuple[GPT, dict[str, Tensor]]:
+    """Open a tiny GPT-2 of transformers, and what each of its stages handed on."""
+    folder = Path(__file__).parents[3] / "tests" / "golden" / "hf-tiny"
+    return load_model(folder)[0], load_file(folder / "activations.safetensors")
 
 
-@says
-def training_days(answer: Answer) -> str:
-    """Check `training_days(config, n_tokens, flops_per_second)`, exercise 1."""
-    cases = [(GPT2_SMALL, 1e10, 1e14), (GPT2_XL, 4e10, 3e14)]
-    for config, n_tokens, rate in cases:
-        got = number_of(answer, config, n_tokens, rate, wanted="of days")
-        flops = flops_per_token(config)
-        right = flops["training"] * n_tokens / rate / 86_400
-        rule = 6 * count_parameters(config)["total"] / flops["training"]
-        mistakes = {
-            "That is the forward pass alone; training costs three times as much": right / 3,
-            "You left out the forward pass: the backward pass alone is two thirds": right * 2 / 3,
-            "Those are seconds; a day has 86,400": right * 86_400,
-            "Those are hours; a day has 24 of them": right * 24,
-            "You left out the attention scores": right * flops["matrices"] / flops["forward"],
-            "That is for one token; multiply by the number of tokens": right / n_tokens,
-            "That is 6 times the parameters: a good rule, but without attention": right * rule,
-            '"training" holds the factor 3 already; don\'t multiply by it again': right * 3,
-            "flops_per_token is per token already; don't multiply by the length": (
-                right * config.context_length
-            ),
-            "You divided the speed by the work": 1 / right,
-            "You multiplied by the speed; divide by it": right * rate * rate,
-        }
-        if abs(got / right - 1) < 1e-6:
-            continue
-        for text, value in mistakes.items():
-            if abs(got / value - 1) < 1e-6:
-                return f"{text}."
-        return f"Not yet: expected {right:.4g} days for {n_tokens:g} tokens, you say {got:.4g}."
-    return "Correct: GPT-2 small and XL, two numbers of tokens and two speeds agree."
+def _by_hand(answer: Answer, *names: str) -> None:
+    used = getattr(getattr(answer, "__code__", None), "co_names", ())
+    if any(name in used for name in names):
+        raise Wrong("Not yet: write it by hand; PyTorch's own is what the check compares with.")
+
+
+def _shaken(module: Any, seed: int = 0) -> Any:
+    """Move all parameters away from their start: biases of 0 and gains of 1 hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.4)
+    return module.eval()
+
+
+def _parts(module: nn.Module, *names: str) -> None:
+    missing = set(names) - {name for name, _ in module.named_children()}
+    if missing:
+        raise Wrong(
+            f"Not yet: {', '.join(sorted(missing))} is missing. Leave the lines of __init__ that "
+            "are there: trained weights are found by these names."
+        )
+
+
+@task
+def layer_norm(function: Callable[..., Tensor]) -> str:
+    """Check layer normalisation in value and gradient, for usual and for tiny numbers."""
+    generator = torch.Generator().manual_seed(0)
+    x = 3 + 2 * torch.randn(2, 5, 8, generator=generator)  # (B, T, C)
+    gain, bias = torch.rand(2, 8, generator=generator) + 0.5
+
+    def normed(*dims: int, more: float = 0) -> Tensor:
+        centred = x - x.mean(dims, keepdim=True)
+        n = centred.numel() / centred.mean(dims).numel()
+        return centred / (centred.square().sum(dims, keepdim=True) / (n - more) + 1e-5).sqrt()
+
+    y = normed(-1)
+    centred = x - x.mean(-1, keepdim=True)
+    square = centred.square().mean(-1, keepdim=True)
+    own = "each token is normalised by itself: take mean and variance over the channels, dim=-1"
+    causes = {
+        "the variance is divided by C - 1; pass unbiased=False, or average the squares": (
+            gain * normed(-1, more=1) + bias
+        ),
+        "gain and bias are missing": y,
+        "the gain is missing": y + bias,
+        "the bias is missing": gain * y,
+        "the bias is added before the gain multiplies": gain * (y + bias),
+        f"{own} (yours are over the positions)": gain * normed(1) + bias,
+        f"{own} (yours are over the batch)": gain * normed(0) + bias,
+        f"{own} (yours are over everything)": gain * normed(0, 1, 2) + bias,
+        f"{own} (yours are over the positions too)": gain * normed(1, 2) + bias,
+        "the mean is not subtracted": gain * x / (square + 1e-5).sqrt() + bias,
+        "the square root is missing": gain * centred / (square + 1e-5) + bias,
+        "the mean is subtracted, but nothing is divided": gain * centred + bias,
+        "you multiply by the root; divide by it": gain * centred * (square + 1e-5).sqrt() + bias,
+        "the squares are summed; the variance is their mean": (
+            gain * centred / (8 * square + 1e-5).sqrt() + bias
+        ),
+    }
+    right = F.layer_norm(x, (8,), gain, bias)
+    got = run(function, x.clone(), gain, bias, hints=KEEPDIM)
+    _by_hand(function, "layer_norm", "LayerNorm", "native_layer_norm")
+    expect(got, right, causes, "the result for (2, 5, 8)")
+    x = x / 1000
+    centred = x - x.mean(-1, keepdim=True)
+    square = centred.square().mean(-1, keepdim=True)
+    tiny = "right for usual numbers, but for tiny ones"
+    causes = {
+        f"{tiny} eps is outside the root; add it to the variance": (
+            gain * centred / (square.sqrt() + 1e-5) + bias
+        ),
+        f"{tiny} eps is missing": gain * centred / square.sqrt() + bias,
+    }
+    expect(run(function, x, gain, bias), F.layer_norm(x, (8,), gain, bias), causes, "a tiny x")
+    own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    outputs = run(function, own_x, gain, bias), F.layer_norm(torch_x, (8,), gain, bias)
+    if not outputs[0].requires_grad:
+        raise Wrong("Not yet: no gradient comes back to x; leave out detach and no_grad.")
+    for output in outputs:
+        output.square().sum().backward()
+    assert torch_x.grad is not None
+    expect(own_x.grad, torch_x.grad, {}, "the gradient of x", atol=1e-2)
+    return "Correct: equal to PyTorch's in value and gradient, for usual and for tiny numbers."
+
+
+@task
+def gelu(function: Callable[[Tensor], Tensor]) -> str:
+    """Check GELU in the form with tanh."""
+    x = torch.linspace(-4, 4, 33, dtype=torch.float64)
+    c = math.sqrt(2 / math.pi)
+    inner = x + 0.044715 * x**3
+    causes = {
+        "that is the exact GELU, with erf; GPT-2 has the form with tanh": F.gelu(x),
+        "that is ReLU": x.relu(),
+        "the half is missing": x * (1 + torch.tanh(c * inner)),
+        "the 1 + is missing": x / 2 * torch.tanh(c * inner),
+        "the factor √(2/π) is missing": x / 2 * (1 + torch.tanh(inner)),
+        "√(2/π) must multiply x³ too; mind the brackets": (
+            x / 2 * (1 + torch.tanh(c * x + 0.044715 * x**3))
+        ),
+        "the root of 2/π is missing": x / 2 * (1 + torch.tanh(2 / math.pi * inner)),
+        "the x³ is missing": x / 2 * (1 + torch.tanh(c * x)),
+        "0.044715 multiplies x³, not x": x / 2 * (1 + torch.tanh(c * (0.044715 * x + x**3))),
+        "it must be x³; you took x²": x / 2 * (1 + torch.tanh(c * (x + 0.044715 * x**2))),
+        "the x in front is missing": (1 + torch.tanh(c * inner)) / 2,
+        "that is the form with a sigmoid; GPT-2 has the one with tanh": x * (1.702 * x).sigmoid(),
+    }
+    right = F.gelu(x, approximate="tanh")
+    got = run(function, x)
+    _by_hand(function, "gelu", "GELU")
+    expect(got, right, causes, "gelu of the numbers from -4 to 4")
+    return "Correct: equal to PyTorch's from -4 to 4."
+
+
+@task
+def mlp(kind: Callable[..., Any]) -> str:
+    """Check the feed-forward part, and where its dropout acts."""
+    yours = _shaken(run(kind, CONFIG))
+    _parts(yours, "expand", "proj", "dropout")
+    if yours.expand.weight.shape != (48, 12):
+        raise Wrong("Not yet: expand must make 4 C channels of C; leave __init__ as it was.")
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1))
+    hidden = yours.expand(x)
+    bent = F.gelu(hidden, approximate="tanh")
+    right = yours.proj(bent)
+    causes = {
+        "that is the exact GELU; GPT-2 has the form with tanh": yours.proj(F.gelu(hidden)),
+        "that is ReLU; GPT-2 has GELU": yours.proj(hidden.relu()),
+        "there is no activation function between the two matrices": yours.proj(hidden),
+        "the activation comes before expand; it belongs between the two matrices": (
+            yours.proj(yours.expand(F.gelu(x, approximate="tanh")))
+        ),
+        "the activation comes after proj; it belongs between the two matrices": (
+            F.gelu(yours.proj(hidden), approximate="tanh")
+        ),
+        "nothing comes after proj but dropout": F.gelu(right, approximate="tanh"),
+        "proj is missing: C channels must come out": bent,
+        "proj and the activation are missing": hidden,
+        "x is added; the block will do that, the MLP returns its own part": x + right,
+    }
+    hints = {"cannot be multiplied": "expand takes C channels and proj takes 4 C: expand first."}
+    expect(run(yours.forward, x, hints=hints), right, causes, "the output for (2, 5, 12)")
+    careless = run(kind, GPTConfig(n_head=2, n_embd=12, dropout=0.9)).eval()
+    if not torch.equal(careless(x), careless(x)):
+        raise Wrong("Not yet: dropout acts outside training; use self.dropout.")
+    whole, dropped = careless(x), careless.train()(x)
+    if torch.equal(whole, dropped):
+        raise Wrong("Not yet: dropout never acts; the last step is self.dropout.")
+    if not close(dropped, torch.where(dropped == 0, 0, 10 * whole)):
+        raise Wrong("Not yet: dropout must come after proj, and nowhere else.")
+    return "Correct: widen, GELU, narrow, dropout."
+
+
+@task
+def block(kind: Callable[..., Any]) -> str:
+    """Check how a block reads the stream and adds to it."""
+    yours = _shaken(run(kind, CONFIG))
+    _parts(yours, "ln_1", "attn", "ln_2", "mlp")
+    x = 2 * torch.randn(2, 6, 12, generator=torch.Generator().manual_seed(1))
+    one, attn, two, work = yours.ln_1, yours.attn, yours.ln_2, yours.mlp
+
+    def wired(
+        first: Callable[[Tensor], Tensor] = lambda x: x + attn(one(x)),
+        second: Callable[[Tensor], Tensor] = lambda y: y + work(two(y)),
+    ) -> Tensor:
+        return second(first(x))
+
+    y = x + attn(one(x))
+    right = wired()
+    causes = {
+        "the norms come after the additions (post-norm); normalise what each part reads": wired(
+            lambda x: one(x + attn(x)), lambda y: two(y + work(y))
+        ),
+        "the norms are missing": wired(lambda x: x + attn(x), lambda y: y + work(y)),
+        "nothing is added: each part replaces the stream": wired(
+            lambda x: attn(one(x)), lambda y: work(two(y))
+        ),
+        "attention replaces the stream; add its result": wired(lambda x: attn(one(x))),
+        "the MLP replaces the stream; add its result": wired(second=lambda y: work(two(y))),
+        "you add to the normalised copy; add to the stream itself": wired(
+            lambda x: one(x) + attn(one(x)), lambda y: two(y) + work(two(y))
+        ),
+        "attention's result is added to the normalised copy; add it to x": wired(
+            lambda x: one(x) + attn(one(x))
+        ),
+        "the MLP's result is added to the normalised copy": wired(
+            second=lambda y: two(y) + work(two(y))
+        ),
+        "ln_1 serves both; the MLP reads through ln_2": wired(second=lambda y: y + work(one(y))),
+        "ln_2 serves both; attention reads through ln_1": wired(lambda x: x + attn(two(x))),
+        "ln_1 and ln_2 are swapped": wired(lambda x: x + attn(two(x)), lambda y: y + work(one(y))),
+        "attention reads the stream without ln_1": wired(lambda x: x + attn(x)),
+        "the MLP reads the stream without ln_2": wired(second=lambda y: y + work(y)),
+        "the MLP reads the old stream; it must see what attention added": y + work(two(x)),
+        "what attention added is lost in the end; the MLP adds to it": x + work(two(y)),
+        "the MLP comes after attention, not before": wired(
+            lambda x: x + work(two(x)), lambda y: y + attn(one(y))
+        ),
+        "the MLP is missing": y,
+        "attention is missing": x + work(two(x)),
+        "the stream is normalised once more at the end; the model does that": two(right),
+    }
+    given = x.clone()
+    expect(run(yours.forward, given), right, causes, "the block's output")
+    if not torch.equal(given, x):
+        raise Wrong("Not yet: += changes the caller's x too; write x = x + ...")
+
+    def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return q + 2 * k + 4 * v
+
+    mixed = x + attn(one(x), mix)
+    causes = {"mix is not passed on to attention": right}
+    hints = {"positional argument": "forward takes x and mix, which is None if left out."}
+    own = run(yours.forward, x, mix, hints=hints)
+    expect(own, mixed + work(two(mixed)), causes, "the output with a mix of our own")
+    return "Correct: it reads normalised copies, adds to the stream, and passes mix on."
+
+
+@task
+def initialize(function: Callable[..., None]) -> str:
+    """Check the spread of each kind of weight, the biases, the gains and the generator."""
+
+    @wraps(function)
+    def applied(model: nn.Module, generator: torch.Generator) -> nn.Module:
+        function(model, 8, generator)
+        return model
+
+    def drawn(seed: int) -> tuple[dict[str, Tensor], bool]:
+        model = GPT(GPTConfig(300, 40, 8, 4, 64), torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.fill_(1 if name.endswith("weight") and parameter.dim() == 1 else 0.5)
+        hint = "Wrap it in torch.no_grad(), or use nn.init, which does."
+        before = torch.get_rng_state()
+        hints = {"leaf Variable": hint, "leaf variable": hint}
+        run(applied, model, torch.Generator().manual_seed(seed), hints=hints)
+        untouched = torch.equal(before, torch.get_rng_state())
+        return {name: value.detach() for name, value in model.named_parameters()}, untouched
+
+    values, untouched = drawn(1)
+    kinds = _kinds(values)
+    if all((value == 0.5).all() for name, value in values.items() if "ln" not in name):
+        raise Wrong("Not written yet: initialize changes nothing.")
+    for name, value in kinds.items():
+        if value.isnan().any():
+            raise Wrong(f"Not yet: there is nan in {name}.")
+    _judge_biases(values)
+    _judge_spread(kinds)
+    if not untouched:
+        raise Wrong("Not yet: the spread is right, but generator is not used; pass it on.")
+    if any(not torch.equal(value, values[name]) for name, value in drawn(1)[0].items()):
+        raise Wrong("Not yet: the same seed must draw the same weights.")
+    return "Correct: 0.02 for the matrices, less for both proj, biases 0, gains 1."
+
+
+def _kinds(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    ends = {
+        "attn.proj": "attn.proj.weight",
+        "mlp.proj": "mlp.proj.weight",
+        "qkv": "qkv.weight",
+        "expand": "expand.weight",
+        "the token table": "token_embedding.weight",
+        "the position table": "position_embedding.weight",
+    }
+    return {
+        kind: torch.cat([v.flatten() for name, v in values.items() if name.endswith(end)])
+        for kind, end in ends.items()
+    }
+
+
+def _judge_biases(values: dict[str, Tensor]) -> None:
+    biases = torch.cat([v.flatten() for name, v in values.items() if name.endswith("bias")])
+    gains = torch.cat([v.flatten() for n, v in values.items() if "ln" in n and "weight" in n])
+    if (biases == 0.5).any():
+        raise Wrong("Not yet: some biases are left as they were; set them to 0.")
+    if (biases != 0).any():
+        raise Wrong("Not yet: the biases are drawn; set them to 0.")
+    if (gains != 1).any():
+        raise Wrong(
+            "Not yet: the gains of the norms must stay 1. They end with weight too, but have one "
+            "dimension: a matrix has parameter.dim() == 2."
+        )
+
+
+def _judge_spread(kinds: dict[str, Tensor]) -> None:
+    spread = {kind: value.std().item() / 0.02 for kind, value in kinds.items()}
+    plain = {kind: s for kind, s in spread.items() if not kind.endswith("proj")}
+
+    def near(value: float, other: float) -> bool:
+        return abs(value / other - 1) < 0.1
+
+    for kind, s in plain.items():
+        if s == 0:
+            raise Wrong(f"Not yet: {kind} is not drawn.")
+        if near(s, 0.25):
+            raise Wrong(f"Not yet: {kind} is scaled too; only the two proj of a block are.")
+        if near(s, math.sqrt(0.02) / 0.02) or near(s, 0.02):
+            raise Wrong("Not yet: 0.02 is the standard deviation, not the variance.")
+        if not near(s, 1):
+            raise Wrong(f"Not yet: {kind} has standard deviation {0.02 * s:.4f}, not 0.02.")
+    causes = {
+        1.0: "is not scaled; it writes to the stream, so divide by √(2L)",
+        1 / math.sqrt(8): "is divided by √L; two parts of each block write, so it is √(2L)",
+        1 / 16: "is divided by 2L; take the root",
+        1 / 8: "is divided by L; it must be √(2L)",
+        4.0: "is multiplied by √(2L); divide",
+        1 / math.sqrt(2): "is divided by √2; L counts too: √(2L)",
+    }
+    for kind in ("attn.proj", "mlp.proj"):
+        if not near(spread[kind], 0.25):
+            found = (text for s, text in causes.items() if near(spread[kind], s))
+            measured = f"has standard deviation {0.02 * spread[kind]:.4f}, not 0.02 / √(2L)"
+            raise Wrong(f"Not yet: {kind} {next(found, measured)}.")
+    for kind, value in kinds.items():
+        if value.mean().abs() > 0.2 * value.std():
+            raise Wrong(f"Not yet: the mean of {kind} is not 0.")
+        if (value.abs() > 2 * value.std()).float().mean() < 0.01:
+            raise Wrong(f"Not yet: {kind} is drawn evenly; take a normal distribution.")
+
+
+@task
+def gpt(kind: Callable[..., Any]) -> str:
+    """Check the model step by step: head, stream, logits, and that head and table are one."""
+    yours = _shaken(run(kind, CONFIG))
+    _parts(yours, "embed", "blocks", "ln_f", "head")
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(23, (2, 6), generator=generator)
+    x = 2 * torch.randn(2, 6, 12, generator=generator)
+    table = yours.embed.token_embedding.weight
+    logits = yours.head(yours.ln_f(x))
+    causes = {
+        "ln_f is missing: the head reads a normalised copy": yours.head(x),
+        "ln_f is applied twice": yours.head(yours.ln_f(yours.ln_f(x))),
+        "the head is missing: V scores must come out": yours.ln_f(x),
+        "those are probabilities; return the logits": logits.softmax(-1),
+        "those are logarithms of probabilities; return the logits": logits.log_softmax(-1),
+        "only the last position is scored; score all T": logits[:, -1],
+        "only the last position is scored; score all of them": logits[:, -1:],
+    }
+    expect(run(yours.unembed, x), logits, causes, "what unembed returns")
+    stream = _check_stream(yours, tokens)
+    right = yours.unembed(stream)
+    causes = {
+        "forward returns the stream; unembed makes logits of it": stream,
+        "ln_f is applied twice; unembed holds it": yours.unembed(yours.ln_f(stream)),
+        "those are probabilities; return the logits": right.softmax(-1),
+        "only the last position is scored; score all T": right[:, -1],
+        "only the last position is scored; score all of them": right[:, -1:],
+        "the blocks are skipped": yours.unembed(yours.embed(tokens)),
+    }
+    expect(run(yours.forward, tokens), right, causes, "the logits")
+    if yours.head.weight is not table:
+        same = torch.equal(yours.head.weight, table)
+        more = "a copy is not enough: both must be one parameter" if same else "one line ties them"
+        raise Wrong(
+            f"Not yet: the head has a table of its own; {more}. In __init__ assign the embedding's "
+            "weight to self.head.weight."
+        )
+    if (yours.head.weight.detach() == run(kind, CONFIG).head.weight).all():
+        raise Wrong("Not yet: two models of the class share their weights.")
+    if run(kind, CONFIG).head.weight.std() > 0.1:
+        raise Wrong("Not yet: the starting weights are PyTorch's; leave the call of initialize.")
+    return "Correct: tokens to stream to logits, with one table at both ends."
+
+
+def _check_stream(yours: Any, tokens: Tensor) -> Tensor:
+    embedded = yours.embed(tokens)
+
+    def through(x: Tensor, blocks: Any, mixes: Any = (None, None, None)) -> Tensor:
+        for each, mix in zip(blocks, mixes, strict=False):
+            x = each(x, mix)
+        return x
+
+    blocks = list(yours.blocks)
+    right = through(embedded, blocks)
+    causes = {
+        "the positions are missing; self.embed adds them": through(
+            yours.embed.token_embedding(tokens), blocks
+        ),
+        "the blocks run backwards": through(embedded, blocks[::-1]),
+        "only the first block runs": through(embedded, blocks[:1]),
+        "the last block is skipped": through(embedded, blocks[:2]),
+        "the first block is skipped": through(embedded, blocks[1:]),
+        "each block reads the embedding; it must read what the one before it made": (
+            blocks[-1](embedded)
+        ),
+        "the blocks are missing": embedded,
+        "each block's output is added once more; a block adds by itself": _twice(embedded, blocks),
+        "ln_f comes too early; it belongs to unembed": yours.ln_f(right),
+        "stream returns the stream (B, T, C); unembed makes logits of it": yours.unembed(right),
+    }
+    expect(run(yours.stream, tokens), right, causes, "what stream returns")
+    scales = (1.0, 2.0, 4.0)
+    mixes = [lambda q, k, v, s=s: s * (q + v) for s in scales]
+    causes = {
+        "the mixes are ignored; each block gets its own": right,
+        "every block gets the first mix; block and mix go in step": through(
+            embedded, blocks, mixes[:1] * 3
+        ),
+        "every block gets the last mix; block and mix go in step": through(
+            embedded, blocks, mixes[-1:] * 3
+        ),
+        "the mixes come backwards": through(embedded, blocks, mixes[::-1]),
+    }
+    hints = {
+        "positional argument": "stream takes tokens and mixes, which is None if left out.",
+        "not callable": "mixes is a list; each block gets one of its functions.",
+    }
+    own = run(yours.stream, tokens, mixes, hints=hints)
+    expect(own, through(embedded, blocks, mixes), causes, "the stream with a mix for each block")
+    return right
+
+
+def _twice(x: Tensor, blocks: Any) -> Tensor:
+    for each in blocks:
+        x = x + each(x)
+    return x
 
 
 @says
 def rms_norm(answer: Answer) -> str:
-    """Check `rms_norm(x, gain, eps)`, exercise 2."""
+    """Check `rms_norm(x, gain, eps)`, exercise 1."""
     generator = torch.Generator().manual_seed(0)
     x = 3 + 2 * torch.randn(2, 5, 8, generator=generator)  # (B, T, C)
     gain, eps = torch.rand(8, generator=generator) + 0.5, 1e-5
@@ -69,8 +468,7 @@ def rms_norm(answer: Answer) -> str:
     except Wrong as problem:
         hint = "\nKeep the dimension when you take the mean: keepdim=True."
         return f"{problem}{hint if 'must match the size of tensor' in str(problem) else ''}"
-    if _uses(answer, "rms_norm") or _uses(answer, "RMSNorm"):
-        return "Not yet: build it from its parts; PyTorch's own is what the check compares with."
+    _by_hand(answer, "rms_norm", "RMSNorm")
     mean_square = x.square().mean(-1, keepdim=True)
     root, centred = (mean_square + eps).sqrt(), x - x.mean(-1, keepdim=True)
     deviation = "You divided by the standard deviation, which subtracts the mean inside"
@@ -101,7 +499,7 @@ def rms_norm(answer: Answer) -> str:
 
 @says
 def parameters(answer: Answer) -> str:
-    """Check `parameters(config)`, exercise 3."""
+    """Check `parameters(config)`, exercise 2."""
     configs = [
         GPTConfig(),
         GPTConfig(vocab_size=1000, context_length=64, n_layer=3, n_head=2, n_embd=48),
@@ -136,7 +534,7 @@ def parameters(answer: Answer) -> str:
         ),
     }
     expected = [count_parameters(config)["total"] for config in configs]
-    if _uses(answer, "count_parameters"):
+    if "count_parameters" in getattr(getattr(answer, "__code__", None), "co_names", ()):
         return "Not yet: compute it from the configuration's numbers, without count_parameters."
     if results == expected:
         return "Correct: GPT-2 small and two small models have exactly as many."
@@ -163,47 +561,3 @@ def _in_terms_of_c(pairs: list[tuple[GPTConfig, int, float]]) -> str:
         if not shares and share == int(share):
             return f": {abs(share):.0f}{unit} in each block"
     return ""
-
-
-@says
-def logits_by_depth(answer: Answer) -> str:
-    """Check `logits_by_depth(model, tokens)`, exercise 4."""
-    config = GPTConfig(vocab_size=23, context_length=8, n_layer=3, n_head=2, n_embd=12)
-    model = GPT(config, torch.Generator().manual_seed(0)).eval()
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(23, (2, 6), generator=generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
-        got = run(answer, model, tokens)
-        stream = [model.embed(tokens)]
-        for block in model.blocks:
-            stream.append(block(stream[-1]))
-        right = torch.stack([model.unembed(x) for x in stream])  # (L + 1, B, T, V)
-        twice = [model.unembed(model.ln_f(x)) for x in stream]
-        no_norm = torch.stack([x @ model.embed.token_embedding.weight.T for x in stream])
-        no_chain = torch.stack(
-            [right[0], *(model.unembed(block(stream[0])) for block in model.blocks)]
-        )
-    if isinstance(got, list | tuple) and got and all(isinstance(x, Tensor) for x in got):
-        return "Nearly: stack your list into one tensor with torch.stack."
-    if not isinstance(got, Tensor):
-        return f"Not yet: {what(got)}; return a tensor."
-    mistakes = {
-        "You left out the first entry, the logits straight after the embedding": right[1:],
-        "You left out the last entry, the logits after the last block": right[:-1],
-        "You multiplied by the table without ln_f; use model.unembed": no_norm,
-        "You gave every block the embedding; each block reads what the one before made": no_chain,
-        "You applied ln_f twice; model.unembed holds it already": torch.stack(twice),
-        "Those are logarithms of probabilities; return the logits": right.log_softmax(-1),
-        "Joined end to end; give the depth its own dimension with torch.stack": right.flatten(0, 1),
-        "Those are vectors of the stream; make logits with model.unembed": torch.stack(stream),
-        "Those are probabilities; return the logits": right.softmax(-1),
-    }
-    if mistake := named(got, mistakes):
-        return f"{mistake}."
-    if got.shape != right.shape:
-        return f"Not yet: {what(got)}; (L + 1, B, T, V) is {tuple(right.shape)} here."
-    if not close(got, right):
-        return "Not yet: the shape is right, the logits differ from those of the model's stream."
-    return "Correct: one row of logits per depth, and the last equals model(tokens)."

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import linecache
 from pathlib import Path
 from types import FunctionType
@@ -47,3 +48,53 @@ def recall(chapter: str, name: str) -> Any:
     for path in sorted(folder(chapter).glob("*.py")):
         exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
     return names[name]
+
+
+PARTS = {
+    "embeddings": ("InputEmbedding",),
+    "attention": ("CausalSelfAttention",),
+    "gpt2": ("MLP", "Block", "initialize", "GPT"),
+}
+"""What the model is built of, by the chapter in which the reader writes it."""
+
+
+def assemble() -> tuple[Any, dict[str, bool]]:
+    """Return the class GPT built from what the reader wrote, and which parts are the reader's.
+
+    What was not kept is taken from gptlib.
+    """
+    names: dict[str, Any] = {"__name__": "yours"}
+    for chapter in PARTS:
+        names |= {
+            name: value
+            for name, value in vars(importlib.import_module(f"gptlib.{chapter}")).items()
+            if not name.startswith("__")
+        }
+    parts: dict[str, bool] = {}
+    for chapter, wanted in PARTS.items():
+        kept = {path.stem: path for path in sorted(folder(chapter).glob("*.py"))}
+        for path in kept.values():
+            exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
+        for name in wanted:
+            parts[name] = name in kept
+            if name not in kept:  # once more, so that it sees the reader's other parts
+                exec(inspect.getsource(names[name]), names)
+    for name in ("InputEmbedding", "CausalSelfAttention"):
+        if parts[name]:
+            names[name] = _fitted(names[name])
+    return names["GPT"], parts
+
+
+def _fitted(kind: Any) -> Any:
+    """Make a class take arguments that the reader's does without, such as a kind of positions."""
+    known = inspect.signature(kind).parameters
+
+    class Fitted(kind):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **more: Any) -> None:
+            more = {name: value for name, value in more.items() if name in known}
+            super().__init__(*arguments[: len(known)], **more)
+
+        def forward(self, x: Any, more: Any = None) -> Any:
+            return super().forward(x) if more is None else super().forward(x, more)
+
+    return Fitted

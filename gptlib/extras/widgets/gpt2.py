@@ -1,15 +1,14 @@
-"""Chapter 4: a picture of the whole model, and a widget that shows what a model would cost."""
+"""Chapter 4: a widget that shows what a model would cost."""
 
 from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
-from matplotlib import colors as mpl_colors
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
+from gptlib.extras.figures import Picture
 from gptlib.extras.plots import COLORS, png, style
 from gptlib.gpt2 import (
     GPT2_LARGE,
@@ -98,7 +97,12 @@ class SizeExplorer(widgets.VBox):
     def __repr__(self) -> str:
         return "SizeExplorer: choose a model's sizes, see its parameters, memory and time to train"
 
-    def picture(self) -> Figure:
+    def picture(self) -> Picture:
+        """Draw what the controls say now, for readers without a kernel."""
+        caption = "The size explorer: parameters by part, and memory by what it is for."
+        return Picture(self._draw(), self._sentence() if self.result else self.problem, caption)
+
+    def _draw(self) -> Figure:
         """Draw parameters by part and memory by purpose; an empty frame with the problem if any."""
         style()
         if self.problem:
@@ -136,7 +140,7 @@ class SizeExplorer(widgets.VBox):
             self.result, self.problem = self._compute(), ""
         except ValueError as error:
             self.result, self.problem = {}, str(error)
-        self.image.value = png(self.picture())
+        self.image.value = png(self._draw())
         text = self._sentence() if self.result else f"<b>These sizes don't fit:</b> {self.problem}."
         self.readout.value = f"<p aria-live='polite'>{text}</p>"
 
@@ -208,94 +212,3 @@ def _bars(ax: Axes, values: dict[str, int], title: str, unit: str) -> None:
     ax.set(title=title, xlim=(0, 1.3 * top), xticks=[])
     ax.spines["bottom"].set_visible(False)
     ax.tick_params(length=0)
-
-
-def draw_architecture(config: GPTConfig) -> Figure:
-    """Draw the whole model with the shape of what flows, and one block opened up beside it."""
-    style()
-    figure, ax = plt.subplots(figsize=(8.6, 6.6))
-    ax.set(xlim=(0, 10), ylim=(-0.6, 10.4))
-    ax.axis("off")
-    v, t, c, h = config.vocab_size, config.context_length, config.n_embd, config.n_head
-    _column(ax, config)
-    _box(ax, 4.6, 0.75, 5.2, 8.9, "", "0.97")
-    ax.text(7.6, 9.3, "inside one block", fontsize=10.5, style="italic")
-    ax.plot([2.9, 4.6], [5.0, 0.75], color="0.75", linewidth=1, linestyle=":")
-    ax.plot([2.9, 4.6], [5.7, 9.65], color="0.75", linewidth=1, linestyle=":")
-    thick = {"arrowstyle": "-|>", "lw": 3, "color": "0.45"}
-    ax.annotate("", (5.4, 9.6), (5.4, 0.4), arrowprops=thick)
-    ax.text(5.05, 5.0, "residual stream (B, T, C)", rotation=90, ha="center", va="center", size=9)
-    attention = [
-        ("ln_1", "(B, T, C)", COLORS[4]),
-        (f"qkv: {c} to {3 * c}", f"3 × (B, {h}, T, {config.head_size})", COLORS[0]),
-        ("attend, causal", f"(B, {h}, T, {config.head_size})", COLORS[0]),
-        (f"proj: {c} to {c}", "(B, T, C)", COLORS[0]),
-    ]
-    mlp = [
-        ("ln_2", "(B, T, C)", COLORS[4]),
-        (f"expand: {c} to {4 * c}", "(B, T, 4C)", COLORS[2]),
-        ("GELU", "(B, T, 4C)", COLORS[2]),
-        (f"proj: {4 * c} to {c}", "(B, T, C)", COLORS[2]),
-    ]
-    _branch(ax, 1.0, "attention", attention)
-    _branch(ax, 5.2, "MLP", mlp)
-    ax.text(0.1, -0.45, f"B batch   T up to {t:,} positions   C = {c}   V = {v:,}", fontsize=9)
-    return figure
-
-
-def _column(ax: Axes, config: GPTConfig) -> None:
-    v, c, n = config.vocab_size, config.n_embd, config.n_layer
-    rows = [
-        (0.9, "token_embedding\n+ position_embedding", COLORS[3], "(B, T, C)"),
-        (2.7, "block 1", COLORS[5], "(B, T, C)"),
-        (3.8, "block 2", COLORS[5], ""),
-        (5.0, f"block {n}", COLORS[5], "(B, T, C)"),
-        (6.5, "ln_f", COLORS[4], "(B, T, C)"),
-        (7.8, f"unembed: {c} to {v:,}\nsame table as tokens", COLORS[3], ""),
-    ]
-    ax.text(1.6, 0.0, "tokens (B, T)", ha="center", va="center", fontsize=10)
-    previous = 0.2
-    for y, text, color, shape in rows:
-        height = 1.0 if "\n" in text else 0.7
-        if text == f"block {n}" and n > 2:
-            ax.text(1.6, (previous + y) / 2, "⋮", fontsize=16, ha="center", va="center")
-        else:
-            _arrow(ax, (1.6, previous), (1.6, y))
-        _box(ax, 0.3, y, 2.6, height, text, color)
-        previous = y + height
-        if shape:
-            ax.text(1.75, previous + 0.24, shape, fontsize=9, va="center")
-    _arrow(ax, (1.6, previous), (1.6, 9.5))
-    ax.text(1.6, 9.75, "logits (B, T, V)", ha="center", va="center", fontsize=10)
-
-
-def _branch(ax: Axes, bottom: float, name: str, steps: list[tuple[str, str, str]]) -> None:
-    """Draw what reads the stream at `bottom` and adds its result to it further up."""
-    x, top = 6.2, bottom + 0.5 + 0.76 * len(steps)
-    ax.plot([5.4, 7.2, 7.2], [bottom, bottom, bottom + 0.3], color="0.3", linewidth=1.2)
-    ax.text(8.3, bottom, name, fontsize=10.5, va="center", weight="bold")
-    for i, (text, shape, color) in enumerate(steps):
-        y = bottom + 0.3 + 0.76 * i
-        _box(ax, x, y, 2.0, 0.52, text, color)
-        ax.text(8.3, y + 0.26, shape, fontsize=9, va="center")
-        end = y + 0.76 if i < len(steps) - 1 else top
-        ax.plot([7.2, 7.2], [y + 0.52, end], color="0.3", linewidth=1.2)
-    _arrow(ax, (7.2, top), (5.62, top))
-    ax.text(5.4, top, "+", fontsize=13, ha="center", va="center",
-            bbox={"boxstyle": "circle,pad=0.12", "fc": "w", "ec": "0.3"})  # fmt: skip
-
-
-def _box(ax: Axes, x: float, y: float, w: float, h: float, text: str, color: str) -> None:
-    empty = not text
-    box = FancyBboxPatch(
-        (x, y), w, h, boxstyle="round,pad=0,rounding_size=0.12", linewidth=1,
-        facecolor=color if empty else (*mpl_colors.to_rgb(color), 0.3),
-        edgecolor="0.8" if empty else color, zorder=0 if empty else 2,
-    )  # fmt: skip
-    ax.add_patch(box)
-    ax.text(x + w / 2, y + h / 2, text, ha="center", va="center", fontsize=9, zorder=3)
-
-
-def _arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
-    style = {"arrowstyle": "-|>", "lw": 1.2, "color": "0.3", "shrinkA": 0, "shrinkB": 0}
-    ax.annotate("", end, start, arrowprops=style)
