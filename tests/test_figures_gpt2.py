@@ -76,7 +76,7 @@ def test_the_architecture_names_every_part_with_its_size(name: str) -> None:
     said = " ".join(texts(picture))
     for part in ("ln_1", "ln_2", "ln_f", "GELU", "tokens (B, T)", "logits (B, T, V)"):
         assert part in said
-    assert f"qkv: {config.n_embd} to {3 * config.n_embd}" in said
+    assert f"qkv: {config.n_embd} to {3 * config.n_embd:,}" in said
     assert f"head: {config.n_embd} to {config.vocab_size:,}" in said
     assert f"block {config.n_layer}" in said
     assert f"{config.n_layer} blocks" in picture.alt

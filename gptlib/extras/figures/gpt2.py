@@ -138,7 +138,7 @@ def architecture(config: GPTConfig) -> Picture:
     hidden = config.hidden_size
     attention = [
         ("ln_1", "(B, T, C)", COLORS[4]),
-        (f"qkv: {c} to {3 * c}", f"3 × (B, {h}, T, {config.head_size})", COLORS[0]),
+        (f"qkv: {c} to {3 * c:,}", f"3 × (B, {h}, T, {config.head_size})", COLORS[0]),
         ("attend, causal", f"(B, {h}, T, {config.head_size})", COLORS[0]),
         (f"proj: {c} to {c}", "(B, T, C)", COLORS[0]),
     ]

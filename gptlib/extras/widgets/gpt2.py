@@ -4,12 +4,11 @@ from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gptlib.extras.figures import Picture
-from gptlib.extras.plots import COLORS, png, style
+from gptlib.extras.figures import Picture, canvas
+from gptlib.extras.plots import COLORS, png
 from gptlib.gpt2 import (
     GPT2_LARGE,
     GPT2_MEDIUM,
@@ -104,13 +103,12 @@ class SizeExplorer(widgets.VBox):
 
     def _draw(self) -> Figure:
         """Draw parameters by part and memory by purpose; an empty frame with the problem if any."""
-        style()
         if self.problem:
-            figure, ax = plt.subplots(figsize=(8.6, 1.2))
+            figure, ax = canvas(8.6, 1.2)
             ax.axis("off")
             ax.text(0, 0.5, "These sizes don't make a model (see below).", color=COLORS[1])
             return figure
-        figure, axes = plt.subplots(1, 2, figsize=(8.6, 2.7), width_ratios=[1, 1.15])
+        figure, axes = canvas(8.6, 2.7, 1, 2, width_ratios=[1, 1.15])
         parts = {p: n for p, n in self.result["parameters"].items() if p != "total"}
         _bars(axes[0], parts, "Parameters", "")
         memory = dict(self.result["memory"])

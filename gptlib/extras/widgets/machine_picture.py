@@ -39,9 +39,9 @@ def draw_way(machine: Any) -> Picture:
     bars(axes[3], lengths[::2], stream, ".1f")
     bars(axes[4], chances, names, ".0%")
     titles = {
-        "vectors": "tokens, vectors",
-        "attention": f"attention {block}.{head}",
-        "mlp": f"MLP {block}",
+        "vectors": "tokens and vectors",
+        "attention": f"attention: who looks at whom\n(block {block}, head {head})",
+        "mlp": f"MLP of block {block}:\nstrongest units",
         "stream": "length of the vector",
         "next": "next token",
     }
