@@ -54,6 +54,11 @@ NEAREST: dict[str, Function] = {
     "table @ vector": lambda e, v, n: top(v + e.T, n),
     "Only a tensor of one number": lambda e, v, n: int(cosines(e, v).topk(n).indices),
     "you say [0, 1, 2]": lambda e, v, n: [0, 1, 2],
+    "in a tensor; .tolist()": lambda e, v, n: cosines(e, v).topk(n).indices,
+    "each is a Tensor; .tolist()": lambda e, v, n: list(cosines(e, v).topk(n).indices),
+    "each is a float": lambda e, v, n: cosines(e, v).topk(n).indices.double().tolist(),
+    "table.norm() is one number for all": lambda e, v, n: top(e / e.norm() @ v, n),
+    "each column is divided by its length": lambda e, v, n: top(e / e.norm(dim=0) @ v, n),
     "row nearest to row 4": lambda e, v, n: [2, 5, 1] if n == 3 else [5],
 }
 
@@ -69,8 +74,15 @@ def test_nearest_in_another_style(capsys: pytest.CaptureFixture[str]) -> None:
         return sorted(range(len(table)), key=lambda i: -float(unit[i]))[:n]
 
     assert "Correct" in said(checks.nearest, by_sorting, capsys)
-    ids = lambda e, v, n: (e @ v / e.norm(dim=1)).topk(n).indices  # noqa: E731
+    ids = lambda e, v, n: [int(i) for i in (e @ v / e.norm(dim=1)).topk(n).indices]  # noqa: E731
     assert "Correct" in said(checks.nearest, ids, capsys)
+
+
+def hot_rows(tokens: Tensor, table: Tensor, place: Function) -> Tensor:
+    hot = torch.zeros(len(tokens), len(table))
+    for i, t in enumerate(tokens):
+        hot[place(i, t)] = 1
+    return hot @ table
 
 
 LOOK_UP: dict[str, Function] = {
@@ -87,6 +99,12 @@ LOOK_UP: dict[str, Function] = {
     "the matrix product is @": lambda t, e: F.one_hot(t, len(e)) * e,
     "len(table) classes": lambda t, e: F.one_hot(t, e.size(1)).float() @ e,
     "needs .float()": lambda t, e: F.one_hot(t, len(e)) @ e,
+    "cut to whole numbers": lambda t, e: F.one_hot(t, len(e)) @ e.long(),
+    "leave it, and take .float() of": lambda t, e: (F.one_hot(t, len(e)) @ e.long()).float(),
+    ".to_dense() makes": lambda t, e: (F.one_hot(t, len(e)).float() @ e).to_sparse(),
+    "Yours are transposed": lambda t, e: F.one_hot(t, len(e)).float().T @ e,
+    "a column too early": lambda t, e: hot_rows(t, e, lambda i, t: (i, t - 1)),
+    "a 1 for every token": lambda t, e: hot_rows(t, e, lambda i, t: (slice(None), t)),
     "other numbers": lambda t, e: 2 * e[t],
 }
 
@@ -104,7 +122,17 @@ def test_a_product_in_another_style_is_one(capsys: pytest.CaptureFixture[str]) -
     def by_comparison(tokens: Tensor, table: Tensor) -> Tensor:
         return (tokens[:, None] == torch.arange(len(table))).float() @ table
 
+    def sparse(tokens: Tensor, table: Tensor) -> Tensor:
+        at = torch.stack((torch.arange(len(tokens)), tokens))
+        ones, shape = torch.ones(len(tokens)), (len(tokens), len(table))
+        return torch.sparse_coo_tensor(at, ones, shape, check_invariants=True) @ table
+
     assert "Correct" in said(checks.look_up, by_hand, capsys)
+    assert "Correct" in said(checks.look_up, sparse, capsys)
+    by_mm = lambda t, e: torch.sparse.mm(F.one_hot(t, len(e)).float().to_sparse(), e)  # noqa: E731
+    assert "Correct" in said(checks.look_up, by_mm, capsys)
+    made_dense = lambda t, e: e.to_sparse().index_select(0, t).to_dense()  # noqa: E731
+    assert "but looked up" in said(checks.look_up, made_dense, capsys)
     assert "Correct" in said(checks.look_up, by_comparison, capsys)
     assert "Correct" in said(checks.look_up, lambda t, e: torch.eye(len(e))[t] @ e, capsys)
 
@@ -136,6 +164,9 @@ WINDOWS: dict[str, type[Windows]] = {
     "a stride apart, not a context length. For": windows(lambda n, t, s: (n - 1) // t),
     "cut into pieces": windows(lambda n, t, s: n // t),
     "cut by the stride": windows(lambda n, t, s: n // s),
+    "the last window is lost": windows(lambda n, t, s: (n - t) // s),
+    "the last start is n - T - 1": windows(lambda n, t, s: (n - t) // s),
+    "the length of a window is left out": windows(lambda n, t, s: (n - 1) // s),
     "that is the number of tokens": windows(lambda n, t, s: n),
     "a stride of 1 only": windows(lambda n, t, s: n - t),
     "pieces of context_length + 1": windows(lambda n, t, s: n // (t + 1)),
@@ -153,6 +184,7 @@ WINDOWS: dict[str, type[Windows]] = {
     "only the last token": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + t :][:1])),
     "the target is one number": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + t])),
     "one token short": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 1 : a + t])),
+    "as roll brings it round": windows(item=lambda x, a, t, i: (x[a:][:t], x[a:][:t].roll(-1))),
     "moved on by two": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 2 :][:t])),
     "*before*": windows(item=lambda x, a, t, i: (x[a:][:t], x[a - 1 :][:t])),
     "the next window": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 3 :][:t])),
@@ -199,6 +231,10 @@ def scattered(x: Tensor, b: int, t: int, g: torch.Generator) -> Any:
     return x[places], x[places + 1]
 
 
+def drawn_twice(x: Tensor, b: int, t: int, g: torch.Generator) -> Any:
+    return by_grid(x, b, t, g)[0], by_grid(x, b, t, g)[1]
+
+
 BATCH: dict[str, Function] = {
     "Not written yet": lambda x, b, t, g: None,
     "Correct": draw(),
@@ -239,6 +275,8 @@ BATCH: dict[str, Function] = {
     "gives another batch": draw(lambda n, b, t, g: torch.randint(n - t, (b,))),
     "draw with generator": draw(lambda n, b, t, g: [random.randrange(n - t) for _ in range(b)]),
     "don't seed it again": seeded_again,
+    "from other places than the inputs": drawn_twice,
+    "as roll brings it round": draw(cut=lambda x, i, t: (x[i : i + t], x[i : i + t].roll(-1))),
     "room for the last target": draw(lambda n, b, t, g: torch.randint(n - 1, (b,), generator=g)),
     "and for its last target": lambda x, b, t, g: by_grid(x[torch.arange(len(x) + 3)], b, t, g),
 }
@@ -300,6 +338,22 @@ def with_places(rows: Tensor, length: int) -> list[tuple[int, ...]]:
     return [(place % (rows.size(1) - length + 1), *run) for place, run in enumerate(runs)]
 
 
+def by_window(count: Function) -> Function:
+    """The share of windows of which some run is seen, or all, or the first."""
+
+    def function(train: Tensor, held_out: Tensor, length: int) -> float:
+        seen = cut_runs(train, length)
+        rows = [[run in seen for run in cut_runs(row[None], length)] for row in held_out]
+        return sum(map(count, rows)) / len(held_out)
+
+    return function
+
+
+def row_by_row(train: Tensor, held_out: Tensor, length: int) -> float:
+    runs = cut_runs(held_out, length)
+    return sum(a == b for a, b in zip(cut_runs(train, length), runs, strict=False)) / len(runs)
+
+
 SHARE: dict[str, Function] = {
     "Not written yet": lambda a, b, n: None,
     "Correct": share(),
@@ -320,9 +374,18 @@ SHARE: dict[str, Function] = {
     "return one number": lambda a, b, n: [share()(a, b, n)],
     "a tuple can": lambda a, b, n: share(lambda a, n: runs_of(a.tolist()[0], n))(a, b, n),
     "unfold dimension 1": lambda a, b, n: a.unfold(2, n, 1),
-    "of windows and itself 1 is seen": lambda a, b, n: 7 / 16,
+    "of windows and itself 1 is seen": lambda a, b, n: 17 / 25,
     "make tuples": lambda a, b, n: share(tensors, tensors)(a, b, n),
-    "whole windows are compared": lambda a, b, n: share()(a, b, 6),
+    "whole windows are compared": lambda a, b, n: share()(a, b, b.size(1)),
+    "windows with a seen run": by_window(any),
+    "all their runs": by_window(all),
+    "only the first run of each window": by_window(lambda known: known[0]),
+    "divided by the number of training runs": lambda a, b, n: share(
+        whole=lambda runs, rows: len(cut_runs(a, n))
+    )(a, b, n),
+    "same place of the same row": row_by_row,
+    "Is an 8": lambda a, b, n: share()(a, b, 8),
+    "a 64 fixed in your code": lambda a, b, n: a.unfold(1, 8, 1),
     "at the same place": share(with_places, with_places),
 }
 
@@ -353,6 +416,18 @@ SPLIT: dict[str, Function] = {
     "shuffled": lambda x, f=0.1: x[torch.arange(40) * 7 % 40].split([30, 10]),
     "in both parts": lambda x, f=0.1: (x[:30], x[29:]),
     "is lost": lambda x, f=0.1: (x[:30], x[31:]),
+    "0.9 is fixed in your code": lambda x, f=0.1: (
+        x[: round(len(x) * 0.9)],
+        x[round(len(x) * 0.9) :],
+    ),
+    "0.1 is fixed": lambda x, f=0.1: (x[: len(x) // 10], x[len(x) // 10 :]),
+    "the cut is in both parts": lambda x, f=0.1: (x[:31], x[30:]),
+    "at the cut is lost": lambda x, f=0.1: (x[:29], x[30:]),
+    "A cut is a whole number": lambda x, f=0.1: (x[: len(x) * (1 - f)], x[len(x) * (1 - f) :]),
+    "then the training part is empty": lambda x, f=0.1: (
+        x[: -round(len(x) * f)],
+        x[-round(len(x) * f) :],
+    ),
     "its default is 0.1": lambda x, f: x.split([30, 10]),
     "must have shape (10,), not (25,)": lambda x, f=0.25: x.split([len(x) * 3 // 4, len(x) // 4]),
 }
@@ -411,6 +486,12 @@ def or_else(self: Simple, tokens: Tensor, positions: Tensor | None = None) -> An
     return Simple.forward(self, tokens, positions or torch.arange(tokens.size(1)))
 
 
+def turned_round(self: Simple, tokens: Tensor, positions: Tensor | None = None) -> Any:
+    if positions is not None:
+        positions = torch.arange(tokens.size(1))
+    return tokens_of(self, tokens) + self.position_embedding(positions)
+
+
 LAYER: dict[str, type[nn.Module]] = {
     "Correct": Simple,
     "Not written yet: forward returns nothing.": layer(lambda s, x, p: None),
@@ -425,6 +506,10 @@ LAYER: dict[str, type[nn.Module]] = {
     ),
     "run backwards": layer(lambda s, x, p: tokens_of(s, x) + s.position_embedding(p.flip(0))),
     "the number of the position is added": layer(lambda s, x, p: tokens_of(s, x) + p[:, None]),
+    "the vector of position 3; each": layer(
+        lambda s, x, p: tokens_of(s, x) + s.position_embedding(torch.tensor(x.size(1) - 1))
+    ),
+    "Then, and only then, count": type("Layer", (Simple,), {"forward": turned_round}),
     "Ask: if positions is None.": type("Layer", (Simple,), {"forward": or_else}),
     "each *row* gets a position": layer(
         lambda s, x, p: tokens_of(s, x) + s.position_embedding(torch.arange(len(x)))[:, None]
@@ -510,7 +595,14 @@ GRADIENT: dict[str, Function] = {
     "one row of a token": assigned,
     "+= upstream` has this fault": added_at_once,
     "averaged": lambda t, u, v: summed(t, u, v) / t.bincount(minlength=v).clamp(min=1)[:, None],
-    "you return a tensor of shape (5, 3)": lambda t, u, v: u,
+    "you return a tensor of shape (7, 3)": lambda t, u, v: u,
+    "one for each of the V ids": lambda t, u, v: torch.zeros_like(u).index_add(0, t, u),
+    "only as many as the largest id": lambda t, u, v: F.one_hot(t).float().T @ u,
+    "it belongs to row tokens[i]": lambda t, u, v: summed(torch.arange(len(t)), u, v),
+    "each occurrence adds 1": lambda t, u, v: summed(t, torch.ones_like(u), v),
+    "don't subtract": lambda t, u, v: -summed(t, u, v),
+    "upstream is read at the token": lambda t, u, v: summed(t, u[t], v),
+    "start with zeros": lambda t, u, v: 1 + summed(t, u, v),
     "row 2 is [": lambda t, u, v: 2 * summed(t, u, v),
     "That is autograd's answer": by_autograd,
     "then add row by row": by_grad,

@@ -6,9 +6,11 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from gptlib.extras.checks.answers import (
     Wrong,
+    attempt,
     close,
     expect,
     named,
@@ -25,7 +27,7 @@ from gptlib.extras.checks.answers import (
 def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
     """Check the ids of the rows that point most nearly where a vector points."""
     table = torch.tensor(
-        [[3.0, 0], [0.5, 0.6], [1, 1], [0, 2], [-5, -5], [6, 7], [2, -1], [-1, 0.5]]
+        [[8.0, 0], [0.5, 0.6], [1, 1], [0, 2], [-5, -5], [6, 7], [2, -1], [-1, 0.5]]
     )
     vector, n = torch.tensor([1.0, 0.9]), 3  # no row of the table
     before = table.clone()
@@ -37,13 +39,12 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
             "Only a tensor of one number becomes an int; topk(n).indices.tolist() is a list.",
         ),
     }
-    ids = run(function, table, vector, n, hints=hints)
+    said = run(function, table, vector, n, hints=hints)
     if not torch.equal(table, before):
         raise Wrong("Not yet: your function changes the table; divide a copy, not in place.")
-    if isinstance(ids, Tensor):
-        ids = ids.tolist()
+    ids = said.tolist() if isinstance(said, Tensor) else said
     if not isinstance(ids, list | tuple) or None in (numbers := [number(i) for i in ids]):
-        raise Wrong(f"Not yet: {what(ids)}; return a list of {n} ids, topk(n).indices.tolist().")
+        raise Wrong(f"Not yet: {what(said)}; return a list of {n} ids, topk(n).indices.tolist().")
     cosines = torch.cosine_similarity(table, vector, dim=-1)
     products, distances = table @ vector, (table - vector).norm(dim=-1)
 
@@ -52,7 +53,10 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
 
     right = first(cosines)
     causes: dict[str, list[Any]] = {
-        "dot products favour long rows; divide each by the row's length": first(products),
+        "dot products favour long rows; divide each by the length of its own row, "
+        "table.norm(dim=-1); table.norm() is one number for all": first(products),
+        "each column is divided by its length; divide each row by its own, "
+        "table.norm(dim=-1, keepdim=True)": first(table / table.norm(dim=0) @ vector),
         "these are the nearest by distance; the cosine forgets the lengths": first(-distances),
         "these are the rows that point away most; the largest cosine comes first": first(-cosines),
         "the best comes last; turn the list round": right[::-1],
@@ -67,6 +71,11 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
         ),
     }
     if numbers == right:
+        if isinstance(said, Tensor):
+            raise Wrong("Not yet: the right ids, but in a tensor; .tolist() makes a list of it.")
+        if not all(isinstance(i, int) for i in ids):
+            kind = type(ids[0]).__name__
+            raise Wrong(f"Not yet: the right ids, but each is a {kind}; .tolist() makes them int.")
         if list(run(function, table, table[4], 1)) != [4]:
             raise Wrong("Not yet: right for n = 3, but the row nearest to row 4 is row 4 itself.")
         return "Correct: the largest cosine first, whatever the lengths of the rows."
@@ -81,14 +90,16 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
 @task
 def look_up(function: Callable[[Tensor, Tensor], Tensor]) -> str:
     """Check that rows are picked by a product with one-hot rows, and not by indexing."""
-    table = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7, 9], [-1, 0]])
+    table = torch.tensor([[1.0, 2], [3, 4], [5, 6], [7.5, 9], [-1, 0]])
     tokens = torch.tensor([3, 0, 3])
     rows = torch.nn.functional.one_hot(tokens, len(table)).float()
     hints = {
-        "shapes cannot be multiplied": (
-            "The one-hot rows are (T, V) and the table (V, C). Without a number of classes, "
-            "F.one_hot makes only as many columns as the largest id needs."
+        "shapes cannot be multiplied": "The one-hot rows are (T, V) and the table (V, C).",
+        "(3x4 and": (
+            "Without a number of classes, F.one_hot makes only as many columns as the largest id "
+            "needs."
         ),
+        "(5x3 and": "Yours are transposed, (V, T).",
         **dict.fromkeys(
             ("same dtype", "expected scalar type", "not implemented for 'Long'"),
             "F.one_hot gives whole numbers; a product needs .float() on them.",
@@ -102,17 +113,44 @@ def look_up(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         "the result is transposed: one row for each token, (T, C)": table[tokens].T,
         "one token is looked up; return a row for each": table[tokens[0]],
         "the rows are added up; return one for each token": table[tokens].sum(0),
+        "the table is cut to whole numbers; leave it, and take .float() of the one-hot rows": (
+            table[tokens].trunc()
+        ),
+        "each 1 stands a column too early; token t has column t, counted from 0": table[tokens - 1],
+        "each row has a 1 for every token; row i has a single 1, in column tokens[i]": (
+            table[tokens.unique()].sum(0).expand(3, 2)
+        ),
     }
-    picked = run(function, tokens, table, hints=hints)
+    with _Products() as products:
+        picked = run(function, tokens, table, hints=hints)
+    if isinstance(picked, Tensor) and picked.layout != torch.strided:
+        raise Wrong("Not yet: the result is a sparse tensor; .to_dense() makes a common one.")
     expect(picked, table[tokens], causes, "the result for three tokens")
     unused = table.clone()
     unused[1] = torch.nan  # 0 · nan is nan: a product can't pass over a row
-    if not run(function, tokens, unused).isnan().any():
+    if not (products.sparse or run(function, tokens, unused).isnan().any()):
         raise Wrong(
             "Not yet: the right rows, but looked up. Multiply the one-hot rows with the table, "
             "zeros included."
         )
     return "Correct: a row of zeros with a single 1 picks one row of the table."
+
+
+class _Products(TorchFunctionMode):
+    """Note whether a sparse matrix is multiplied: it is a product, though it leaves zeros out."""
+
+    sparse = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        product = getattr(func, "__name__", "").strip("_") in PRODUCTS
+        if product and any(isinstance(a, Tensor) and a.layout != torch.strided for a in args):
+            self.sparse = True
+        return func(*args, **(kwargs or {}))
+
+
+PRODUCTS = {"matmul", "rmatmul", "mm", "sparse_mm"}
 
 
 @task
@@ -151,12 +189,20 @@ def windows(kind: Callable[..., Any]) -> str:
             "the targets are one token short: the last one lies just behind the window": (
                 stream[start + 1 : start + 5]
             ),
+            "the last target is the window's first token, as roll brings it round; it is the token "
+            "behind the window": stream[start : start + 5].roll(-1),
             "the targets are moved on by two": stream[start + 2 : start + 7],
             "the targets come *before* the inputs": stream[max(start - 1, 0) :][:5],
             "the targets are the next window; move on by one token": stream[start + 3 :][:5],
         }
         expect(targets, stream[start + 1 : start + 6], causes, f"the targets of window {index}")
     return f"Correct: {len(counts)} counts of windows, and the targets one token on."
+
+
+FIT = (
+    "with its last target a window takes T + 1 tokens, so the last start is n - T - 1; "
+    "count the strides up to it, and add 1 for the first window"
+)
 
 
 def _check_counts(counts: Mapping[tuple[int, int, int], float]) -> None:
@@ -179,6 +225,10 @@ def _check_counts(counts: Mapping[tuple[int, int, int], float]) -> None:
         "the stream is cut by the stride; the last window can't start near its end": (
             lambda n, t, s: n // s
         ),
+        f"the last window is lost unless the stride divides n - T: {FIT}": (
+            lambda n, t, s: (n - t) // s
+        ),
+        f"the length of a window is left out: {FIT}": lambda n, t, s: (n - 1) // s,
         "that is the number of tokens": lambda n, t, s: n,
         "that is right for a stride of 1 only": lambda n, t, s: n - t,
         "the stream is cut into pieces of context_length + 1; windows are a stride apart": (
@@ -236,7 +286,17 @@ def random_batch(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
         "the targets are the inputs; move them on by one token": inputs,
         "the targets come second, the inputs first": inputs - 1,
         "the targets are moved on by two": inputs + 2,
+        "the last target is the window's first token, as roll brings it round; it is the token "
+        "behind the window": inputs.roll(-1, 1),
     }
+    if (
+        torch.equal(targets, targets[:, :1] + torch.arange(4))
+        and len((targets - inputs).unique()) > 2
+    ):
+        raise Wrong(
+            "Not yet: the targets come from other places than the inputs. Draw the starts once, "
+            "and cut both there."
+        )
     expect(targets, inputs + 1, causes, "the targets")
     _check_starts((inputs[:, 0] - 100).tolist())
     if not torch.equal(inputs, draw(400, fresh(0))[0]):
@@ -283,63 +343,22 @@ def _check_starts(starts: list[int]) -> None:
 @task
 def seen_share(function: Callable[[Tensor, Tensor, int], float]) -> str:
     """Check the share of the validation windows' runs that stand in a training window."""
-    train = torch.tensor([[3, 2, 2, 2, 3, 3], [2, 3, 2, 3, 1, 3], [1, 1, 2, 3, 1, 3]])
-    held_out = torch.tensor(
-        [[4, 3, 2, 3, 3, 2], [4, 2, 1, 3, 2, 2], [2, 3, 2, 3, 1, 3], [2, 4, 1, 2, 1, 1]]
-    )
+    train, held_out = TRAIN, HELD_OUT
     hints = {
         "unhashable": "A list can't be in a set, a tuple can: tuple(run).",
         "Dimension out of range": "The windows are rows: unfold dimension 1.",
+        **dict.fromkeys(
+            ("maximum size for tensor", "division by zero"),
+            "Runs have `length` tokens, here 3, and windows 7. Is an 8 or a 64 fixed in your code?",
+        ),
     }
     answer = run(function, train, held_out, 3, hints=hints)
     value = number(answer)
     if value is None:
         raise Wrong(f"Not yet: {what(answer)}; return one number, from 0 to 1.")
-    seen, runs = _runs(train, 3), _runs(held_out, 3)
-    joined, joined_runs = _runs(train.view(1, -1), 3), _runs(held_out.view(1, -1), 3)
-    right = sum(run in seen for run in runs) / len(runs)
-    mistakes = {
-        "single tokens are compared; compare runs of `length` tokens": (
-            sum(token in train for token in held_out.flatten()) / held_out.numel()
-        ),
-        "each different run is counted once; count every run": (
-            len(set(runs) & set(seen)) / len(set(runs))
-        ),
-        "the parts are swapped; ask what validation shares with training": (
-            sum(run in runs for run in seen) / len(seen)
-        ),
-        "the order within a run is ignored; 3, 2, 1 is not 1, 2, 3": (
-            sum(sorted(run) in [sorted(s) for s in seen] for run in runs) / len(runs)
-        ),
-        "the windows are cut into pieces; a run can start at every token": (
-            sum(run in seen[::4] + seen[3::4] for run in runs[::4] + runs[3::4])
-            / len(runs[::4] + runs[3::4])
-        ),
-        "the windows are joined, and runs reach from one into the next": (
-            sum(run in joined for run in joined_runs) / len(joined_runs)
-        ),
-        "the validation windows are joined, and runs reach from one into the next": (
-            sum(run in seen for run in joined_runs) / len(joined_runs)
-        ),
-        "the training windows are joined, and runs reach from one into the next": (
-            sum(run in joined for run in runs) / len(runs)
-        ),
-        "the last run of each window is missing; a window has T - length + 1": (
-            sum(run in _runs(train[:, :-1], 3) for run in _runs(held_out[:, :-1], 3)) / 12
-        ),
-        "divided by the number of tokens; divide by the number of runs": (
-            sum(run in seen for run in runs) / held_out.numel()
-        ),
-        "tensors with the same numbers are different members of a set; make tuples: "
-        "tuple(run.tolist())": 0,
-        "whole windows are compared; compare runs of `length` tokens": 1 / 4,
-        "a run counts only at the same place of a window; it may stand anywhere in it": (
-            sum(run in seen[place % 4 :: 4] for place, run in enumerate(runs)) / len(runs)
-        ),
-        "that is a count; divide it by the number of runs": right * len(runs),
-        "that is the share of runs that were *not* seen": 1 - right,
-        "that is a percentage; give the share, from 0 to 1": 100 * right,
-    }
+    runs = _runs(held_out, 3)
+    right = sum(run in _runs(train, 3) for run in runs) / len(runs)
+    mistakes = _share_mistakes(train, held_out)
     if not close(value, right):
         mistake = named(value, mistakes) or "compare a short example by hand"
         raise Wrong(f"Not yet: {mistake}. The share here is {right:.2f}, you say {value:.2f}.")
@@ -348,6 +367,87 @@ def seen_share(function: Callable[[Tensor, Tensor, int], float]) -> str:
         if not close(found, share):
             raise Wrong(f"Not yet: of windows and {what_is} {share} is seen, you say {found:.2f}.")
     return f"Correct: {right:.2f} of the test's runs, all of a text in itself, none of another's."
+
+
+TRAIN = torch.tensor(
+    [[4, 3, 2, 4, 3, 2, 3], [2, 1, 2, 3, 1, 3, 2], [4, 2, 2, 2, 3, 4, 3], [2, 4, 1, 3, 2, 1, 2]]
+)
+HELD_OUT = torch.tensor(
+    [
+        *([4, 3, 2, 4, 2, 4, 1], [1, 1, 2, 3, 4, 3, 2], [2, 1, 2, 3, 1, 3, 2]),
+        *([2, 3, 1, 3, 2, 3, 1], [2, 2, 1, 4, 3, 3, 4]),
+    ]
+)
+"""Windows for which each mistake below gives another share."""
+
+
+def _share_mistakes(train: Tensor, held_out: Tensor) -> dict[str, float]:
+    seen, runs = _runs(train, 3), _runs(held_out, 3)
+    joined, joined_runs = _runs(train.view(1, -1), 3), _runs(held_out.view(1, -1), 3)
+    each = held_out.size(1) - 2  # runs in a window
+    known = [run in seen for run in runs]
+    by_window = [known[i : i + each] for i in range(0, len(runs), each)]
+
+    def kept(rows: list[Any], step: int) -> list[Any]:
+        return [row for place, row in enumerate(rows) if place % each % step == 0]
+
+    def share(asked: list[Any], where: list[Any]) -> float:
+        return sum(run in where for run in asked) / len(asked)
+
+    right = share(runs, seen)
+    short, short_runs = _runs(train[:, :-1], 3), _runs(held_out[:, :-1], 3)
+    return {
+        "single tokens are compared; compare runs of `length` tokens": (
+            share(held_out.flatten().tolist(), train.flatten().tolist())
+        ),
+        "each different run is counted once; count every run": share(list(set(runs)), seen),
+        "the parts are swapped; ask what validation shares with training": share(seen, runs),
+        "the order within a run is ignored; 3, 2, 1 is not 1, 2, 3": (
+            share([sorted(run) for run in runs], [sorted(run) for run in seen])
+        ),
+        "the windows are cut into pieces; a run can start at every token": (
+            share(kept(runs, 3), kept(seen, 3))
+        ),
+        "the windows are joined, and runs reach from one into the next": share(joined_runs, joined),
+        "the validation windows are joined, and runs reach from one into the next": (
+            share(joined_runs, seen)
+        ),
+        "the training windows are joined, and runs reach from one into the next": (
+            share(runs, joined)
+        ),
+        "the last run of each window is missing; a window has T - length + 1": (
+            share(short_runs, short)
+        ),
+        "divided by the number of tokens; divide by the number of runs": (
+            sum(known) / held_out.numel()
+        ),
+        "divided by the number of training runs; divide by that of the validation runs": (
+            sum(known) / len(seen)
+        ),
+        "windows with a seen run are counted; count the runs": (
+            sum(map(any, by_window)) / len(by_window)
+        ),
+        "only windows with all their runs seen are counted; count the runs": (
+            sum(map(all, by_window)) / len(by_window)
+        ),
+        "only the first run of each window is counted; a run can start at every token": (
+            sum(window[0] for window in by_window) / len(by_window)
+        ),
+        "tensors with the same numbers are different members of a set; make tuples: "
+        "tuple(run.tolist())": 0,
+        "whole windows are compared; compare runs of `length` tokens": (
+            share(held_out.tolist(), train.tolist())
+        ),
+        "a run counts only at the same place of a window; it may stand anywhere in it": (
+            sum(run in seen[place % each :: each] for place, run in enumerate(runs)) / len(runs)
+        ),
+        "a run is compared only with the run at the same place of the same row; look in all": (
+            sum(a == b for a, b in zip(runs, seen, strict=False)) / len(runs)
+        ),
+        "that is a count; divide it by the number of runs": right * len(runs),
+        "that is the share of runs that were *not* seen": 1 - right,
+        "that is a percentage; give the share, from 0 to 1": 100 * right,
+    }
 
 
 def _runs(rows: Tensor, length: int) -> list[tuple[int, ...]]:
@@ -359,7 +459,8 @@ def split_tokens(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     """Check the contiguous split of a stream."""
     stream = torch.arange(40) * 3 % 41
     only = "validation_fraction may be left out; its default is 0.1."
-    parts = run(function, stream, 0.25)
+    hints = {"slice indices": "A cut is a whole number of tokens: round(…)."}
+    parts = run(function, stream, 0.25, hints=hints)
     if not isinstance(parts, tuple | list) or len(parts) != 2:
         raise Wrong("Not yet: return two tensors, the training and the validation part.")
     train, validation = parts
@@ -370,12 +471,17 @@ def split_tokens(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
         "the validation part comes second": stream[30:],
         "0.25 is the share of the validation part": stream[:10],
         "the validation part is taken from the start; take the end": stream[10:],
+        "0.9 is fixed in your code; use validation_fraction, here 0.25": stream[:36],
+        "0.1 is fixed in your code; use validation_fraction, here 0.25": stream[:4],
         "the training part is the whole stream, and so contains the validation part": stream,
     }
     first, second = train.tolist(), validation.tolist()
     in_order = stream.tolist() in (first + second, second + first)
     if sorted(first + second) == sorted(stream.tolist()) and not in_order:
         raise Wrong("Not yet: the tokens are shuffled; keep their order, and cut once.")
+    if second == stream[30:].tolist():
+        causes["a token at the cut is in both parts"] = stream[:31]
+        causes["a token at the cut is lost"] = stream[:29]
     expect(train, stream[:30], causes, "the training part")
     causes = {
         "a token at the cut is in both parts": stream[29:],
@@ -384,6 +490,12 @@ def split_tokens(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     expect(validation, stream[30:], causes, "the validation part")
     tenth = run(function, torch.arange(100), hints={"positional argument": only})
     expect(tenth[1], torch.arange(90, 100), {}, "the validation part of 100 tokens by default")
+    few = attempt(function, stream[:4], 0.1)  # may be refused
+    if few is not None and len(few[0]) == 0:
+        raise Wrong(
+            "Not yet: a tenth of 4 tokens is rounded to 0, and then the training part is empty: "
+            "tokens[:-0] is tokens[:0]. Cut at len(tokens) - n."
+        )
     return "Correct: the last part of the text, cut once, and no token twice."
 
 
@@ -399,12 +511,25 @@ def layer(kind: Callable[..., Any]) -> str:
     hints = {
         "index out of range": "A position is a place, 0 to T - 1, not a token and not the batch.",
         "size of tensor": "One position for each column: torch.arange(tokens.size(1)).",
-        "must be Tensor, not": "A table is asked with a tensor: torch.arange(tokens.size(1)).",
+        "must be Tensor, not NoneType": (
+            "positions is None when it is left out. Then, and only then, count: "
+            "if positions is None: positions = torch.arange(tokens.size(1))."
+        ),
+        **dict.fromkeys(
+            ("Tensor, not int", "Tensor, not list", "Tensor, not range"),
+            "A table is asked with a tensor: torch.arange(tokens.size(1)).",
+        ),
     }
     causes = {
         "the positions are missing": rows[tokens],
         "the tokens are missing": places[:4].expand(2, 4, 8),
         "every token gets the vector of position 0": rows[tokens] + places[0],
+        **{
+            f"every token gets the vector of position {t}; each column has its own": (
+                rows[tokens] + places[t]
+            )
+            for t in range(1, 6)
+        },
         "positions count from 0, not from 1": rows[tokens] + places[1:5],
         "the positions run backwards": rows[tokens] + places[:4].flip(0),
         "the number of the position is added; add its vector, position_embedding's row": (
@@ -445,24 +570,42 @@ def layer(kind: Callable[..., Any]) -> str:
 @says
 def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     """Check the gradient of a look-up, computed without autograd."""
-    tokens = torch.tensor([2, 0, 2, 5, 2])
-    upstream = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([2, 0, 2, 5, 2, 1, 4])
+    upstream = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     by_hand = "That is autograd's answer. Write your own: zeros, then add row by row."
     hints = dict.fromkeys(("does not require grad", "requires_grad"), by_hand)
     refuse = patch.object(torch.autograd, "grad", side_effect=RuntimeError("requires_grad"))
     with torch.inference_mode(), refuse:  # autograd has nothing to work on here
-        got = run(function, tokens, upstream, 7, hints=hints)
-    if not isinstance(got, Tensor) or got.shape != (7, 3):
-        raise Wrong(f"Not yet: {what(got)}; return a tensor of shape (7, 3), the table's.")
-    right = torch.zeros(7, 3).index_add(0, tokens, upstream)
-    counts = torch.bincount(tokens, minlength=7).clamp(min=1)[:, None]
+        got = run(function, tokens, upstream, 8, hints=hints)
+    if not isinstance(got, Tensor) or got.shape != (8, 3):
+        shapes: dict[tuple[int, ...], str] = {
+            (7, 3): " upstream has a row for each place; the table has one for each of the V ids.",
+            (6, 3): " The table has vocab_size rows, not only as many as the largest id needs.",
+        }
+        more = shapes.get(tuple(got.shape), "") if isinstance(got, Tensor) else ""
+        raise Wrong(f"Not yet: {what(got)}; return a tensor of shape (8, 3), the table's.{more}")
+    zeros = torch.zeros(8, 3)
+    right = zeros.index_add(0, tokens, upstream)
     if close(got, right):
         return "Correct: a repeated token's rows add up, and rows without a token stay zero."
-    if not got.any():
-        raise Wrong("Not yet: all is zero. index_add returns a new tensor; index_add_ changes it.")
-    if close(got, right / counts):
-        raise Wrong("Not yet: the rows of a repeated token are averaged; they add up.")
-    if bool((got[2] == upstream[[0, 2, 4]]).all(1).any()):
+    counts = torch.bincount(tokens, minlength=8)[:, None]
+    causes = {
+        "all is zero. index_add returns a new tensor; index_add_ changes it": zeros,
+        "the rows of a repeated token are averaged; they add up": right / counts.clamp(min=1),
+        "row i of upstream goes to row i of the table; it belongs to row tokens[i]": (
+            zeros.index_add(0, torch.arange(7), upstream)
+        ),
+        "each occurrence adds 1; add its row of upstream": counts.expand(8, 3),
+        "the sign is wrong; add the rows, don't subtract them": -right,
+        "upstream is read at the token; its row i belongs to place i: upstream[i]": (
+            zeros.index_add(0, tokens, upstream[tokens])
+        ),
+        "the gradient starts with ones; start with zeros": right + 1,
+    }
+    if cause := named(got, causes):
+        raise Wrong(f"Not yet: {cause}.")
+    others = [0, 1, 3, 4, 5, 6, 7]
+    if close(got[others], right[others]) and (got[2] == upstream[[0, 2, 4]]).all(1).any():
         raise Wrong(
             "Not yet: one row of a token that occurs three times is left; each occurrence adds "
             "its own. `gradient[tokens] += upstream` has this fault too."
