@@ -87,7 +87,54 @@ def known(self: WordTokenizer, text: str) -> list[str]:
     return [token for token in self.split(text, self.characters) if token in self.stoi]
 
 
+def small(cls: Any, text: str, size: int | None = None, characters: bool = False) -> Any:
+    return cls(common(cls, text.lower(), size, characters), characters)
+
+
+def to_the_first_padding(self: WordTokenizer, tokens: Iterable[int]) -> str:
+    words = []
+    for i in tokens:
+        if i == 0:
+            break
+        words.append(self.itos[i])
+    return ("" if self.characters else " ").join(words)
+
+
+def by_place(self: WordTokenizer, tokens: Any) -> str:
+    words = [self.itos[tokens[n]] for n in range(len(tokens)) if tokens[n]]
+    return ("" if self.characters else " ").join(words)
+
+
+def in_two_rounds(self: WordTokenizer, tokens: Iterable[int]) -> str:
+    known = max(tokens, default=0)
+    words = [self.itos[i] for i in tokens if 0 < i <= known]
+    return ("" if self.characters else " ").join(words)
+
+
 WORDS: dict[str, type[WordTokenizer]] = {
+    "all letters small": words_by(
+        small,
+        lambda self, text: [self.stoi.get(t, 1) for t in self.split(text.lower(), self.characters)],
+    ),
+    "all letters small; War": words_by(
+        encode=lambda self, text: [
+            self.stoi.get(t, 1) for t in self.split(text.lower(), self.characters)
+        ]
+    ),
+    "stop at the first padding": words_by(decode=to_the_first_padding),
+    "raised TypeError: object of type 'generator' has no len()\nAn Iterable may": words_by(
+        decode=by_place
+    ),
+    "from a generator became ''. An Iterable may": words_by(decode=in_two_rounds),
+    "look the ids up in stoi": words_by(
+        encode=lambda self, text: [
+            max(self.stoi.get(t, 1) - 2, -1) % 10 if t in self.stoi else 1
+            for t in self.split(text, self.characters)
+        ]
+    ),
+    "'that is the question: to be' became [7], not [4, 5, 1, 1, 9, 2, 3]": words_by(
+        encode=lambda self, text: [7]
+    ),
     "Not written yet: build_vocab returns nothing": Unfinished,
     "Correct": words_by(),
     "return cls(tokens, ...)": words_by(lambda cls, text, size=None, c=False: [text]),
@@ -190,6 +237,8 @@ PAIRS: dict[str, Function] = {
     "pairwise(parts) stops before it": lambda p: [p[i + 1] for i in range(len(p))],
     "your pairs hold numbers. Iterating": lambda parts: Counter(pairwise(b"".join(parts))),
     "which the caller still needs": emptied,
+    "your keys hold strings": lambda parts: Counter(pairwise(b"".join(parts).decode())),
+    "a pair is a tuple": lambda parts: Counter(parts[i : i + 2] for i in range(len(parts) - 1)),
 }
 
 
@@ -263,6 +312,8 @@ def pair_behind(parts: list[bytes], pair: Merge) -> list[bytes]:
 JOINS: dict[str, Function] = {
     "Correct": joiner(),
     "nothing is joined": lambda parts, pair: list(parts),
+    "A list equals no tuple": joiner(same=lambda two, pair: two == pair),
+    "your list holds strings": lambda parts, pair: list(b"".join(parts).decode()),
     "only the first place": joiner(most=1),
     "is joined again": joiner(step=1),
     "from left to right": from_the_right,
@@ -301,6 +352,7 @@ def loop(
     join: bool = True,
     number: bool = True,
     first_id: int = 256,
+    further: int = 1,
     key: Function = lambda pair, counts, ids: (-counts[pair], ids[pair[0]], ids[pair[1]]),
     prepare: Function = lambda words: words,
     give: Function = lambda merges: merges,
@@ -316,7 +368,7 @@ def loop(
         best = min((p for p in counts if p[0] + p[1] not in ids), key=lambda p: key(p, counts, ids))
         words = [taught.join_pair(word, best) for word in words] if join else words
         if number:
-            ids[best[0] + best[1]] = first_id + len(merges)
+            ids[best[0] + best[1]] = first_id + further * len(merges)
         merges.append(best)
     return give(merges)
 
@@ -348,7 +400,15 @@ def loop_in_place(words: list[list[bytes]], n_merges: int) -> list[Merge]:
     return merges
 
 
+def overwritten(words: list[list[bytes]], n_merges: int) -> list[Merge]:
+    """Make a new Counter for each word, so that the last word's alone is left."""
+    return loop(words, n_merges, prepare=lambda words: [words[-1]])
+
+
 LOOPS: dict[str, Function] = {
+    "your new tokens get wrong ids": partial(loop, first_id=0),
+    "needs an id of its own, the next": partial(loop, further=0),
+    "Make one Counter before the loop": overwritten,
     "Correct": loop,
     "the same pair comes every time": partial(loop, join=False, number=False),
     "the pairs are chosen but not joined": partial(loop, join=False),
@@ -429,6 +489,13 @@ TIMES: dict[str, Function] = {
     "once for each word; in aaaa": partial(weighted, pairs=lambda word: set(pairwise(word))),
     "overwrites": partial(weighted, add=lambda old, n: n),
     "added once for each word": once_a_word,
+    "overwrites what an earlier one counted": lambda words, times: Counter(
+        {
+            pair: n * k
+            for word, n in zip(words, times, strict=True)
+            for pair, k in Counter(pairwise(word)).items()
+        }
+    ),
     "the words are glued": lambda words, times: Counter(pairwise(list(chain.from_iterable(words)))),
     "only the first word is counted": first_word,
     "only the first pair is counted": first_pair,
@@ -510,7 +577,44 @@ def greedy(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
     return [word[:end], *greedy(word[end:], ranks)] if word[end:] else [word]
 
 
+def characters(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
+    parts = [character.encode() for character in word.decode()]
+    while known := [pair for pair in pairwise(parts) if pair in ranks]:
+        parts = taught.join_pair(parts, min(known, key=ranks.__getitem__))
+    return parts
+
+
+def of_known(choose: Function, known: Function = lambda pair, ranks: pair in ranks) -> Function:
+    """Choose of the pairs that have a rank until none is left."""
+
+    def cut(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
+        parts = [bytes([byte]) for byte in word]
+        while pairs := [pair for pair in pairwise(parts) if known(pair, ranks)]:
+            parts = taught.join_pair(parts, choose(pairs, ranks))
+        return parts
+
+    return cut
+
+
+def stops_at_rank_0(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
+    parts = [bytes([byte]) for byte in word]
+    while len(parts) > 1:
+        pair = min(pairwise(parts), key=lambda pair: ranks.get(pair, inf))
+        if not ranks.get(pair):
+            break
+        parts = taught.join_pair(parts, pair)
+    return parts
+
+
 WORD_CUTS: dict[str, Function] = {
+    "begin with bytes, of which": characters,
+    "known pair of the alphabet": of_known(lambda pairs, ranks: min(pairs)),
+    "min without a key": partial(replayed, choose=lambda pairs, ranks: min(pairs)),
+    "ask whether the pair is in ranks": of_known(
+        lambda pairs, ranks: min(pairs, key=ranks.__getitem__), lambda pair, ranks: ranks.get(pair)
+    ),
+    "stop when the pair is not in ranks": stops_at_rank_0,
+    "The word is bytes already": lambda word, ranks: word.encode(),
     "Correct": in_the_order_of_ranks,
     "longest token": greedy,
     "furthest to the left": partial(
@@ -548,10 +652,33 @@ def joined(tokens: Sequence[int], vocabulary: Sequence[bytes]) -> bytes:
     return b"".join(vocabulary[token] for token in tokens)
 
 
+def all_or_nothing(tokens: Sequence[int], vocabulary: Sequence[bytes]) -> str:
+    try:
+        return joined(tokens, vocabulary).decode()
+    except UnicodeDecodeError:
+        return "\ufffd"
+
+
+def shortened(tokens: Sequence[int], vocabulary: Sequence[bytes], end: str = "\ufffd") -> str:
+    """Take bytes away at the end until the rest is whole characters."""
+    text = joined(tokens, vocabulary)
+    for n in range(len(text), 0, -1):
+        try:
+            return text[:n].decode() + ("" if n == len(text) else end)
+        except UnicodeDecodeError:
+            pass
+    return "\ufffd" if text else ""
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
         (lambda t, v: joined(t, v).decode("utf-8", "replace"), "Correct"),
+        (all_or_nothing, "one broken byte costs you the whole text"),
+        (shortened, "what stands behind a broken byte is lost"),
+        (partial(shortened, end=""), "what stands behind a broken byte is lost"),
+        (lambda t, v: joined(t, v).decode("ascii", "replace"), "You decode with ascii"),
+        (lambda t, v: joined(t, v).decode("ascii"), "You decode with ascii"),
         (lambda t, v: joined(t, v).decode(), "half a character must become �"),
         (lambda t, v: joined(t, v).decode("utf-8", "ignore"), "half a character must become"),
         (lambda t, v: "".join(v[i].decode() for i in t), "decode each token by itself"),
@@ -625,6 +752,7 @@ END = r"| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
     [
         (START + r"\p{N}{1,3}" + END, "Correct"),
         (START + r"(?:\p{N}{1,3})" + END, "Correct"),
+        (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)| ?\p{L}+|\p{N}{1,3}" + END, "capital endings"),
         (START + r"(\p{N}{1,3})" + END, "round brackets make a group"),
         (START + r" ?\p{N}{1,3}" + END, "a space is still joined to the digits"),
         (START + r"\p{N}+" + END, "more than three digits"),

@@ -95,6 +95,7 @@ ANSWERS: dict[str, Callable[[list[str]], Any]] = {
     ],
     "contains its own answer": lambda w: [(w[: n + 1], w[n]) for n in range(len(w))],
     "after ['so'] comes 'it'": lambda w: [(w[:n], w[n - 1]) for n in range(1, len(w))],
+    "your beginning contains": lambda w: [(w[: i + 1], w[i]) for i in range(1, len(w))],
     "are one list, changed later; copy it": growing,
     "Correct: 3 words give 2 pairs": lambda words: growing(words, copied=True),
     "but next_words(['so', 'it', 'is', 'so', 'odd']) is not": found_by_value,

@@ -9,10 +9,12 @@ from typing import Any
 import regex
 
 from gptlib import tokenizer as taught
-from gptlib.extras.checks.answers import Answer, Wrong, named, number_of, run, says, task
+from gptlib.extras.checks.answers import Answer, Wrong, attempt, named, number_of, run, says, task
 from gptlib.tokenizer import BPETokenizer, Merge, byte_characters
 
 LETTERS = "Iterating over bytes gives numbers; bytes([number]) makes a token of one."
+STRINGS = "A token is bytes, b'a', not a string."
+LIST_KEY = {"unhashable type: 'list'": "A list can't be a key; a pair is a tuple, (left, right)."}
 
 
 def _tokens(text: str) -> list[bytes]:
@@ -54,11 +56,17 @@ def _as_counts(got: Any) -> dict[Any, int]:
         raise Wrong(f"Not yet: you return {type(got).__name__}; return a Counter of pairs.")
     if any(isinstance(key, tuple) and isinstance(key[0], int) for key in got):
         raise Wrong(f"Not yet: your pairs hold numbers. {LETTERS}")
+    if any(isinstance(part, str) for key in got for part in _parts(key)):
+        raise Wrong(f"Not yet: your keys hold strings. {STRINGS}")
     if got and all(isinstance(key, bytes) for key in got):
         if all(len(key) == 1 for key in got):
             raise Wrong("Not yet: you count tokens; count pairs of neighbours, (left, right).")
         raise Wrong("Not yet: you glue the pair; its key is (left, right), two tokens.")
     return {key: count for key, count in got.items() if count}
+
+
+def _parts(key: Any) -> Sequence[Any]:
+    return key if isinstance(key, tuple) else (key,)
 
 
 @task
@@ -77,6 +85,11 @@ def word_tokenizer(kind: Any) -> str:
         "`size` counts the words of the text; <pad> and <unk> come on top": ["<pad>", "<unk>"],
     }
     _pick(run(kind.build_vocab, text, 2).itos, ["<pad>", "<unk>", "to", "be"], causes, _ORDER)
+    cased = run(kind.build_vocab, "War war Peace war")
+    causes = {
+        "you write all letters small; War and war are two words": ["<pad>", "<unk>", "war", "peace"]
+    }
+    _pick(cased.itos, ["<pad>", "<unk>", "war", "War", "Peace"], causes, _ORDER)
     letters = run(kind.build_vocab, "a b a", None, True)
     causes = {
         "pass `characters` on to split, or it cuts into words": ["<pad>", "<unk>", "a", "b"],
@@ -92,8 +105,15 @@ def word_tokenizer(kind: Any) -> str:
         "unknown words are left out; they get id 1": [4, 5, 9, 2, 3],
         "an unknown word has no id for you (None); it gets 1": [4, 5, None, None, 9, 2, 3],
         "the blanks cut the text; use split, which knows punctuation": [4, 5, 1, 1, 2, 3],
+        "the words' ids begin with 2; 0 is <pad> and 1 is <unk>, so look the ids up in stoi": [
+            *(2, 3, 1, 1, 7, 0, 1)
+        ],
     }
-    _pick(got, [4, 5, 1, 1, 9, 2, 3], causes, f"that is the question: to be became {got}.")
+    right = [4, 5, 1, 1, 9, 2, 3]
+    _pick(got, right, causes, f"'that is the question: to be' became {got}, not {right}.")
+    small = {"you write all letters small; War and war are two words": [2, 1, 2]}
+    got = run(cased.encode, "War and war", hints=hints)
+    _pick(got, [3, 1, 2], small, f"'War and war' became {got}, not [3, 1, 2].")
     _pick(run(letters.encode, "ab c"), [2, 4, 3, 1], {}, "encode must split by self.characters.")
     ids = [4, 5, 1, 9, 2, 3, 0, 0]
     got = run(given.decode, ids)
@@ -105,11 +125,19 @@ def word_tokenizer(kind: Any) -> str:
         "there is a blank at the end": "that is <unk> : to be ",
     }
     _pick(got, "that is <unk> : to be", causes, f"{ids} became {got!r}.")
+    got = run(given.decode, [4, 0, 5])
+    causes = {"you stop at the first padding; leave it out and go on": "that"}
+    _pick(got, "that is", causes, f"[4, 0, 5] became {got!r}, not 'that is'.")
+    hints = dict.fromkeys(("has no len()", "not subscriptable", "no attribute"), _ONE_BY_ONE)
+    got = run(given.decode, (token for token in (4, 5)), hints=hints)
+    otherwise = f"ids 4 and 5 from a generator became {got!r}. {_ONE_BY_ONE}"
+    _pick(got, "that is", {}, otherwise)
     causes = {"characters are joined by nothing, words by blanks": "a b   a"}
     _pick(run(letters.decode, [2, 4, 3, 2]), "ab a", causes, "characters are joined by nothing.")
     return "Correct: known words come back, unknown ones are <unk>, padding is gone."
 
 
+_ONE_BY_ONE = "An Iterable may be a generator: it can be read once, in a loop, and has no length."
 _PAIRS = "most_common gives pairs of token and count; the tokens alone go to cls."
 _ORDER = (
     "itos holds <pad>, <unk>, then the tokens, the most frequent first, of equals the earliest."
@@ -141,7 +169,8 @@ def count_pairs(answer: Callable[[list[bytes]], Mapping[Merge, int]]) -> str:
     """Check the counts of neighbours in one list of tokens."""
     parts = _tokens("aaabdaaabac")
     pairs = list(pairwise(parts))
-    got = _as_counts(_run_on_copies(answer, parts, hints={"index out of range": _AT_THE_END}))
+    hints = {"index out of range": _AT_THE_END, **LIST_KEY}
+    got = _as_counts(_run_on_copies(answer, parts, hints=hints))
     apart = Counter({**Counter(pairs), (b"a", b"a"): 2})
     causes = {
         "tokens 0 and 1, then 2 and 3, are only every second pair; neighbours overlap": Counter(
@@ -178,7 +207,9 @@ def join_pair(answer: Callable[[list[bytes], Merge], list[bytes]]) -> str:
         left + after if (left, after) == pair else left for left, after in pairwise([*parts, b""])
     ]
     causes = {
-        "nothing is joined": parts,
+        "nothing is joined. A list equals no tuple: compare tuple(parts[i : i + 2]) with pair": (
+            parts
+        ),
         "only the first place is joined; go on to the end": [b"aa", *parts[2:]],
         "the token after a joined pair is joined again; go on two places": overlapping,
         "go from left to right: the first two of aaa are joined": [
@@ -233,6 +264,8 @@ def _listed(got: Any) -> list[Any]:
         raise Wrong(f"Not yet: you return {type(got).__name__}; return a list of tokens.")
     if any(isinstance(part, int) for part in got):
         raise Wrong(f"Not yet: your list holds numbers. {LETTERS}")
+    if any(isinstance(part, str) for part in got):
+        raise Wrong(f"Not yet: your list holds strings. {STRINGS}")
     return list(got)
 
 
@@ -245,7 +278,8 @@ def learn_merges(answer: Callable[[list[list[bytes]], int], list[Merge]]) -> str
     """Check the loop of training, merge by merge."""
     text = "low low low low low lower lower newest newest newest newest newest newest wide wide"
     words = [_tokens(word) for word in text.split()]
-    got = _run_on_copies(answer, words, 8, hints={"b'": _NO_ID})
+    hints = {"b'": _NO_ID, "min()": _NO_PAIR, **LIST_KEY}
+    got = _run_on_copies(answer, words, 8, hints=hints)
     right = _learn(words, 8)
     if isinstance(got, list) and got and all(isinstance(merge, bytes) for merge in got):
         raise Wrong("Not yet: you return the new tokens; return the pairs, (left, right).")
@@ -270,12 +304,17 @@ def learn_merges(answer: Callable[[list[list[bytes]], int], list[Merge]]) -> str
     for cause, wrong in causes.items():
         if got == wrong:
             raise Wrong(f"Not yet: {cause}.")
+    if got != right and got in [_learn(words, 8, number=number) for number in _WRONG_IDS]:
+        raise Wrong(f"Not yet: your new tokens get wrong ids. {_NO_ID}")
     if got[:8] == right or got == right[: len(got)]:
         if len(got) != 8:
             raise Wrong(f"Not yet: 8 merges were asked for; you return {len(got)}.")
         words = [[b"a", b"b"]] * 2 + [[b"a", b"b", b"c"], [b"\xad", b"c"]] * 2
         if _run_on_copies(answer, words, 2) != _learn(words, 2):
             raise Wrong(f"Not yet: a new token's id comes behind those of all 256 bytes. {_NO_ID}")
+        words = [*map(_tokens, ("cde", "cde", "abe", "abe", "ab", "ab", "cd"))]
+        if _run_on_copies(answer, words, 3) != _learn(words, 3):
+            raise Wrong(f"Not yet: each new token needs an id of its own, the next. {_NO_ID}")
         return "Correct: eight merges, each the most frequent pair of its moment."
     rank = next(i for i, merge in enumerate(got) if i >= 8 or merge != right[i])
     raise Wrong(
@@ -285,6 +324,15 @@ def learn_merges(answer: Callable[[list[list[bytes]], int], list[Merge]]) -> str
 
 
 _NO_ID = "A new token needs an id, the next number: ids[left + right] = len(ids)."
+_NO_PAIR = (
+    "There is no pair to choose from. Make one Counter before the loop over the words, and add "
+    "each word's pairs to it."
+)
+_WRONG_IDS: list[Callable[[int], int]] = [
+    *(lambda n: n, lambda n: n + 1, lambda n: n + 255),
+    *(lambda n: 0, lambda n: 1, lambda n: 255, lambda n: 256),
+]
+"""Wrong ids of the new token of round n, from 0: counted from 0, 1 or 255, or always the same."""
 
 
 def _count(words: Iterable[Sequence[bytes]]) -> Counter[Merge]:
@@ -292,7 +340,12 @@ def _count(words: Iterable[Sequence[bytes]]) -> Counter[Merge]:
 
 
 def _learn(
-    words: list[list[bytes]], n_merges: int, *, join: bool = True, anew: bool = True
+    words: list[list[bytes]],
+    n_merges: int,
+    *,
+    join: bool = True,
+    anew: bool = True,
+    number: Callable[[int], int] = lambda n: 256 + n,
 ) -> list[Merge]:
     ids = {bytes([byte]): i for i, byte in enumerate(byte_characters())}
     merges: list[Merge] = []
@@ -304,7 +357,7 @@ def _learn(
             break
         best = min(new, key=lambda pair: (-counts[pair], ids[pair[0]], ids[pair[1]]))
         words = [taught.join_pair(word, best) for word in words] if join else words
-        ids[best[0] + best[1]] = len(ids)
+        ids[best[0] + best[1]] = number(len(merges))
         merges.append(best)
     return merges
 
@@ -314,7 +367,7 @@ def count_all(answer: Callable[[list[list[bytes]], list[int]], Mapping[Merge, in
     """Check counts in which each different word is stored once."""
     words = [_tokens(word) for word in ("run", "tune", "aaaa", "it")]
     times = [2, 1, 3, 9]
-    alone = {"positional argument": "It takes the words and how often each occurs."}
+    alone = {"positional argument": "It takes the words and how often each occurs.", **LIST_KEY}
     got = _as_counts(_run_on_copies(answer, words, times, hints=alone))
 
     def weighted(pairs: Callable[[list[bytes]], Iterable[Merge]]) -> dict[Merge, int]:
@@ -334,6 +387,11 @@ def count_all(answer: Callable[[list[list[bytes]], list[int]], Mapping[Merge, in
             lambda word: set(pairwise(word))
         ),
         "the later word overwrites the earlier one; add up, with +=": last,
+        "a later word overwrites what an earlier one counted; add the two, with +=": {
+            pair: n * k
+            for word, n in zip(words, times, strict=True)
+            for pair, k in Counter(pairwise(word)).items()
+        },
         "the number of times is added once for each word; add it at each place": {
             pair: sum(
                 Counter(pairwise(word))[pair] + n
@@ -372,11 +430,33 @@ def merge_word(answer: Callable[[bytes, Mapping[Merge, int]], list[bytes]]) -> s
         "(b'": "Most pairs have no rank: ranks.get(pair, inf) gives infinity.",
         "empty": "A word of one token has no pair: stop before you look for the smallest.",
         "concat": LETTERS,
+        "no attribute 'encode'": (
+            "The word is bytes already: [word[i : i + 1] for i in range(len(word))] cuts it."
+        ),
     }
-    words = [b"lower", b"lowest", b"testers", b"xyz", b"a"]
+    words = [b"lower", b"lowest", b"testers", b"lox", b"west", b"xyz", b"a", "🙂".encode()]
     cut = [_listed(_run_on_copies(answer, w, dict(shuffled), hints=hints)) for w in words]
     right = [taught.merge_word(word, ranks) for word in words]
     ways: dict[str, Callable[[bytes], list[bytes]]] = {
+        "you begin with characters; begin with bytes, of which 🙂 has four": (
+            lambda word: _replay(word, lambda pairs: min(pairs, key=ranks.__getitem__), ranks, str)
+        ),
+        "rank 0 is false in an if; ask whether the pair is in ranks": lambda word: _replay(
+            word,
+            lambda pairs: min(pairs, key=ranks.__getitem__),
+            {pair: rank for pair, rank in ranks.items() if rank},
+        ),
+        "rank 0 is false in an if; stop when the pair is not in ranks": lambda word: (
+            [bytes([byte]) for byte in word]
+            if merges[0] in pairwise(bytes([byte]) for byte in word)
+            else taught.merge_word(word, ranks)
+        ),
+        "the first known pair of the alphabet is joined; give min a key, the rank": (
+            lambda word: _replay(word, min, ranks)
+        ),
+        "min without a key takes the first pair of the alphabet; the key is the rank": (
+            lambda word: _replay(word, min, ranks, stop=True)
+        ),
         "the longest token that fits is taken; replay the merges in their order": (
             lambda word: _longest_first(word, merges)
         ),
@@ -408,11 +488,22 @@ def merge_word(answer: Callable[[bytes, Mapping[Merge, int]], list[bytes]]) -> s
 
 
 def _replay(
-    word: bytes, choose: Callable[[list[Merge]], Merge], ranks: Mapping[Merge, int]
+    word: bytes,
+    choose: Callable[[list[Merge]], Merge],
+    ranks: Mapping[Merge, int],
+    begin: type[str] | type[bytes] = bytes,
+    *,
+    stop: bool = False,
 ) -> list[bytes]:
+    """Join one known pair after the other, or choose of all pairs and stop at an unknown one."""
     parts = [bytes([byte]) for byte in word]
-    while pairs := [pair for pair in pairwise(parts) if pair in ranks]:
-        parts = taught.join_pair(parts, choose(pairs))
+    if begin is str:
+        parts = [character.encode() for character in word.decode()]
+    while pairs := [pair for pair in pairwise(parts) if stop or pair in ranks]:
+        pair = choose(pairs)
+        if pair not in ranks:
+            break
+        parts = taught.join_pair(parts, pair)
     return parts
 
 
@@ -448,11 +539,12 @@ def _longest_first(word: bytes, merges: Iterable[Merge]) -> list[bytes]:
 @task
 def decode(answer: Callable[[list[int], list[bytes]], str]) -> str:
     """Check that ids become text again."""
-    tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e"), (b" ", b"\xc3")])
+    tokenizer = BPETokenizer([(b"t", b"h"), (b"th", b"e"), (b" ", b"\xc3"), (b"\xc3", b"\xa9")])
     hints = {
+        "'ascii' codec": ASCII,
         "expected str instance, bytes found": "You join bytes with a string; use b''.join.",
         "invalid continuation byte": SPACES,
-        "codec can't decode": ALONE,
+        "unexpected end of data": ALONE,
         "list indices must be": "vocabulary[token] gives the bytes of one id.",
     }
     for text in ("the café 🙂 é", "naïve", "Ж" * 3, ""):
@@ -461,15 +553,23 @@ def decode(answer: Callable[[list[int], list[bytes]], str]) -> str:
         parts = [tokenizer.tokens[token] for token in tokens]
         if got != text:
             raise Wrong(f"Not yet: {_wrong_text(text, got, parts)}")
-    try:
-        half = run(answer, tokenizer.encode("é")[:1], list(tokenizer.tokens))
-    except Wrong:
-        half = None
+    first = tokenizer.ids[b"\xc3"]
+    half = attempt(answer, [first], list(tokenizer.tokens))
     if half != "\ufffd":
         raise Wrong("Not yet: half a character must become �; decode with errors='replace'.")
+    the = tokenizer.encode("the")
+    got = attempt(answer, [*the, first, *the], list(tokenizer.tokens))
+    causes = {
+        "one broken byte costs you the whole text": "\ufffd",
+        "what stands behind a broken byte is lost": got if got in ("the", "the\ufffd") else "the",
+    }
+    otherwise = f"half a character between the and the becomes the�the; you say {got!r}."
+    causes = {f"{cause}; decode once, with errors='replace'": c for cause, c in causes.items()}
+    _pick(got, "the\ufffdthe", causes, otherwise)
     return "Correct: whole texts come back, and half a character becomes �."
 
 
+ASCII = "You decode with ascii; the bytes are UTF-8."
 ALONE = "You decode each token by itself; a character can lie in two. Join the bytes first."
 SPACES = "You put spaces between the tokens; they carry their own. Join with b''.join."
 
@@ -477,6 +577,8 @@ SPACES = "You put spaces between the tokens; they carry their own. Join with b''
 def _wrong_text(text: str, got: Any, parts: list[bytes]) -> str:
     if isinstance(got, bytes):
         return "you return bytes; turn them into text with bytes.decode."
+    if got in [b"".join(parts).decode("ascii", how) for how in _ERRORS]:
+        return ASCII
     if got in ["".join(part.decode("utf-8", how) for part in parts) for how in _ERRORS]:
         return ALONE
     if got == b"".join(parts).decode("latin-1"):
@@ -547,6 +649,7 @@ def number_pattern(answer: Answer) -> str:
         "x = 42;": ["x", " =", " ", "42", ";"],
         "We'll see ٣٤٥٦   now\n": ["We", "'ll", " see", " ", "٣٤٥", "٦", "  ", " now", "\n"],
         "3½ 12³": ["3½", " ", "12³"],
+        "WE'LL (go)": ["WE", "'", "LL", " (", "go", ")"],
     }
     for text, expected in cases.items():
         got = regex.findall(pattern, text)
@@ -561,6 +664,8 @@ def _wrong_cut(text: str, expected: list[str], got: list[str]) -> str:
         return f"only the digits 0 to 9 are cut; \\p{{N}} knows those of every script. {example}"
     if "½" in text and "3½" not in got:
         return f"\\d knows digits only; \\p{{N}} also ½ and ³. {example}"
+    if "'LL" in got:
+        return f"GPT-4 cuts off capital endings, 'LL, too; here only numbers change. {example}"
     if "".join(got) != text:
         return f"your pattern loses characters: every one must be in some word. {example}"
     if any(regex.fullmatch(r" \p{N}+", word) for word in got):

@@ -19,9 +19,12 @@ def next_words(answer: Answer) -> str:
         raise Wrong("Not yet: all your beginnings are one list, changed later; copy it.")
     right = [(["so"], "it"), (["so", "it"], "goes")]
     pairs = [(list(beginning), word) for beginning, word in found]
+    inside = all(beginning[-1:] == [word] for beginning, word in pairs)
     causes = {
         "there is nothing to read before the first word; begin with one word": ([], "so"),
-        "your beginning contains its own answer; after ['so'] comes 'it'": (["so"], "so"),
+        "your beginning contains its own answer; after ['so'] comes 'it'": (
+            pairs[0] if pairs and inside else (["so"], "so")
+        ),
         "after the last word there is nothing left to guess": (words, pairs[-1][1] if pairs else 0),
         "'goes' is missing; the last beginning is all words but one": None,
     }
