@@ -18,6 +18,7 @@ from gptlib.weights import save_gpt2
 
 MODEL = "--model.vocab-size 300 --model.context-length 16 --model.n-layer 1 --model.n-head 2"
 MODEL += " --model.n-embd 16 --model.dropout 0.1 --model.bias true --model.positions learned"
+MODEL += " --model.qkv-bias true --model.d-ff 40 --model.tie-weights true"
 PLAN = "--training.n-steps 3 --training.batch-size 2 --training.warmup-steps 1"
 RATES = "--training.accumulation-steps 1 --training.max-learning-rate 1e-3"
 RATES += (
@@ -71,12 +72,14 @@ CALLS = [
     "classify --model filter --file book.txt --json",
     "tokenizer train book.txt . --pattern *.txt --vocab-size 280 --save words --json "
     "--encoding utf-8 --read-special",
-    "tokenizer train book.txt --vocab-size 290 --save words --overwrite",
+    "tokenizer train book.txt --vocab-size 290 --save words --overwrite --special <|pad|>",
+    "tokenizer train book.txt --vocab-size 200 --save pieces --kind wordpiece",
     "tokenizer encode book.txt --tokenizer words --special --json",
     "tokenizer decode ids.txt --tokenizer words",
     "data prepare . --pattern *.txt --tokenizer train --vocab-size 280 --save prepared --json "
     "--encoding utf-8 --read-special",
     "convert tiny sharded --to sharded --shard-size 9KB --dtype bfloat16",
+    "convert tiny larger --special <|user|>",
     "doctor --json",
 ]
 ELSEWHERE = {
@@ -88,6 +91,7 @@ ELSEWHERE = {
 UNUSED_BY_TUNE = {
     *("--model.vocab-size", "--model.n-layer", "--model.n-head", "--model.n-embd"),
     *("--model.bias", "--model.positions", "--data.pattern", "--data.tokenizer", "--wandb"),
+    *("--model.qkv-bias", "--model.d-ff", "--model.tie-weights"),
     "--data.read-special",
 }
 

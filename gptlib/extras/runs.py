@@ -82,9 +82,9 @@ class DataConfig:
     pattern: str = "*.txt"
     """Which files of a folder, and of the folders in it, are texts."""
     tokenizer: str = "train"
-    """Train, to train one of model.vocab_size tokens on the texts; gpt2 for GPT-2's own, novels
-    for the shipped model's; or a folder with vocab.json and merges.txt. Prepared tokens have
-    theirs."""
+    """Train, to train one of model.vocab_size tokens on the texts, or wordpiece, unigram, word or
+    char for one of another kind; gpt2 for GPT-2's own, novels for the shipped model's; or a
+    tokenizer's folder. Prepared tokens have theirs."""
     validation_fraction: float = 0.1
     """Share of the tokens, at the end, that is kept to judge by."""
     encoding: str = ""

@@ -26,6 +26,7 @@ from gptlib.extras.formats.text_files import (
     guess_encoding,
     join_surrogates,
 )
+from gptlib.extras.formats.tokenizer_files import KINDS, train_library_tokenizer
 from gptlib.extras.models import MADE_BY, SHIPPED, find_shipped, load_run_tokenizer
 from gptlib.extras.terminal import note
 from gptlib.extras.tokens import cut_long_words, open_tokens, prepare_tokens, quick
@@ -269,8 +270,8 @@ def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int
 
     Args:
         folder: Gets `tokenizer/` and, if there are texts, `TOKENS_FILE`.
-        name: What `named_tokenizer` takes, or "train" to train one; it is noted in the folder,
-            and another name is refused from then on.
+        name: What `named_tokenizer` takes, or "train" or one of `KINDS` to train one; it is noted
+            in the folder, and another name is refused from then on.
         texts: What to train on and to turn into tokens, the same ones each time.
         vocab_size: Number of tokens to train.
 
@@ -296,6 +297,9 @@ def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int
         if name == "train":
             documents = cut_long_words(read_documents(texts, "tokenizer"))
             tokenizer = BPETokenizer(train_bpe(documents, vocab_size))
+        elif name in KINDS:
+            documents = read_documents(texts, "tokenizer")
+            tokenizer = train_library_tokenizer(documents, name, vocab_size)
         else:
             tokenizer = named_tokenizer(name)
         if isinstance(tokenizer, BPETokenizer):

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from gptlib.extras.commands.base import add_json, add_texts, new_folder
+from gptlib.extras.formats.tokenizer_files import KINDS
 from gptlib.extras.interrupt import ways_on
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import print_json
@@ -35,13 +36,15 @@ def parser(prog: str) -> CommandParser:
         "--tokenizer",
         metavar="NAME",
         default="gpt2",
-        help=f"train, to train one on the texts; {TOKENIZERS} (default: gpt2)",
+        help=f"train, to train one on the texts, or {', '.join(KINDS)} for one of another kind; "
+        f"{TOKENIZERS} (default: gpt2)",
     )
     command.add_argument(
         "--vocab-size",
-        type=whole(257),
+        type=whole(2),
         metavar="N",
-        help="with --tokenizer train: number of tokens, 257 or more (default: 4096)",
+        help="of a tokenizer that is trained: number of tokens, with train 257 or more (default: "
+        "4096)",
     )
     command.add_argument(
         "--save", type=new_folder, metavar="DIR", required=True, help="folder to write to"
@@ -52,8 +55,10 @@ def parser(prog: str) -> CommandParser:
 
 def _prepare(arguments: argparse.Namespace) -> int:
     name, size, folder = arguments.tokenizer, arguments.vocab_size, Path(arguments.save)
-    if size and name != "train":
+    if size and name not in ("train", *KINDS):
         raise ValueError("--vocab-size belongs to a new tokenizer; add --tokenizer train")
+    if size and size < 257 and name == "train":
+        raise ValueError(f"--vocab-size: {size} is too small for byte pairs; write 257 or more")
     texts = find_texts(
         arguments.texts, arguments.pattern, arguments.encoding, arguments.read_special
     )

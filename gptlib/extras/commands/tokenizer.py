@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from gptlib.extras.commands.base import add_json, add_special, add_texts, new_folder
-from gptlib.extras.formats.tokenizer_files import FILES, train_library_tokenizer
+from gptlib.extras.formats.tokenizer_files import FILES, KINDS, train_library_tokenizer
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text
 from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_documents
@@ -49,9 +49,10 @@ def parser(prog: str) -> CommandParser:
     )
     train.add_argument(
         "--kind",
-        choices=("bpe", "wordpiece", "unigram"),
+        choices=("bpe", *KINDS),
         default="bpe",
-        help="byte pairs as GPT-2's, BERT's WordPiece or SentencePiece's Unigram (default: bpe)",
+        help="byte pairs as GPT-2's, BERT's WordPiece, SentencePiece's Unigram, whole words, or "
+        "single characters (default: bpe)",
     )
     train.add_argument(
         "--save", type=new_folder, metavar="DIR", required=True, help="folder to write it to"
@@ -79,6 +80,9 @@ def parser(prog: str) -> CommandParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    special, size = (END_OF_TEXT, *arguments.special), arguments.vocab_size
+    if arguments.kind == "bpe" and size < 257:
+        raise ValueError(f"--vocab-size: {size} is too small for byte pairs; write 257 or more")
     folder = Path(arguments.save)
     texts = find_texts(
         arguments.texts, arguments.pattern, arguments.encoding, arguments.read_special
@@ -87,15 +91,15 @@ def _train(arguments: argparse.Namespace) -> int:
     if there and not arguments.overwrite:
         raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
     documents = cut_long_words(read_documents(texts, "tokenizer"))
-    special = (END_OF_TEXT, *arguments.special)
     if arguments.kind == "bpe":
-        tokenizer = BPETokenizer.train(documents, arguments.vocab_size, special)
+        tokenizer = BPETokenizer.train(documents, size, special)
     else:
-        kind, size = arguments.kind, arguments.vocab_size
-        tokenizer = train_library_tokenizer(documents, kind, size, special)
-    for path in there:  # another kind's files would be read first
-        path.unlink()
+        tokenizer = train_library_tokenizer(documents, arguments.kind, size, special)
     tokenizer.save(folder)
+    new = ("vocab.json", "merges.txt") if arguments.kind == "bpe" else ("tokenizer.json",)
+    for path in there:
+        if path.name not in new:  # another kind's, and some would be read before these
+            path.unlink()
     if arguments.json:
         print_json({"folder": str(folder), "tokens": tokenizer.vocab_size})
     else:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import tiktoken
 import tokenizers
@@ -319,59 +319,69 @@ def _name(token: Any) -> str | None:
 
 
 UNKNOWN = "<|unk|>"
-"""What stands for a character that WordPiece or Unigram has no token for."""
+"""What stands for a character or a word that a tokenizer of `KINDS` has no token for."""
+
+KINDS = ("wordpiece", "unigram", "word", "char")
+"""The kinds that `train_library_tokenizer` trains."""
 
 
 def train_library_tokenizer(
-    texts: Iterable[str],
-    kind: Literal["wordpiece", "unigram"],
-    vocab_size: int,
-    special: Sequence[str] = (END_OF_TEXT,),
+    texts: Iterable[str], kind: str, vocab_size: int, special: Sequence[str] = (END_OF_TEXT,)
 ) -> LibraryTokenizer:
-    """Learn BERT's or SentencePiece's kind of tokenizer with the `tokenizers` library.
+    """Learn BERT's or SentencePiece's kind of tokenizer, or list words or characters.
 
-    Neither works on bytes: a character that the texts lack becomes `UNKNOWN`, and WordPiece drops
-    blanks and line breaks, so that a decoded text is not always the one that was encoded.
+    The `tokenizers` library does it. None of them works on bytes: what the texts lack becomes
+    `UNKNOWN`, and "wordpiece" and "word" drop blanks and line breaks, so that a decoded text is not
+    always the one that was encoded.
 
     Args:
         texts: Documents or lines.
         kind: "wordpiece" begins with characters and joins pairs, as BPE, but by how much likelier
             the text becomes, and cuts a word by the longest match; "unigram" begins with too many
             pieces, drops those whose loss costs least, and cuts a text where its pieces'
-            probabilities multiply to the most.
+            probabilities multiply to the most; "word" and "char" number the most frequent words
+            and punctuation marks, or characters, as chapter 1's `WordTokenizer`.
         vocab_size: Number of tokens at most, `UNKNOWN` and the special ones included.
         special: Names of special tokens; they get the ids behind `UNKNOWN`'s, 0.
 
     Raises:
-        ValueError: If there are more characters than tokens, or no text.
+        ValueError: If there are more characters than pieces can be made of, or no text.
 
     Source:
         Schuster and Nakajima 2012, Wu et al. 2016, section 4.1 (WordPiece); Kudo 2018, "Subword
         Regularization", section 3.2 (Unigram); Kudo and Richardson 2018 (SentencePiece).
 
     Example:
-        >>> tokenizer = train_library_tokenizer(["low lower lowest"], "wordpiece", 16)
-        >>> [tokenizer.decode([token]) for token in tokenizer.encode("lowest low")]
-        ['low', 'est', 'low']
+        >>> tokenizer = train_library_tokenizer(["low lower lowest"], "word", 16)
+        >>> tokenizer.decode(tokenizer.encode("lower, lowest"))
+        'lower <|unk|> lowest'
     """
+    parts = [UNKNOWN, *special]
     trainer: Any
     if kind == "wordpiece":
         library = tokenizers.Tokenizer(models.WordPiece(unk_token=UNKNOWN))
         library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         library.decoder = decoders.WordPiece(cleanup=False)
         trainer = trainers.WordPieceTrainer
-    else:
+    elif kind == "unigram":
         library = tokenizers.Tokenizer(models.Unigram())
         library.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
         library.decoder = decoders.Metaspace(prepend_scheme="never")
         trainer = partial(trainers.UnigramTrainer, unk_token=UNKNOWN)
-    plan = trainer(vocab_size=vocab_size, special_tokens=[UNKNOWN, *special], show_progress=False)
+    else:
+        pattern = tokenizers.Regex(r"\w+|[^\w\s]" if kind == "word" else r"[\s\S]")
+        library = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+        library.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
+        if kind == "char":
+            library.decoder = decoders.Fuse()
+        trainer = trainers.WordLevelTrainer
+    plan = trainer(vocab_size=vocab_size, special_tokens=parts, show_progress=False)
     try:
         library.train_from_iterator(texts, plan)
     except Exception as error:
         raise ValueError(f"no {kind} tokenizer can be made of these texts: {error}") from error
     if (least := library.get_vocab_size()) > vocab_size:
         raise ValueError(f"{vocab_size=} is below {least}, characters and special tokens; raise it")
-    if least <= 1 + len(special):
+    if least <= len(parts):
         raise ValueError(f"no {kind} tokenizer can be made of texts that are empty; add some")
     return LibraryTokenizer(library, END_OF_TEXT, {"tokenizer.json": library.to_str().encode()})
