@@ -50,6 +50,10 @@ NORMS: dict[str, Function] = {
     "Not written yet": lambda x, g, b, eps=1e-5: None,
     "Correct": normed(),
     "write it by hand": lambda x, g, b, eps=1e-5: F.layer_norm(x, (8,), g, b, eps),
+    "you change the caller's x": lambda x, g, b, eps=1e-5: (
+        x.sub_(x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) + eps).sqrt() * g + b
+    ),
+    "you don't use it": lambda x, g, b, eps=1e-5: by_squares(x, g, b),
     "divided by C - 1": normed(unbiased=True),
     "eps is outside the root": normed(root=lambda v, eps: v.sqrt() + eps),
     "eps is missing": normed(root=lambda v, eps: v.sqrt()),
@@ -295,6 +299,11 @@ INITIAL: dict[str, Function] = {
         matrix=lambda n, p: "proj" in n or "qkv" in n or "expand" in n
     ),
     "generator is not used": drawing(draw=lambda p, s, g: nn.init.normal_(p, std=s)),
+    "use the generator that is given": drawing(
+        draw=lambda p, s, g: nn.init.normal_(
+            p, std=s, generator=torch.Generator().manual_seed(p.numel() + p.size(0))
+        )
+    ),
     "drawn evenly": drawing(draw=evenly),
     "the mean of attn.proj is not 0": drawing(
         draw=lambda p, s, g: nn.init.normal_(p, mean=s, std=s, generator=g)
@@ -380,6 +389,11 @@ GPTS: dict[str, type] = {
     "Not written yet: forward": gpt(forward=lambda self, tokens: ...),
     "Correct": gpt(stream=through),
     "ln_f is missing": gpt(unembed=lambda self, x: self.head(x)),
+    "ln_f is in stream": gpt(
+        unembed=lambda self, x: self.head(x),
+        stream=lambda self, t, mixes=None: self.ln_f(through(self, t, mixes)),
+    ),
+    "a ModuleList can't be called": gpt(stream=lambda self, t, mixes=None: self.blocks(t)),
     "ln_f is applied twice.": gpt(unembed=lambda self, x: self.head(self.ln_f(self.ln_f(x)))),
     "the head is missing": gpt(unembed=lambda self, x: self.ln_f(x)),
     "those are probabilities": gpt(unembed=lambda self, x: self.head(self.ln_f(x)).softmax(-1)),
@@ -481,6 +495,7 @@ OWN_GELU = "gelu = nn.GELU('tanh')"
 
 
 @pytest.mark.parametrize("kept", [{}, {"embeddings/InputEmbedding": OWN_EMBEDDING},
+                                  {"gpt2/MLP": OWN_MLP},
                                   {"gpt2/MLP": OWN_MLP, "gpt2/gelu": OWN_GELU}])  # fmt: skip
 def test_the_trained_weights_run_in_the_readers_own_parts(
     kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -502,6 +517,20 @@ def test_the_trained_weights_run_in_the_readers_own_parts(
         torch.testing.assert_close(own(tokens), model(tokens), rtol=0, atol=1e-4)
     assert type(own.blocks[0].mlp).__module__ == "yours"
     assert "yours" not in sys.modules
+
+
+def test_parts_that_do_not_run_together_give_way_to_the_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "work/yours/gpt2/MLP.py"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    path.write_text(OWN_MLP.replace("gelu", "from_another_cell"))
+    monkeypatch.chdir(tmp_path)
+    kind, parts = yours.assemble()
+    assert kind is GPT
+    assert not any(parts.values())
+    assert "'from_another_cell' is not defined" in capsys.readouterr().out
 
 
 # The exercises
@@ -544,6 +573,7 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
         (lambda x, g, e: F.rms_norm(x, (8,), g, e), "write it by hand"),
         (lambda x, g, e: x[0], "return a tensor of shape (2, 5, 8)"),
         (lambda x, g, e: x, "differ from F.rms_norm"),
+        (lambda x, g, e: g * x / (mean_square(x, -1) + 1e-5).sqrt(), "you don't use it"),
     ],
 )
 def test_a_simpler_norm(answer: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -563,7 +593,10 @@ def by_formula(c: GPTConfig) -> int:
     ("answer", "message"),
     [
         (by_formula, "Correct: "),
-        (total, "without count_parameters"),
+        (total, "without building a model"),
+        (lambda c: sum(p.numel() for p in GPT(c).parameters()), "without building a model"),
+        (lambda c: total(c) - 4 * c.n_layer * c.n_embd**2, "one of the MLP's two matrices"),
+        (lambda c: total(c) - 5 * c.n_layer * c.n_embd, "3C, C, 4C and C"),
         (lambda c: total(c) + c.vocab_size * c.n_embd, "counted the output layer too"),
         (lambda c: total(c) - c.context_length * c.n_embd, "forgot the table of positions"),
         (lambda c: total(c) - 2 * c.n_embd, "forgot the last norm"),

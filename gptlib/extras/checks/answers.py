@@ -112,7 +112,10 @@ def run(answer: Answer, *arguments: Any, hints: Mapping[str, str] = {}) -> Any:
     name = getattr(answer, "__name__", "your function")
     try:
         result = answer(*arguments)
-    except NotImplementedError:
+    except NotImplementedError as error:
+        if "[ModuleList]" in str(error):
+            reason = "a ModuleList can't be called; go through what it holds with a loop."
+            raise Wrong(f"Not yet: {reason}") from error
         result = None
     except (Exception, Endless) as error:
         raised = "" if isinstance(error, Endless) else f"raised {type(error).__name__}: "

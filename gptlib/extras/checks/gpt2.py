@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from gptlib.extras.checks.answers import (
     Answer,
     Wrong,
+    attempt,
     close,
     expect,
     named,
@@ -40,7 +41,7 @@ def golden() -> tuple[GPT, dict[str, Tensor]]:
 def _by_hand(answer: Answer, *names: str) -> None:
     used = getattr(getattr(answer, "__code__", None), "co_names", ())
     if any(name in used for name in names):
-        raise Wrong("Not yet: write it by hand; PyTorch's own is what the check compares with.")
+        raise Wrong("Not yet: write it by hand, without PyTorch's own.")
 
 
 def _shaken(module: Any, seed: int = 0) -> Any:
@@ -98,8 +99,11 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
         ),
     }
     right = F.layer_norm(x, (8,), gain, bias)
-    got = run(function, x.clone(), gain, bias, hints=KEEPDIM)
+    given = x.clone()
+    got = run(function, given, gain, bias, hints=KEEPDIM)
     _by_hand(function, "layer_norm", "LayerNorm", "native_layer_norm")
+    if not torch.equal(given, x):
+        raise Wrong("Not yet: you change the caller's x; write x - ..., not x -= ...")
     expect(got, right, causes, "the result for (2, 5, 8)")
     x = x / 1000
     centred = x - x.mean(-1, keepdim=True)
@@ -114,6 +118,9 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
     expect(run(function, x, gain, bias), F.layer_norm(x, (8,), gain, bias), causes, "a tiny x")
     own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
     outputs = run(function, own_x, gain, bias), F.layer_norm(torch_x, (8,), gain, bias)
+    large = F.layer_norm(x, (8,), gain, bias, 0.5)
+    causes = {"eps is given, and you don't use it": F.layer_norm(x, (8,), gain, bias)}
+    expect(run(function, x, gain, bias, 0.5), large, causes, "the result with an eps of 0.5")
     if not outputs[0].requires_grad:
         raise Wrong("Not yet: no gradient comes back to x; leave out detach and no_grad.")
     for output in outputs:
@@ -290,6 +297,8 @@ def initialize(function: Callable[..., None]) -> str:
         raise Wrong("Not yet: the spread is right, but generator is not used; pass it on.")
     if any(not torch.equal(value, values[name]) for name, value in drawn(1)[0].items()):
         raise Wrong("Not yet: the same seed must draw the same weights.")
+    if all(torch.equal(value, values[name]) for name, value in drawn(2)[0].items()):
+        raise Wrong("Not yet: another seed must draw others; use the generator that is given.")
     return "Correct: 0.02 for the matrices, less for both proj, biases 0, gains 1."
 
 
@@ -377,7 +386,12 @@ def gpt(kind: Callable[..., Any]) -> str:
         "only the last position is scored; score all T": logits[:, -1],
         "only the last position is scored; score all of them": logits[:, -1:],
     }
-    expect(run(yours.unembed, x), logits, causes, "what unembed returns")
+    scores, early = run(yours.unembed, x), attempt(yours.stream, tokens)
+    if close(scores, yours.head(x)) and isinstance(early, Tensor):
+        normed = yours.ln_f(_through(yours, tokens))
+        if close(early, normed):
+            raise Wrong("Not yet: ln_f is in stream; it belongs to unembed, before the head.")
+    expect(scores, logits, causes, "what unembed returns")
     stream = _check_stream(yours, tokens)
     right = yours.unembed(stream)
     causes = {
@@ -401,6 +415,13 @@ def gpt(kind: Callable[..., Any]) -> str:
     if run(kind, CONFIG).head.weight.std() > 0.1:
         raise Wrong("Not yet: the starting weights are PyTorch's; leave the call of initialize.")
     return "Correct: tokens to stream to logits, with one table at both ends."
+
+
+def _through(yours: Any, tokens: Tensor) -> Tensor:
+    x: Tensor = yours.embed(tokens)
+    for each in yours.blocks:
+        x = each(x)
+    return x
 
 
 def _check_stream(yours: Any, tokens: Tensor) -> Tensor:
@@ -494,6 +515,8 @@ def rms_norm(answer: Answer) -> str:
     small = x * 1e-3
     if not close(run(answer, small.clone(), gain, eps), F.rms_norm(small, (8,), gain, eps)):
         return "Nearly: for small x you differ from PyTorch; add eps inside the root."
+    if not close(run(answer, x.clone(), gain, 0.5), F.rms_norm(x, (8,), gain, 0.5)):
+        return "Nearly: eps is given, and you don't use it."
     return "Correct: equal to F.rms_norm for numbers of usual size and for very small ones."
 
 
@@ -523,6 +546,10 @@ def parameters(answer: Answer) -> str:
         "You counted one block only; multiply by n_layer": (
             lambda c: -(c.n_layer - 1) * (12 * c.n_embd**2 + 13 * c.n_embd)
         ),
+        "You forgot one of the MLP's two matrices": lambda c: -4 * c.n_layer * c.n_embd**2,
+        "A matrix has a bias for each of its outputs: 3C, C, 4C and C": (
+            lambda c: -5 * c.n_layer * c.n_embd
+        ),
         "You forgot attention's output projection": lambda c: -c.n_layer * c.n_embd**2,
         "qkv makes three vectors, so it has 3C² weights; you counted C²": (
             lambda c: -2 * c.n_layer * c.n_embd**2
@@ -534,8 +561,9 @@ def parameters(answer: Answer) -> str:
         ),
     }
     expected = [count_parameters(config)["total"] for config in configs]
-    if "count_parameters" in getattr(getattr(answer, "__code__", None), "co_names", ()):
-        return "Not yet: compute it from the configuration's numbers, without count_parameters."
+    used = getattr(getattr(answer, "__code__", None), "co_names", ())
+    if {"count_parameters", "GPT", "numel"} & {*used}:
+        return "Not yet: compute it from the configuration's numbers, without building a model."
     if results == expected:
         return "Correct: GPT-2 small and two small models have exactly as many."
     pairs = list(zip(configs, expected, results, strict=True))
