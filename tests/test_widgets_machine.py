@@ -227,7 +227,9 @@ def test_the_picture_says_what_is_followed(shipped: SentenceMachine) -> None:
     picture = shipped.picture()
     assert "“·was”, token 19 with id 315" in picture.alt
     assert "head 2 looks at “ception” 0.76, “·this” 0.23" in picture.alt
-    assert [ax.get_title() for ax in picture.figure.axes][1] == "attention 4.2"
+    assert [ax.get_title() for ax in picture.figure.axes][
+        1
+    ] == "attention: who looks at whom\n(block 4, head 2)"
 
 
 def test_the_output_of_the_cell_is_always_the_same(machine: SentenceMachine) -> None:
