@@ -389,11 +389,10 @@ class BPETokenizer:
         content = (Path(folder) / "vocab.json").read_bytes()
         try:
             # By id, so that the special tokens come last and in their order.
-            vocabulary = dict(sorted(dict(json.loads(content)).items(), key=lambda item: item[1]))
-        except (TypeError, ValueError):
+            vocabulary = dict(sorted(json.loads(content).items(), key=lambda item: item[1]))
+        except (AttributeError, TypeError, ValueError):
             vocabulary = {}  # equals no table, so the error below is raised
-        names = filter(can_be_special, map(str, [*vocabulary][256 + len(merges) :]))
-        tokenizer = cls(merges, names)
+        tokenizer = cls(merges, filter(can_be_special, [*vocabulary][256 + len(merges) :]))
         if vocabulary != {spell(token): i for i, token in enumerate(tokenizer.tokens)}:
             what = f"{len(content)} bytes, doesn't number the {256 + len(merges)} tokens"
             raise ValueError(f"vocab.json, {what} of merges.txt: copy or save both again")
@@ -580,17 +579,16 @@ def train_bpe(text: str | Iterable[str], vocab_size: int, n_special: int = 1) ->
         >>> train_bpe("aaabdaaabac", vocab_size=260)
         [(b'a', b'a'), (b'a', b'b'), (b'aa', b'ab')]
     """
-    least = 256 + n_special
-    if vocab_size < least:
-        raise ValueError(f"{vocab_size=} is below {least}, bytes and special ones; ask for more")
+    if vocab_size < 256 + n_special:
+        raise ValueError(f"{vocab_size=} is below {256 + n_special}; ask for more")
     pairs = PairCounts(count_words(text))
     vocabulary = [bytes([byte]) for byte in byte_characters()]
     known = set(vocabulary)
     merges: list[Merge] = []
-    while len(merges) < vocab_size - least:
+    while len(merges) < vocab_size - 256 - n_special:
         pair = pairs.pop_most_frequent()
         if pair is None:
-            most = least + len(merges)
+            most = 256 + n_special + len(merges)
             raise ValueError(f"{vocab_size=} needs more text: this one is enough for {most}")
         left, right = (vocabulary[ord(token)] for token in pair)
         if left + right not in known:

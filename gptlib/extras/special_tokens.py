@@ -59,4 +59,4 @@ def add_special_tokens(
         table = state[name]  # (V, C)
         state[name] = torch.cat([table, table.mean(0, keepdim=True).expand(len(names), -1)])
     larger.load_state_dict(state)
-    return larger.to(table).eval(), larger_tokenizer
+    return larger.to(model.ln_f.weight).eval(), larger_tokenizer

@@ -388,7 +388,7 @@ def gpt(kind: Callable[..., Any]) -> str:
     }
     scores, early = run(yours.unembed, x), attempt(yours.stream, tokens)
     if close(scores, yours.head(x)) and isinstance(early, Tensor):
-        normed = yours.ln_f(_through(yours, tokens))
+        normed = yours.ln_f(_through(yours.embed(tokens), yours.blocks))
         if close(early, normed):
             raise Wrong("Not yet: ln_f is in stream; it belongs to unembed, before the head.")
     expect(scores, logits, causes, "what unembed returns")
@@ -417,31 +417,25 @@ def gpt(kind: Callable[..., Any]) -> str:
     return "Correct: tokens to stream to logits, with one table at both ends."
 
 
-def _through(yours: Any, tokens: Tensor) -> Tensor:
-    x: Tensor = yours.embed(tokens)
-    for each in yours.blocks:
-        x = each(x)
+def _through(x: Tensor, blocks: Any, mixes: Any = (None, None, None)) -> Tensor:
+    for each, mix in zip(blocks, mixes, strict=False):
+        x = each(x, mix)
     return x
 
 
 def _check_stream(yours: Any, tokens: Tensor) -> Tensor:
     embedded = yours.embed(tokens)
 
-    def through(x: Tensor, blocks: Any, mixes: Any = (None, None, None)) -> Tensor:
-        for each, mix in zip(blocks, mixes, strict=False):
-            x = each(x, mix)
-        return x
-
     blocks = list(yours.blocks)
-    right = through(embedded, blocks)
+    right = _through(embedded, blocks)
     causes = {
-        "the positions are missing; self.embed adds them": through(
+        "the positions are missing; self.embed adds them": _through(
             yours.embed.token_embedding(tokens), blocks
         ),
-        "the blocks run backwards": through(embedded, blocks[::-1]),
-        "only the first block runs": through(embedded, blocks[:1]),
-        "the last block is skipped": through(embedded, blocks[:2]),
-        "the first block is skipped": through(embedded, blocks[1:]),
+        "the blocks run backwards": _through(embedded, blocks[::-1]),
+        "only the first block runs": _through(embedded, blocks[:1]),
+        "the last block is skipped": _through(embedded, blocks[:2]),
+        "the first block is skipped": _through(embedded, blocks[1:]),
         "each block reads the embedding; it must read what the one before it made": (
             blocks[-1](embedded)
         ),
@@ -455,20 +449,20 @@ def _check_stream(yours: Any, tokens: Tensor) -> Tensor:
     mixes = [lambda q, k, v, s=s: s * (q + v) for s in scales]
     causes = {
         "the mixes are ignored; each block gets its own": right,
-        "every block gets the first mix; block and mix go in step": through(
+        "every block gets the first mix; block and mix go in step": _through(
             embedded, blocks, mixes[:1] * 3
         ),
-        "every block gets the last mix; block and mix go in step": through(
+        "every block gets the last mix; block and mix go in step": _through(
             embedded, blocks, mixes[-1:] * 3
         ),
-        "the mixes come backwards": through(embedded, blocks, mixes[::-1]),
+        "the mixes come backwards": _through(embedded, blocks, mixes[::-1]),
     }
     hints = {
         "positional argument": "stream takes tokens and mixes, which is None if left out.",
         "not callable": "mixes is a list; each block gets one of its functions.",
     }
     own = run(yours.stream, tokens, mixes, hints=hints)
-    expect(own, through(embedded, blocks, mixes), causes, "the stream with a mix for each block")
+    expect(own, _through(embedded, blocks, mixes), causes, "the stream with a mix for each block")
     return right
 
 
