@@ -219,7 +219,7 @@ def test_encode_and_decode_give_every_byte_back(
         (["encode", "--tokenizer", "nowhere"], b"", "there is no tokenizer 'nowhere'; name gpt2"),
         (["encode", "--tokenizer", "."], b"", "has no vocab.json"),
         (["encode", "--sp"], b"", "there is no option --sp; did you mean --special?"),
-        (["train", "x", "--save", "y", "--vocab-size", "9"], b"", "--vocab-size: 9 is too small"),
+        (["train", "x", "--save", "y", "--vocab-size", "9"], b"", "--vocab-size=9 is below 257"),
         (["train", "x", "--save", ""], b"", "--save: '' can't be a folder; name a new one"),
         (["train", "x"], b"", "the following arguments are required: --save"),
         (["guess"], b"", "invalid choice: 'guess' (choose from 'train', 'encode', 'decode')"),
@@ -234,6 +234,7 @@ def test_bad_values_of_tokenizer_are_told_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").write_text("to be or not to be", encoding="utf-8")
     pipe_in(monkeypatch, content)
     assert message in refusal(capsys, "tokenizer", *words)
 

@@ -122,6 +122,10 @@ def test_the_tokenizer_that_transformers_saves_is_read(folder: Path) -> None:
         {"model": 3},
         {"added_tokens": [1]},
         {"pre_tokenizer": {"type": "Metaspace", "add_prefix_space": False}},
+        {
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": ["a b"]}
+            | {"continuing_subword_prefix": "##"}
+        },  # the library panics
     ],
 )
 def test_what_is_no_tokenizer_is_refused(changes: dict[str, Any], folder: Path) -> None:

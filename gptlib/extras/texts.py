@@ -30,14 +30,7 @@ from gptlib.extras.formats.tokenizer_files import KINDS, train_library_tokenizer
 from gptlib.extras.models import MADE_BY, SHIPPED, find_shipped, load_run_tokenizer
 from gptlib.extras.terminal import note
 from gptlib.extras.tokens import cut_long_words, open_tokens, prepare_tokens, quick
-from gptlib.tokenizer import (
-    END_OF_TEXT,
-    BPETokenizer,
-    Tokenizer,
-    gpt2_encoding,
-    train_bpe,
-    whole_file,
-)
+from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, Tokenizer, gpt2_encoding, whole_file
 
 COURSE_TEXTS = [name for name, record in DATA_SETS.items() if record.clean]
 """Names that stand for a text of the course instead of a file; it is fetched if need be."""
@@ -265,6 +258,26 @@ def named_tokenizer(name: str) -> Tokenizer:
     return load_run_tokenizer(inside if inside.is_dir() else folder)
 
 
+def train_tokenizer(
+    texts: Sequence[Text], kind: str, vocab_size: int, special: Sequence[str] = (END_OF_TEXT,)
+) -> BPETokenizer:
+    """Train a tokenizer on texts.
+
+    Args:
+        texts: What to count; of words of thousands of letters, nearly all of it.
+        kind: "bpe", or one of `KINDS`.
+        vocab_size: Number of tokens, the special ones included.
+        special: Names of special tokens.
+
+    Raises:
+        ValueError: If the size is too small for the kind, or a name or a text can't be used.
+    """
+    documents = cut_long_words(read_documents(texts, "tokenizer"))
+    if kind == "bpe":
+        return BPETokenizer.train(documents, vocab_size, special)
+    return train_library_tokenizer(documents, kind, vocab_size, special)
+
+
 def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int = 0) -> Tokenizer:
     """Give a folder its tokenizer and its tokens; what was begun goes on.
 
@@ -294,12 +307,8 @@ def prepare(folder: Path, name: str, texts: Sequence[Text] = (), vocab_size: int
     if mark.is_file():
         tokenizer = load_run_tokenizer(place)
     else:
-        if name == "train":
-            documents = cut_long_words(read_documents(texts, "tokenizer"))
-            tokenizer = BPETokenizer(train_bpe(documents, vocab_size))
-        elif name in KINDS:
-            documents = read_documents(texts, "tokenizer")
-            tokenizer = train_library_tokenizer(documents, name, vocab_size)
+        if name in ("train", *KINDS):
+            tokenizer = train_tokenizer(texts, name.replace("train", "bpe"), vocab_size)
         else:
             tokenizer = named_tokenizer(name)
         if isinstance(tokenizer, BPETokenizer):

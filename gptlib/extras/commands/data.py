@@ -57,8 +57,6 @@ def _prepare(arguments: argparse.Namespace) -> int:
     name, size, folder = arguments.tokenizer, arguments.vocab_size, Path(arguments.save)
     if size and name not in ("train", *KINDS):
         raise ValueError("--vocab-size belongs to a new tokenizer; add --tokenizer train")
-    if size and size < 257 and name == "train":
-        raise ValueError(f"--vocab-size: {size} is too small for byte pairs; write 257 or more")
     texts = find_texts(
         arguments.texts, arguments.pattern, arguments.encoding, arguments.read_special
     )

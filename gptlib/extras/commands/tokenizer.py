@@ -5,11 +5,10 @@ import sys
 from pathlib import Path
 
 from gptlib.extras.commands.base import add_json, add_special, add_texts, new_folder
-from gptlib.extras.formats.tokenizer_files import FILES, KINDS, train_library_tokenizer
+from gptlib.extras.formats.tokenizer_files import FILES, KINDS
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.terminal import print_json, read_text
-from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, read_documents
-from gptlib.extras.tokens import cut_long_words
+from gptlib.extras.texts import TOKENIZERS, find_texts, named_tokenizer, train_tokenizer
 from gptlib.tokenizer import END_OF_TEXT, BPETokenizer, end_of_text, vocabulary_size
 
 _TRAIN = """\
@@ -80,9 +79,6 @@ def parser(prog: str) -> CommandParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    special, size = (END_OF_TEXT, *arguments.special), arguments.vocab_size
-    if arguments.kind == "bpe" and size < 257:
-        raise ValueError(f"--vocab-size: {size} is too small for byte pairs; write 257 or more")
     folder = Path(arguments.save)
     texts = find_texts(
         arguments.texts, arguments.pattern, arguments.encoding, arguments.read_special
@@ -90,11 +86,8 @@ def _train(arguments: argparse.Namespace) -> int:
     there = [folder / name for name in FILES if (folder / name).is_file()]
     if there and not arguments.overwrite:
         raise ValueError(f"{folder} holds a tokenizer; name another folder, or add --overwrite")
-    documents = cut_long_words(read_documents(texts, "tokenizer"))
-    if arguments.kind == "bpe":
-        tokenizer = BPETokenizer.train(documents, size, special)
-    else:
-        tokenizer = train_library_tokenizer(documents, arguments.kind, size, special)
+    special = (END_OF_TEXT, *arguments.special)
+    tokenizer = train_tokenizer(texts, arguments.kind, arguments.vocab_size, special)
     tokenizer.save(folder)
     new = ("vocab.json", "merges.txt") if arguments.kind == "bpe" else ("tokenizer.json",)
     for path in there:

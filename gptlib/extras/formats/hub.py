@@ -97,13 +97,11 @@ def find_release(name: str) -> Path:
 
 def _published(folder: Path, name: str) -> Path:
     """Refuse files that are not the published ones; a checkpoint has checksums of its own."""
-    known = RELEASES[name][1] | VOCABULARY_SHA256
-    names_of_2019 = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"}
+    of_2019 = (folder / "hparams.json").is_file()
+    names = {"vocab.json": "encoder.json", "merges.txt": "vocab.bpe"} if of_2019 else {}
+    known = VOCABULARY_SHA256 | ({} if of_2019 else RELEASES[name][1])
     for file, sha256 in known.items():
-        path = folder / file
-        path = path if path.is_file() else folder / names_of_2019.get(file, file)
-        if not path.is_file() and (folder / "hparams.json").is_file():
-            continue
+        path = folder / names.get(file, file)
         with open(path, "rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
         if found != sha256:

@@ -254,9 +254,11 @@ def _read_library(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.Toke
         else:
             require_files(folder, ["vocab.json", "merges.txt"])
         _add_tokens(library, folder, roles | config)
-    except (ValueError, OSError):
+    except (ValueError, OSError, KeyboardInterrupt):
         raise
-    except Exception as error:  # the library has no kinds of errors
+    except (
+        BaseException
+    ) as error:  # the library has no kinds of errors; its panics are no Exception
         raise ValueError(
             f"{path} is not the file of a tokenizer that the tokenizers library "
             f"{tokenizers.__version__} reads ({error}); a newer one may, or it is another program's"
