@@ -57,6 +57,8 @@ def main(arguments: list[str] | None = None, work: Path = WORK) -> int:
             print(f"there is no chapter {fresh!r}; pass its number, such as 03", file=sys.stderr)
             return 1
         set_aside(work / chapters[0].name)
+    else:
+        chapters += sorted(NOTEBOOKS.glob("optional/*.ipynb"))
     for chapter in chapters:
         copy_chapter(chapter, work)
     return 0

@@ -33,6 +33,11 @@ def solutions() -> list[Path]:
     return sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
 
 
+def optional() -> list[Path]:
+    """List the notebooks that belong to no chapter."""
+    return sorted((NOTEBOOKS / "optional").glob("*.ipynb"))
+
+
 def stem(path: Path) -> str:
     """Return the name that a chapter shares with its module: "attention" of 03_attention.ipynb."""
     return path.stem.split("_", 1)[1]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient.exceptions import CellExecutionError
-from notebook_files import chapters, normalize, read, run, solutions
+from notebook_files import chapters, normalize, optional, read, run, solutions
 
 
 def refresh(path: Path, *, execute: bool = True) -> None:
@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--form-only", action="store_true", help="normalise without running")
     arguments = parser.parse_args()
     failures = 0
-    for path in arguments.notebooks or [*chapters(), *solutions()]:
+    for path in arguments.notebooks or [*chapters(), *solutions(), *optional()]:
         start = time.perf_counter()
         try:
             refresh(path, execute=not arguments.form_only)

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from notebook_files import NOTEBOOKS, chapters, is_folded, read, tags
+from notebook_files import NOTEBOOKS, chapters, is_folded, optional, read, tags
 
 lab = SimpleNamespace(**runpy.run_path(str(NOTEBOOKS / "lab.py")))
 
@@ -14,7 +14,7 @@ lab = SimpleNamespace(**runpy.run_path(str(NOTEBOOKS / "lab.py")))
 def test_every_chapter_is_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lab.main([], tmp_path / "work") == 0
     copies = sorted((tmp_path / "work").iterdir())
-    assert [copy.name for copy in copies] == [chapter.name for chapter in chapters()]
+    assert [copy.name for copy in copies] == [book.name for book in [*chapters(), *optional()]]
     assert capsys.readouterr().out.count("is new in work/") == len(copies)
     copies[3].write_text("my own work", encoding="utf-8")
     copies[4].unlink()
