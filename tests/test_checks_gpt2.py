@@ -4,8 +4,10 @@ import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,6 +74,11 @@ NORMS: dict[str, Function] = {
     "the mean is not subtracted": lambda x, g, b, eps=1e-5: (
         g * x / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt() + b
     ),
+    "neither above the line": lambda x, g, b, eps=1e-5: (
+        g * x / (x.square().mean(-1, keepdim=True) + eps).sqrt() + b
+    ),
+    "don't add 1": normed(finish=lambda y, g, b: (1 + g) * y + b),
+    "layer_norm takes x, gain": lambda x, g, b: normed()(x, g, b),
     "keepdim=True": lambda x, g, b, eps=1e-5: g * (x - x.mean(-1)) / x.std(-1) + b,
     "no gradient comes back": lambda x, g, b, eps=1e-5: normed()(x.detach(), g, b, eps),
     "must be a tensor; you return list": lambda x, g, b, eps=1e-5: x.tolist(),
@@ -115,6 +122,15 @@ GELUS: dict[str, Function] = {
     "you took x²": tanh_form(lambda x: ROOT * (x + 0.044715 * x**2)),
     "the x in front is missing": tanh_form(outer=lambda x, t: (1 + t) / 2),
     "form with a sigmoid": lambda x: x * (1.702 * x).sigmoid(),
+    "that is SiLU": lambda x: x * x.sigmoid(),
+    "torch.tanh takes a tensor": lambda x: math.tanh(x),
+    "write math.sqrt(2 / math.pi)": lambda x: torch.sqrt(2 / math.pi) * x,
+    "lose the gradient": lambda x: torch.from_numpy(
+        x.numpy() / 2 * (1 + np.tanh(ROOT * (x.numpy() + 0.044715 * x.numpy() ** 3)))
+    ),
+    "you change the caller's x": lambda x: bent(x) + 0 * x.mul_(1.1),
+    "no gradient comes back": lambda x: torch.tensor([bent(y).item() for y in x]),
+    "compare √(2/π), 0.044715": tanh_form(lambda x: ROOT * (x + 0.44715 * x**3)),
     "should hold other numbers": lambda x: x + 1,
 }
 
@@ -150,6 +166,10 @@ MLPS: dict[str, Function] = {
         if self.dropout.p
         else self.proj(bent(self.expand(x)))
     ),
+    "proj's bias is missing": lambda self, x: bent(self.expand(x)) @ self.proj.weight.T,
+    "expand's bias is missing": lambda self, x: self.proj(bent(x @ self.expand.weight.T)),
+    "acts outside training; use self": lambda self, x: F.dropout(self.proj(bent(self.expand(x)))),
+    "no gradient comes back": lambda self, x: self.proj(bent(self.expand(x))).detach(),
     "dropout never acts": lambda self, x: self.proj(bent(self.expand(x))),
     "after proj, and nowhere else": lambda self, x: self.proj(self.dropout(bent(self.expand(x)))),
     "should hold other numbers": lambda self, x: 3 * x,
@@ -229,6 +249,16 @@ BLOCKS: dict[str, Function] = {
     "after attention, not before": wired(
         lambda b, x, m: x + b.mlp(b.ln_2(x)), lambda b, y: y + b.attn(b.ln_1(y))
     ),
+    "come after the parts": wired(
+        lambda b, x, m: x + b.ln_1(b.attn(x, m)), lambda b, y: y + b.ln_2(b.mlp(y))
+    ),
+    "ln_1 comes after attention": wired(lambda b, x, m: x + b.ln_1(b.attn(x, m))),
+    "ln_2 comes after the MLP": wired(second=lambda b, y: y + b.ln_2(b.mlp(y))),
+    "what attention added alone": lambda b, x, mix=None: (
+        x + (a := b.attn(b.ln_1(x), mix)) + b.mlp(b.ln_2(a))
+    ),
+    "add none here": wired(second=lambda b, y: y + F.dropout(b.mlp(b.ln_2(y)), 0.5, b.training)),
+    "the gradient of x": wired(second=lambda b, y: y + b.mlp(b.ln_2(y.detach()))),
     "the MLP is missing": wired(second=lambda b, y: y),
     "attention is missing": wired(lambda b, x, m: x),
     "once more at the end": wired(second=lambda b, y: b.ln_2(y + b.mlp(b.ln_2(y)))),
@@ -308,6 +338,9 @@ INITIAL: dict[str, Function] = {
     "the mean of attn.proj is not 0": drawing(
         draw=lambda p, s, g: nn.init.normal_(p, mean=s, std=s, generator=g)
     ),
+    "don't count the blocks": lambda model, n_layer, generator=None: drawing()(
+        model, len(model.blocks) if hasattr(model, "blocks") else len(model), generator
+    ),
     "Wrap it in torch.no_grad()": drawing(draw=lambda p, s, g: p.normal_(0, s, generator=g)),
 }
 
@@ -358,6 +391,23 @@ def through(self: Any, tokens: Tensor, mixes: Any = None, blocks: Any = None) ->
     x = self.embed(tokens)
     blocks = self.blocks if blocks is None else blocks
     for block, mix in zip(blocks, mixes or [None] * len(self.blocks), strict=False):
+        x = block(x, mix)
+    return x
+
+
+class AssignedLayer(GPT):
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head.weight = self.embed.token_embedding
+
+
+def embedding_of(model: Any) -> Tensor:
+    return model.embed.token_embedding.weight
+
+
+def by_mixes(self: Any, tokens: Tensor, mixes: Any) -> Tensor:
+    x = self.embed(tokens)
+    for block, mix in zip(self.blocks, mixes, strict=True):
         x = block(x, mix)
     return x
 
@@ -438,6 +488,14 @@ GPTS: dict[str, type] = {
     "the blocks are skipped": gpt(forward=lambda self, t: self.unembed(self.embed(t))),
     "the head has a table of its own; one line": Untied,
     "a copy is not enough": CopiedHead,
+    "tie the head in __init__": type(
+        "GPT", (Untied,), {"unembed": lambda self, x: self.ln_f(x) @ embedding_of(self).T}
+    ),
+    "Assign the parameter": AssignedLayer,
+    "the first block runs each time": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes, [self.blocks[0]] * 3)
+    ),
+    "mixes may be None": gpt(stream=lambda self, t, mixes=None: by_mixes(self, t, mixes)),
     "the starting weights are PyTorch's": Undrawn,
 }
 
@@ -492,6 +550,11 @@ class MLP(nn.Module):
         return self.proj(gelu(self.expand(x)))
 """
 OWN_GELU = "gelu = nn.GELU('tanh')"
+OWN_INITIALIZE = """
+def initialize(model, n_layer, generator=None):
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 0.5)
+"""
 
 
 @pytest.mark.parametrize("kept", [{}, {"embeddings/InputEmbedding": OWN_EMBEDDING},
@@ -527,10 +590,37 @@ def test_parts_that_do_not_run_together_give_way_to_the_answers(
     (tmp_path / "notebooks").mkdir()
     path.write_text(OWN_MLP.replace("gelu", "from_another_cell"))
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "work/yours/gpt2/f.py").write_text("1 / 0")
+    (tmp_path / "work/yours/gpt2/initialize.py").write_text(OWN_INITIALIZE)
     kind, parts = yours.assemble()
-    assert kind is GPT
-    assert not any(parts.values())
-    assert "'from_another_cell' is not defined" in capsys.readouterr().out
+    assert [name for name, own in parts.items() if own] == ["initialize"]
+    assert kind(GPTConfig(9, 4, 1, 1, 4)).head.weight.unique().tolist() == [0.5]
+    told = "place of your MLP, which raises NameError(\"name 'from_another_cell' is not defined\")"
+    assert told in capsys.readouterr().out
+
+
+CELL = """
+import torch.nn as layers
+
+def helper(x): return [y for y in x]
+
+def gelu(x):
+    z = helper(x)
+    return math.tanh(layers, z, spread, len(z))
+"""
+
+
+def test_names_of_other_cells_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "work/yours/gpt2/gelu.py"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    path.write_text(CELL)
+    path.with_name("spread.py").write_text("spread = 1")
+    gelu = SimpleNamespace(__name__="gelu")
+    assert yours.from_other_cells("gpt2", gelu) == []
+    path.with_name("spread.py").unlink()
+    assert yours.from_other_cells("gpt2", gelu) == ["spread"]
 
 
 # The exercises
@@ -623,6 +713,7 @@ def by_formula(c: GPTConfig) -> int:
         ),
         (lambda c: total(c) + 7 * c.n_layer * c.n_embd, "more: 7C in each block"),
         (lambda c: total(c) + 4 * c.n_layer * c.n_embd**2, "more: 4C² in each block"),
+        (lambda c: total(c) + c.vocab_size, "a bias of the output layer; it has none"),
         (lambda c: total(c) + 5, "you say 124,439,813, 5 more"),
     ],
 )

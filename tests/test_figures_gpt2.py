@@ -28,7 +28,7 @@ def test_rows_are_labelled_by_their_spread_before_and_after() -> None:
     before, after = (
         [label.get_text() for label in ax.get_yticklabels()] for ax in axes(picture)[:2]
     )
-    assert (before, after) == (["0.1", "10.0"], ["1.0", "1.0"])
+    assert (before, after) == (["σ = 0.1", "σ = 10.0"], ["σ = 1.0", "σ = 1.0"])
     assert "from 0.1 to 10.0" in picture.alt
 
 
@@ -51,8 +51,8 @@ def test_six_curves_stand_in_two_frames_with_the_plateau() -> None:
     losses["added", "before"] = [5.0] * 2 + [2.0] * 10
     picture = figures.six_ways(losses, plateau=3.2)
     left, right = (drawn(ax) for ax in axes(picture))
-    assert left["before"] == pytest.approx([2.6, 2.0])
-    assert right["none"] == pytest.approx([3.0, 3.0])
+    assert left["norm before"] == pytest.approx([2.6, 2.0])
+    assert right["no norm"] == pytest.approx([3.0, 3.0])
     assert 3.2 in [values[0] for values in left.values()]
     assert "added, before: 2.00" in picture.alt
 
@@ -78,5 +78,5 @@ def test_the_architecture_names_every_part_with_its_size(name: str) -> None:
         assert part in said
     assert f"qkv: {config.n_embd} to {3 * config.n_embd:,}" in said
     assert f"head: {config.n_embd} to {config.vocab_size:,}" in said
-    assert f"block {config.n_layer}" in said
+    assert f"block {config.n_layer - 1}" in said
     assert f"{config.n_layer} blocks" in picture.alt

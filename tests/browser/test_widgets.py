@@ -472,7 +472,7 @@ def move_through_the_machine(page: Page, machine: Locator) -> None:
 STAGES = {
     "tokens": "“·was” is token 19, number 315",
     "vectors": "The vector of “·was” is a row of the tokens' table plus",
-    "mlp": "of the hidden units fire for “·was”",
+    "mlp": "of the neurons fire for “·was”",
     "stream": "The vector of “·was” grows from length 0.80",
     "next": "After “·was” the model says “⏎”, 66 %. The text goes on with “·the”",
 }

@@ -92,8 +92,11 @@ def task(judge: Callable[..., str]) -> Callable[..., None]:
     @wraps(judge)
     def check(*answers: Any) -> str:
         verdict = judge(*answers)  # raises what is not right
-        kept = [yours.keep(chapter, answer) for answer in answers]
-        return f"{verdict} Kept in work/yours." if all(kept) else verdict
+        if not all(yours.keep(chapter, answer) for answer in answers):
+            return verdict
+        strange = [name for a in answers for name in yours.from_other_cells(chapter, a)]
+        but = f", but {', '.join(strange)} stands in another cell: copy it into this one"
+        return f"{verdict} Kept in work/yours{but * bool(strange)}."
 
     return check
 

@@ -26,7 +26,7 @@ from gptlib.extras.checks.answers import (
     tensor_of,
 )
 from gptlib.extras.models import load_model
-from gptlib.gpt2 import GPT, GPTConfig, count_parameters
+from gptlib.gpt2 import GPT, Block, GPTConfig, count_parameters
 
 CONFIG = GPTConfig(vocab_size=23, context_length=8, n_layer=3, n_head=2, n_embd=12)
 KEEPDIM = {"must match the size": "Keep the dimension when you take the mean: keepdim=True."}
@@ -91,6 +91,10 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
         f"{own} (yours are over everything)": gain * normed(0, 1, 2) + bias,
         f"{own} (yours are over the positions too)": gain * normed(1, 2) + bias,
         "the mean is not subtracted": gain * x / (square + 1e-5).sqrt() + bias,
+        "the mean is not subtracted, neither above the line nor in the variance": (
+            gain * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() + bias
+        ),
+        "the gain multiplies as it is; don't add 1": (1 + gain) * y + bias,
         "the square root is missing": gain * centred / (square + 1e-5) + bias,
         "the mean is subtracted, but nothing is divided": gain * centred + bias,
         "you multiply by the root; divide by it": gain * centred * (square + 1e-5).sqrt() + bias,
@@ -100,7 +104,8 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
     }
     right = F.layer_norm(x, (8,), gain, bias)
     given = x.clone()
-    got = run(function, given, gain, bias, hints=KEEPDIM)
+    keep = {"positional argument": "layer_norm takes x, gain, bias, and eps, 1e-5 if left out."}
+    got = run(function, given, gain, bias, hints=KEEPDIM | keep)
     _by_hand(function, "layer_norm", "LayerNorm", "native_layer_norm")
     if not torch.equal(given, x):
         raise Wrong("Not yet: you change the caller's x; write x - ..., not x -= ...")
@@ -117,17 +122,25 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
     }
     expect(run(function, x, gain, bias), F.layer_norm(x, (8,), gain, bias), causes, "a tiny x")
     own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
-    outputs = run(function, own_x, gain, bias), F.layer_norm(torch_x, (8,), gain, bias)
     large = F.layer_norm(x, (8,), gain, bias, 0.5)
     causes = {"eps is given, and you don't use it": F.layer_norm(x, (8,), gain, bias)}
-    expect(run(function, x, gain, bias, 0.5), large, causes, "the result with an eps of 0.5")
-    if not outputs[0].requires_grad:
-        raise Wrong("Not yet: no gradient comes back to x; leave out detach and no_grad.")
-    for output in outputs:
+    expect(run(function, x, gain, bias, 0.5, hints=keep), large, causes, "the result for eps 0.5")
+    right = F.layer_norm(torch_x, (8,), gain, bias)
+    _same_gradients(run(function, own_x, gain, bias), right, own_x, torch_x, atol=1e-2)
+    return "Correct: equal to PyTorch's in value and gradient, for usual and for tiny numbers."
+
+
+def _same_gradients(own: Tensor, right: Tensor, *sources: Tensor, atol: float = 1e-5) -> None:
+    """Compare the gradients that come back to the reader's x and to ours, a pair of sources."""
+    own_x, torch_x = sources
+    if not own.requires_grad:
+        raise Wrong(
+            "Not yet: no gradient comes back to x; stay in PyTorch, without detach and no_grad."
+        )
+    for output in (own, right):
         output.square().sum().backward()
     assert torch_x.grad is not None
-    expect(own_x.grad, torch_x.grad, {}, "the gradient of x", atol=1e-2)
-    return "Correct: equal to PyTorch's in value and gradient, for usual and for tiny numbers."
+    expect(own_x.grad, torch_x.grad, {}, "the gradient of x", atol=atol)
 
 
 @task
@@ -151,11 +164,24 @@ def gelu(function: Callable[[Tensor], Tensor]) -> str:
         "it must be x³; you took x²": x / 2 * (1 + torch.tanh(c * (x + 0.044715 * x**2))),
         "the x in front is missing": (1 + torch.tanh(c * inner)) / 2,
         "that is the form with a sigmoid; GPT-2 has the one with tanh": x * (1.702 * x).sigmoid(),
+        "that is SiLU; GPT-2 has the form with tanh": F.silu(x),
     }
     right = F.gelu(x, approximate="tanh")
-    got = run(function, x)
+    hints = {
+        "converted to Python scalars": "math.tanh takes one number; torch.tanh takes a tensor.",
+        "must be Tensor, not float": "torch.sqrt takes a tensor; write math.sqrt(2 / math.pi).",
+    }
+    given = x.clone()
+    got = run(function, given, hints=hints)
     _by_hand(function, "gelu", "GELU")
-    expect(got, right, causes, "gelu of the numbers from -4 to 4")
+    if not torch.equal(given, x):
+        raise Wrong("Not yet: you change the caller's x; make a new tensor.")
+    otherwise = "gelu(1) is 0.8412: compare √(2/π), 0.044715 and the brackets."
+    expect(got, right, causes, "gelu of the numbers from -4 to 4", otherwise=otherwise)
+    own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    hints = {"requires grad": "Stay in PyTorch: NumPy and Python numbers lose the gradient."}
+    right = F.gelu(torch_x, approximate="tanh")
+    _same_gradients(run(function, own_x, hints=hints), right, own_x, torch_x)
     return "Correct: equal to PyTorch's from -4 to 4."
 
 
@@ -184,9 +210,18 @@ def mlp(kind: Callable[..., Any]) -> str:
         "proj is missing: C channels must come out": bent,
         "proj and the activation are missing": hidden,
         "x is added; the block will do that, the MLP returns its own part": x + right,
+        "proj's bias is missing; call self.proj": right - yours.proj.bias,
+        "expand's bias is missing; call self.expand": yours.proj(
+            F.gelu(hidden - yours.expand.bias, approximate="tanh")
+        ),
     }
     hints = {"cannot be multiplied": "expand takes C channels and proj takes 4 C: expand first."}
+    if not torch.equal(run(yours.forward, x, hints=hints), run(yours.forward, x)):
+        raise Wrong("Not yet: dropout acts outside training; use self.dropout.")
     expect(run(yours.forward, x, hints=hints), right, causes, "the output for (2, 5, 12)")
+    own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    bent = F.gelu(yours.expand(torch_x), approximate="tanh")
+    _same_gradients(run(yours.forward, own_x), yours.proj(bent), own_x, torch_x)
     careless = run(kind, GPTConfig(n_head=2, n_embd=12, dropout=0.9)).eval()
     if not torch.equal(careless(x), careless(x)):
         raise Wrong("Not yet: dropout acts outside training; use self.dropout.")
@@ -243,6 +278,18 @@ def block(kind: Callable[..., Any]) -> str:
         "the MLP comes after attention, not before": wired(
             lambda x: x + work(two(x)), lambda y: y + attn(one(y))
         ),
+        "the norms come after the parts; each part reads a normalised copy": wired(
+            lambda x: x + one(attn(x)), lambda y: y + two(work(y))
+        ),
+        "ln_1 comes after attention; attention reads a normalised copy": wired(
+            lambda x: x + one(attn(x))
+        ),
+        "ln_2 comes after the MLP; the MLP reads a normalised copy": wired(
+            second=lambda y: y + two(work(y))
+        ),
+        "the MLP reads what attention added alone; it must read the whole stream": (
+            y + work(two(attn(one(x))))
+        ),
         "the MLP is missing": y,
         "attention is missing": x + work(two(x)),
         "the stream is normalised once more at the end; the model does that": two(right),
@@ -260,7 +307,26 @@ def block(kind: Callable[..., Any]) -> str:
     hints = {"positional argument": "forward takes x and mix, which is None if left out."}
     own = run(yours.forward, x, mix, hints=hints)
     expect(own, mixed + work(two(mixed)), causes, "the output with a mix of our own")
+    own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
+    y = torch_x + attn(one(torch_x))
+    _same_gradients(run(yours.forward, own_x), y + work(two(y)), own_x, torch_x)
+    _judge_dropout(run(kind, GPTConfig(n_head=2, n_embd=12, dropout=0.5)), x)
     return "Correct: it reads normalised copies, adds to the stream, and passes mix on."
+
+
+def _judge_dropout(yours: Any, x: Tensor) -> None:
+    """See that a block in training drops what its two parts drop, and nothing else."""
+    state = torch.get_rng_state()
+    outputs = []
+    for forward in (
+        yours,
+        lambda x: (y := x + yours.attn(yours.ln_1(x))) + yours.mlp(yours.ln_2(y)),
+    ):
+        torch.manual_seed(0)
+        outputs.append(forward(x))
+    torch.set_rng_state(state)
+    if not close(*outputs):
+        raise Wrong("Not yet: attention and the MLP have dropout of their own; add none here.")
 
 
 @task
@@ -293,6 +359,10 @@ def initialize(function: Callable[..., None]) -> str:
             raise Wrong(f"Not yet: there is nan in {name}.")
     _judge_biases(values)
     _judge_spread(kinds)
+    short = nn.ModuleList([Block(GPTConfig(n_head=4, n_embd=64))])  # two of which L may be told
+    run(lambda blocks: function(blocks, 2, torch.Generator().manual_seed(0)) or blocks, short)
+    if abs(short[0].mlp.proj.weight.std().item() / 0.01 - 1) > 0.1:  # type: ignore[union-attr]
+        raise Wrong("Not yet: L is n_layer, which is given; don't count the blocks of the model.")
     if not untouched:
         raise Wrong("Not yet: the spread is right, but generator is not used; pass it on.")
     if any(not torch.equal(value, values[name]) for name, value in drawn(1)[0].items()):
@@ -370,7 +440,8 @@ def _judge_spread(kinds: dict[str, Tensor]) -> None:
 @task
 def gpt(kind: Callable[..., Any]) -> str:
     """Check the model step by step: head, stream, logits, and that head and table are one."""
-    yours = _shaken(run(kind, CONFIG))
+    hints = {"cannot assign": "Assign the parameter: ... = self.embed.token_embedding.weight"}
+    yours = _shaken(run(kind, CONFIG, hints=hints))
     _parts(yours, "embed", "blocks", "ln_f", "head")
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(23, (2, 6), generator=generator)
@@ -378,6 +449,9 @@ def gpt(kind: Callable[..., Any]) -> str:
     table = yours.embed.token_embedding.weight
     logits = yours.head(yours.ln_f(x))
     causes = {
+        "you score with the embedding's table; tie the head in __init__, and use self.head": (
+            yours.ln_f(x) @ table.T
+        ),
         "ln_f is missing: the head reads a normalised copy": yours.head(x),
         "ln_f is applied twice": yours.head(yours.ln_f(yours.ln_f(x))),
         "the head is missing: V scores must come out": yours.ln_f(x),
@@ -434,6 +508,7 @@ def _check_stream(yours: Any, tokens: Tensor) -> Tensor:
         ),
         "the blocks run backwards": _through(embedded, blocks[::-1]),
         "only the first block runs": _through(embedded, blocks[:1]),
+        "the first block runs each time": _through(embedded, blocks[:1] * 3),
         "the last block is skipped": _through(embedded, blocks[:2]),
         "the first block is skipped": _through(embedded, blocks[1:]),
         "each block reads the embedding; it must read what the one before it made": (
@@ -444,7 +519,8 @@ def _check_stream(yours: Any, tokens: Tensor) -> Tensor:
         "ln_f comes too early; it belongs to unembed": yours.ln_f(right),
         "stream returns the stream (B, T, C); unembed makes logits of it": yours.unembed(right),
     }
-    expect(run(yours.stream, tokens), right, causes, "what stream returns")
+    without = {"'NoneType' object is not": "mixes may be None: then every block gets None."}
+    expect(run(yours.stream, tokens, hints=without), right, causes, "what stream returns")
     scales = (1.0, 2.0, 4.0)
     mixes = [lambda q, k, v, s=s: s * (q + v) for s in scales]
     causes = {
@@ -524,6 +600,7 @@ def parameters(answer: Answer) -> str:
     ]
     results = [number_of(answer, config, wanted="of parameters") for config in configs]
     offs: dict[str, Callable[[GPTConfig], int]] = {
+        "You counted a bias of the output layer; it has none": lambda c: c.vocab_size,
         "You counted the output layer too; it is the token embedding's own table": (
             lambda c: c.vocab_size * c.n_embd
         ),

@@ -1,9 +1,12 @@
 """What a reader wrote and a check found right, kept so that a later chapter can build on it."""
 
 import ast
+import builtins
 import importlib
 import inspect
 import linecache
+from collections.abc import Collection
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -12,7 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.gpt2 import GPTConfig
 
 
 def folder(chapter: str) -> Path:
@@ -43,16 +46,43 @@ def keep(chapter: str, answer: Any) -> bool:
     return True
 
 
+def from_other_cells(chapter: str, answer: Any) -> list[str]:
+    """List the names that a kept part takes from other cells, where nobody finds them later."""
+    tree = ast.parse(_parts(chapter)[answer.__name__].read_text(encoding="utf-8"))
+    module = importlib.import_module(f"gptlib.{chapter}")
+    known = {*vars(module), *vars(builtins), *_parts(chapter)}
+    used = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            used[node.id] = True
+        elif isinstance(node, ast.alias):
+            known.add(node.asname or node.name.partition(".")[0])
+        else:
+            known |= {getattr(node, word, None) for word in ("id", "arg", "name")}
+    return [name for name in used if name not in known]
+
+
+def _parts(chapter: str) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder(chapter).glob("*.py"))}
+
+
+def _define(path: Path, names: dict[str, Any]) -> None:
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
+
+
 def recall(chapter: str, name: str) -> Any:
     """Return the reader's own definition, or None if none was kept.
 
     It sees the chapter's other kept parts, and of its module what the reader did not write.
     """
-    if not (folder(chapter) / f"{name}.py").is_file():
+    parts = _parts(chapter)
+    if name not in parts:
         return None
     names = {**vars(importlib.import_module(f"gptlib.{chapter}")), "__name__": "yours"}
-    for path in sorted(folder(chapter).glob("*.py")):
-        exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
+    for path in parts.values():
+        with suppress(Exception):  # what can't run alone may not be needed
+            _define(path, names)
+    _define(parts[name], names)
     return names[name]
 
 
@@ -67,33 +97,40 @@ PARTS = {
 def assemble() -> tuple[Any, dict[str, bool]]:
     """Return the class GPT built from what the reader wrote, and which parts are the reader's.
 
-    What was not kept is taken from gptlib; all is, if the reader's parts don't run together.
+    What was not kept is taken from gptlib, and so is a part that doesn't run with the others.
     """
-    names: dict[str, Any] = {"__name__": "yours", "gelu": partial(F.gelu, approximate="tanh")}
-    for chapter in PARTS:
-        names |= {
-            name: value
-            for name, value in vars(importlib.import_module(f"gptlib.{chapter}")).items()
-            if not name.startswith("__")
-        }
-    parts: dict[str, bool] = {}
+    own: list[str] = []
     for chapter, wanted in PARTS.items():
-        kept = {path.stem: path for path in sorted(folder(chapter).glob("*.py"))}
-        for path in kept.values():
-            exec(compile(path.read_text(encoding="utf-8"), str(path), "exec"), names)
+        for name in (name for name in wanted if name in _parts(chapter)):
+            try:
+                _build([*own, name])
+            except Exception as error:  # it may use what another cell of the notebook defined
+                print(f"The answer takes the place of your {name}, which raises {error!r}.")
+            else:
+                own.append(name)
+    return _build(own), {name: name in own for wanted in PARTS.values() for name in wanted}
+
+
+def _build(own: Collection[str]) -> Any:
+    """Define the class GPT with these parts of the reader's, and see that it runs."""
+    names: dict[str, Any] = {"__name__": "yours", "gelu": partial(F.gelu, approximate="tanh")}
+    modules = {chapter: vars(importlib.import_module(f"gptlib.{chapter}")) for chapter in PARTS}
+    for module in modules.values():
+        names |= {name: value for name, value in module.items() if not name.startswith("__")}
+    for chapter, wanted in PARTS.items():
+        parts = _parts(chapter)
+        for name in parts.keys() - {*wanted}:
+            with suppress(Exception):  # what can't run alone may not be needed
+                _define(parts[name], names)
         for name in wanted:
-            parts[name] = name in kept
-            if name not in kept:  # once more, so that it sees the reader's other parts
-                exec(inspect.getsource(names[name]), names)
-    for name in ("InputEmbedding", "CausalSelfAttention"):
-        if parts[name]:
-            names[name] = _fitted(names[name])
-    try:
-        names["GPT"](GPTConfig(9, 4, 1, 1, 4))(torch.tensor([[1, 2]]))
-    except Exception as error:  # a part may use what another cell of the notebook defined
-        print(f"The answers take the place of your parts, which raise {error!r}.")
-        return GPT, dict.fromkeys(parts, False)
-    return names["GPT"], parts
+            if name in own:
+                _define(parts[name], names)
+            else:  # once more, so that it sees the reader's other parts
+                exec(inspect.getsource(modules[chapter][name]), names)
+            if name in own and name in ("InputEmbedding", "CausalSelfAttention"):
+                names[name] = _fitted(names[name])
+    names["GPT"](GPTConfig(9, 4, 1, 1, 4))(torch.tensor([[1, 2]]))
+    return names["GPT"]
 
 
 def _fitted(kind: Any) -> Any:

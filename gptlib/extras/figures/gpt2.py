@@ -21,10 +21,10 @@ def before_and_after(stream: Tensor, normal: Tensor) -> Picture:
     for ax, x, spread, title in zip(
         axes, (stream, normal), spreads, ("before", "after"), strict=True
     ):
-        rows = [f"{s:.1f}" for s in spread]
+        rows = [f"σ = {s:.1f}" for s in spread]
         image = heatmap(ax, x, rows=rows, limits=(-top, top), cmap="PuOr")
-        ax.set_title(f"{title}; each row's standard deviation", pad=8)
-    figure.colorbar(image, ax=axes, shrink=0.8)
+        ax.set_title(title, pad=8)
+    figure.colorbar(image, ax=axes, shrink=0.8, extend="both")
     before, after = spreads
     alt = (
         f"{len(stream)} tokens with {stream.size(1)} channels as coloured cells. Before, the "
@@ -43,9 +43,9 @@ def activations(x: Tensor, curves: Mapping[str, Tensor]) -> Picture:
         at = x[y.argmin()]
         ends.append(f"{name} is lowest at {at:.2f} with {y.min():.2f}")
     ax.axhline(0, color="0.8", lw=0.8, zorder=0)
-    ax.set(xlabel="x", xlim=(-4, 3), ylim=(-0.5, 3))
+    ax.set(xlabel="x", xlim=(x[0].item(), x[-1].item()), ylim=(-0.5, 3))
     ax.legend()
-    alt = f"Curves from -4 to 3: {'; '.join(ends)}."
+    alt = f"Curves from {x[0]:.0f} to {x[-1]:.0f}: {'; '.join(ends)}."
     return Picture(figure, alt, "GELU dips below zero and comes back: a smooth ReLU.")
 
 
@@ -59,7 +59,7 @@ def stream_growth(sizes: Mapping[str, Sequence[float]]) -> Picture:
         ax.text(blocks + 0.3, values[-1], name, color=color, va="center")
         ends.append(f"{name} from {values[0]:.2f} to {values[-1]:.2f}")
     ax.set(xlabel="blocks passed", ylabel="standard deviation", ylim=(0, None))
-    ax.set_xlim(0, blocks * 1.25)
+    ax.set(xlim=(0, blocks * 1.25), xticks=range(0, blocks + 1, max(1, blocks // 6)))
     alt = f"The stream's standard deviation after 0 to {blocks} blocks: {'; '.join(ends)}."
     return Picture(figure, alt, "Both lines climb. The scaled one stays far lower.")
 
@@ -75,18 +75,21 @@ def six_ways(losses: Mapping[tuple[str, str], Sequence[float]], plateau: float) 
     norms = list(dict.fromkeys(norm for _, norm in losses))
     ends = []
     titles = {"added": "results are added", "replaced": "results replace the stream"}
+    labels = {"before": "norm before", "after": "norm after", "none": "no norm"}
     for ax, way in zip(axes, titles, strict=True):
         for norm, color, line in zip(norms, COLORS, ("-", "--", ":"), strict=False):
             smooth = torch.tensor(losses[way, norm]).unfold(0, 10, 2).mean(-1)
-            ax.plot(torch.arange(len(smooth)) * 2 + 10, smooth, line, color=color, label=norm)
+            ax.plot(
+                torch.arange(len(smooth)) * 2 + 10, smooth, line, color=color, label=labels[norm]
+            )
             ends.append(f"{way}, {norm}: {smooth[-1]:.2f}")
         ax.axhline(plateau, color="0.6", lw=1, zorder=0)
         ax.set(xlabel="step", title=titles[way])
     axes[0].text(10, plateau - 0.03, "letters by frequency alone", color="0.4", va="top", size=9)
-    axes[0].set_ylabel("loss, nats per letter")
+    axes[0].set_ylabel("mean loss of ten steps, nats")
     axes[1].legend()
     alt = f"Six curves of the loss, mean of the last ten steps: {'; '.join(ends)}."
-    caption = "Five of six stop at the grey line. One goes on: added, with the norm before."
+    caption = "One goes below the grey line: added, with the norm before."
     return Picture(figure, alt, caption)
 
 
@@ -95,11 +98,11 @@ def gradients(sizes: Mapping[str, Sequence[float]]) -> Picture:
     figure, ax = canvas(7, 2.8)
     ends = []
     for (name, values), color, line in zip(sizes.items(), COLORS, ("-", "--"), strict=False):
-        ax.plot(range(1, len(values) + 1), values, line, color=color)
-        ax.text(len(values) + 0.4, values[-1], name, color=color, va="center")
+        ax.plot(values, line, color=color)
+        ax.text(len(values) - 0.6, values[-1], name, color=color, va="center")
         ends.append(f"{name} {values[0]:.2f} in the first, {values[-1]:.2f} in the last block")
     ax.set(xlabel="block", ylabel="size of the gradient", ylim=(0, None))
-    ax.set_xlim(0.5, len(values) * 1.2)
+    ax.set(xlim=(-0.5, len(values) * 1.2), xticks=range(0, len(values), max(1, len(values) // 6)))
     alt = f"The gradient of mlp.proj in each block before the first step: {'; '.join(ends)}."
     caption = "Near the output the post-norm gradient stays large. The pre-norm one shrinks."
     return Picture(figure, alt, caption)
@@ -167,17 +170,17 @@ def _column(ax: Axes, config: GPTConfig) -> None:
     v, c, n = config.vocab_size, config.n_embd, config.n_layer
     rows = [
         (0.9, "token_embedding\n+ position_embedding", COLORS[3], "(B, T, C)"),
-        (2.7, "block 1", COLORS[5], "(B, T, C)"),
-        (3.8, "block 2", COLORS[5], ""),
-        (5.0, f"block {n}", COLORS[5], "(B, T, C)"),
+        (2.7, "block 0", COLORS[5], "(B, T, C)"),
+        (3.8, "block 1", COLORS[5], ""),
+        (5.0, f"block {n - 1}", COLORS[5], "(B, T, C)"),
         (6.5, "ln_f", COLORS[4], "(B, T, C)"),
-        (7.8, f"head: {c} to {v:,}\nsame table as tokens", COLORS[3], ""),
+        (7.8, f"head: {c} to {v:,}\ntoken_embedding's table", COLORS[3], ""),
     ]
     ax.text(1.6, 0.0, "tokens (B, T)", ha="center", va="center", fontsize=10)
     previous = 0.2
     for y, text, color, shape in rows:
         height = 1.0 if "\n" in text else 0.7
-        if text == f"block {n}" and n > 2:
+        if text == f"block {n - 1}" and n > 2:
             ax.text(1.6, (previous + y) / 2, "⋮", fontsize=16, ha="center", va="center")
         else:
             _arrow(ax, (1.6, previous), (1.6, y))

@@ -21,7 +21,7 @@ LIT = {
     "tokenizer": {"tokenizer"},
     "embeddings": {"embeddings"},
     "attention": {"attention"},
-    "gpt2": {"attention", "mlp", "logits"},
+    "gpt2": {"mlp", "logits"},
     "training": {"embeddings", "attention", "mlp", "logits"},
     "generation": {"generation"},
 }

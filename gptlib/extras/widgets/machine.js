@@ -329,19 +329,19 @@ function render({ model, el }) {
       },
     },
     mlp: {
-      legend: "the share of hidden units that fire",
+      legend: "the share of neurons that fire",
       title: "MLP",
       small: (box, t) => {
         const fired = part("fired", get("block"), t);
         fired.forEach((x) => bar(box, x / fired[0], "machine-tiny"));
-        return `${count(facts.hidden)} units`;
+        return `${count(facts.hidden)} neurons`;
       },
       under: (t, place) => percent(part("share", get("block"))[place]),
       draw(t) {
         const [block, fired] = [get("block"), part("fired", get("block"), t)];
         const most = Math.max(...part("fired", block));
-        const body = table(panel, "machine-units", ["unit", "value", ""],
-          `The ${fired.length} strongest of ${count(facts.hidden)} units:`);
+        const body = table(panel, "machine-units", ["neuron", "value", ""],
+          `The ${fired.length} strongest of ${count(facts.hidden)} neurons:`);
         fired.forEach((x, i) => {
           const unit = facts.units[block][t][i];
           const [, last] = barRow(body, unit, [num(x)], x / most);
@@ -354,7 +354,7 @@ function render({ model, el }) {
           `ones are pushed towards 0, and ${count(facts.width)} come out. They are added to the ` +
           `vector, whose length was ${num(part("length", half)[t])}. What is added has length ` +
           `${num(part("added", half)[t])}, the sum ${num(part("length", half + 1)[t])}.`);
-        return `Block ${block}: ${percent(part("share", block)[t])} of the hidden units fire for ` +
+        return `Block ${block}: ${percent(part("share", block)[t])} of the neurons fire for ` +
           `${named(t)}. The MLP sees no other token.`;
       },
     },

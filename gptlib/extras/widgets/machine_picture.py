@@ -34,14 +34,14 @@ def draw_way(machine: Any) -> Picture:
     draw_causal(axes[1], trace.weights[block, head])
     for ax in axes[:2]:
         ax.axhspan(follow - 0.5, follow + 0.5, fill=False, ec=COLORS[1], lw=1.6)
-    bars(axes[2], fired[units], [f"unit {unit}" for unit in units], ".1f")
+    bars(axes[2], fired[units], [f"neuron {unit}" for unit in units], ".1f")
     stream = ["start", *(f"block {n}" for n in range(len(trace.q)))]
     bars(axes[3], lengths[::2], stream, ".1f")
     bars(axes[4], chances, names, ".0%")
     titles = {
         "vectors": "tokens and vectors",
         "attention": f"attention: who looks at whom\n(block {block}, head {head})",
-        "mlp": f"MLP of block {block}:\nstrongest units",
+        "mlp": f"MLP of block {block}:\nstrongest neurons",
         "stream": "length of the vector",
         "next": "next token",
     }
@@ -56,7 +56,7 @@ def draw_way(machine: Any) -> Picture:
     alt = (
         f"The sentence “{machine.text}” in {len(labels)} tokens; “{word}”, token {follow} with id "
         f"{trace.ids[follow]}, is followed. In block {block} head {head} looks at "
-        f"{', '.join(looks)}; in the MLP unit {units[0]} is strongest. The vector grows from "
+        f"{', '.join(looks)}; in the MLP neuron {units[0]} is strongest. The vector grows from "
         f"length {lengths[0]:.1f} to {lengths[-1]:.1f}. Next may come {', '.join(says)}."
     )
     caption = f"“{word}”, framed, on its way from left to right. Grey is forbidden."
