@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -124,7 +124,7 @@ GELUS: dict[str, Function] = {
     "form with a sigmoid": lambda x: x * (1.702 * x).sigmoid(),
     "that is SiLU": lambda x: x * x.sigmoid(),
     "torch.tanh takes a tensor": lambda x: math.tanh(x),
-    "write math.sqrt(2 / math.pi)": lambda x: torch.sqrt(2 / math.pi) * x,
+    "write math.sqrt(2 / math.pi)": lambda x: torch.sqrt(cast(Any, 2 / math.pi)) * x,
     "lose the gradient": lambda x: torch.from_numpy(
         x.numpy() / 2 * (1 + np.tanh(ROOT * (x.numpy() + 0.044715 * x.numpy() ** 3)))
     ),
@@ -339,7 +339,7 @@ INITIAL: dict[str, Function] = {
         draw=lambda p, s, g: nn.init.normal_(p, mean=s, std=s, generator=g)
     ),
     "don't count the blocks": lambda model, n_layer, generator=None: drawing()(
-        model, len(model.blocks) if hasattr(model, "blocks") else len(model), generator
+        model, len(model.blocks) if hasattr(model, "blocks") else 1, generator
     ),
     "Wrap it in torch.no_grad()": drawing(draw=lambda p, s, g: p.normal_(0, s, generator=g)),
 }
@@ -398,7 +398,7 @@ def through(self: Any, tokens: Tensor, mixes: Any = None, blocks: Any = None) ->
 class AssignedLayer(GPT):
     def __init__(self, config: GPTConfig, generator: Any = None) -> None:
         super().__init__(config, generator)
-        self.head.weight = self.embed.token_embedding
+        self.head.weight = cast(Any, self.embed.token_embedding)
 
 
 def embedding_of(model: Any) -> Tensor:

@@ -51,14 +51,14 @@ def from_other_cells(chapter: str, answer: Any) -> list[str]:
     tree = ast.parse(_parts(chapter)[answer.__name__].read_text(encoding="utf-8"))
     module = importlib.import_module(f"gptlib.{chapter}")
     known = {*vars(module), *vars(builtins), *_parts(chapter)}
-    used = {}
+    used: dict[str, None] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            used[node.id] = True
+            used[node.id] = None
         elif isinstance(node, ast.alias):
             known.add(node.asname or node.name.partition(".")[0])
         else:
-            known |= {getattr(node, word, None) for word in ("id", "arg", "name")}
+            known |= {str(getattr(node, word, "")) for word in ("id", "arg", "name")}
     return [name for name in used if name not in known]
 
 
