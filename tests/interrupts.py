@@ -24,16 +24,21 @@ raise SystemExit(main())
 """
 
 
+def _environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT), "GPTLIB_RUNS": str(folder / "runs")}
+
+
 def press_ctrl_c(words: list[str], seconds: float, folder: Path) -> str:
     """Start a command, press Ctrl-C some seconds later; return what is wrong, "" if nothing."""
-    shutil.rmtree(folder / "filter", ignore_errors=True)  # classify has no --overwrite
+    for made in ("filter", "copy"):  # classify and convert have no --overwrite
+        shutil.rmtree(folder / made, ignore_errors=True)
     with subprocess.Popen(
         [sys.executable, "-c", LAUNCH, *words],
         cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "GPTLIB_RUNS": str(folder / "runs")},
+        env=_environment(folder),
     ) as process:
         assert process.stderr is not None
         process.stderr.read(1)
@@ -55,18 +60,27 @@ def commands(folder: Path) -> dict[str, list[str]]:
     pairs += [("spam", f"win a prize {word} now") for word in text.split()[:400]]
     (folder / "messages.tsv").write_text("\n".join(map("\t".join, pairs)), encoding="utf-8")
     records = str(ROOT / "data" / "instructions.json")
+    whole = "train book.txt --folder runs/whole --training.steps 5 --training.report-every 1"
+    subprocess.run(
+        [sys.executable, "-c", LAUNCH, *whole.split()],
+        cwd=folder,
+        env=_environment(folder),
+        check=True,
+    )
     calls = {
         "tokenizer": "tokenizer train book.txt --vocab-size 2000 --save tokens --overwrite",
         "data": "data prepare book.txt --tokenizer train --vocab-size 2000 --save prepared",
         "train": "train book.txt --overwrite --training.steps 400",
         "tune": f"tune {records} --overwrite --training.steps 100",
         "runs": "runs .",
-        "plot": "plot runs/book",
+        "plot": "plot runs/whole",
         "evaluate": "evaluate book.txt",
         "generate": "generate --max-new-tokens 1000 --prompt The",
         "chat": "chat",
         "classify": "classify --train messages.tsv --save filter",
         "doctor": "doctor",
+        "info": "info novels",
+        "convert": "convert novels copy",
     }
     return {name: words.split() for name, words in calls.items()}
 
