@@ -50,6 +50,7 @@ from tokenizers import (
     processors,
     trainers,
 )
+from torch.nn.parallel import DistributedDataParallel
 from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers import GPT2Tokenizer as TheirTokenizer
 
@@ -63,6 +64,7 @@ from gptlib.extras.tokens import cut_long_words
 from gptlib.generation import Sampling, generate
 from gptlib.gpt2 import GPT
 from gptlib.instructions import add_lora, lora_layers
+from gptlib.scaling import processes
 from gptlib.tokenizer import BPETokenizer, end_of_text, gpt2_encoding, train_bpe, vocabulary_size
 from gptlib.training import TrainingConfig, TrainingState, save_checkpoint, train
 from gptlib.weights import gpt2_view, save_gpt2
@@ -559,15 +561,10 @@ def run_of_ours(folder: Path, prefix: str = "", by_file: bool = False) -> None:
         assert torch.equal(back.state_dict()[name], tensor)
 
 
-class Parallel(torch.nn.Module):
-    """What DDP is from the outside, without its processes."""
-
-    def __init__(self, module: Any) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *inputs: Any) -> Any:
-        return self.module(*inputs)
+def in_parallel(folder: Path, wrap: Callable[[GPT], Any] = lambda model: model) -> None:
+    """A model in DDP, in a group of one process."""
+    with processes("cpu"):
+        wrapped(folder, lambda model: DistributedDataParallel(wrap(model)))
 
 
 def wrapped(folder: Path, wrap: Callable[[GPT], Any]) -> None:
@@ -760,8 +757,8 @@ case("folder", "a checkpoint of ours, of DDP", lambda f: run_of_ours(f, "module.
 case("run", "begun with a padded model, stopped, extended, and heard", lambda f: run_begun_with(f, TOKENIZER))
 case("run", "begun with a padded model and another library's tokenizer", lambda f: run_begun_with(f, None))
 case("model", "of torch.compile, alive", lambda f: wrapped(f, partial(torch.compile, backend="eager")))
-case("model", "of DDP, alive", lambda f: wrapped(f, Parallel))
-case("model", "of DDP and torch.compile, alive", lambda f: wrapped(f, lambda model: Parallel(torch.compile(model, backend="eager"))))
+case("model", "of DDP, alive", in_parallel)
+case("model", "of DDP and torch.compile, alive", lambda f: in_parallel(f, lambda model: torch.compile(model, backend="eager")))
 case("folder", "adapters of PEFT and their model", merged_adapters)
 case("folder", "adapters of PEFT, rank-stabilised", lambda f: merged_adapters(f, use_rslora=True))
 case("folder", "adapters of PEFT without their model", lambda f: adapters(f, "somebody/gpt2-large"), r"adapters of PEFT alone, and their model is not here .* convert .* --base DIR")
