@@ -43,6 +43,7 @@ CALLS = [
     f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --compile",
     f"train book.txt --init tiny {PLAN} {LORA} --config fine-tune --folder runs/two",
     "train --config war-and-peace-cpu --print-config",
+    f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --optimizer lion",
     f"tune records.json --model tiny --form alpaca {PLAN} {RATES} --folder runs/three --json",
     f"tune records.json --init tiny {LORA} {PLAN} --overwrite --folder runs/three --device cpu",
     "tune --resume --folder runs/three --training.n-steps 4 --tensorboard",

@@ -32,6 +32,7 @@ from gptlib.extras.formats.hub import RELEASES
 from gptlib.extras.formats.records import read_questions
 from gptlib.extras.formats.tokenizer_files import fit_tokenizer
 from gptlib.extras.models import load_model
+from gptlib.extras.optimizers import OPTIMIZERS
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note, read_text
 from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, prepare
@@ -60,6 +61,9 @@ FINE_TUNE = "fine-tune"
 
 START_STD = 0.02
 """What `gptlib.gpt2` draws weights with, after GPT-2."""
+
+ADAMW = "adamw"
+"""The optimizer of runs that name none."""
 
 CONFIG, CHECKPOINT, LOG, MODEL = "config.yaml", "checkpoint.pt", "log.jsonl", "model"
 RECORDS, PICTURE = "records.jsonl", "loss.svg"
@@ -114,11 +118,15 @@ class RunConfig:
     """Train a low-rank addition to the matrices, and nothing else."""
     form: str = ""
     """The form of the prompts if the texts are records of questions and answers."""
+    optimizer: str = ADAMW
+    """What takes the steps, a name in `OPTIMIZERS`."""
 
     def __post_init__(self) -> None:
         plan, is_share = self.training, 0 < self.data.validation_fraction < 1
         check_fields(self.data, {"validation_fraction": ("between 0 and 1", is_share)})
         check_fields(self, {"start_std": ("above 0 and finite", 0 < self.start_std < math.inf)})
+        named = ("one of " + ", ".join(OPTIMIZERS), self.optimizer in OPTIMIZERS)
+        check_fields(self, {"optimizer": named})
         rules = {
             "weight_decay": ("at least 0 and finite", 0 <= plan.weight_decay < math.inf),
             "betas": ("two numbers from 0 to below 1", all(0 <= beta < 1 for beta in plan.betas)),
@@ -139,7 +147,8 @@ SECTIONS: dict[str, type[Any]] = {
 def to_yaml(config: RunConfig) -> str:
     """Write a configuration as YAML that `--config` reads."""
     values = json.loads(json.dumps(asdict(config)))  # makes lists of tuples
-    values = {name: value for name, value in values.items() if value not in (None, "", START_STD)}
+    silent = (None, "", START_STD, ADAMW)
+    values = {name: value for name, value in values.items() if value not in silent}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -179,7 +188,7 @@ def read_config(name: str) -> list[str]:
     for part, values in parts.items():
         for field, value in (values if isinstance(values, dict) else {"": values}).items():
             key = f"{part}.{field}".rstrip(".")
-            if key not in (*known, "start_std", "init", "form"):
+            if key not in (*known, "start_std", "init", "form", "optimizer"):
                 close = suggestion(key, known)
                 raise ValueError(f"{file} has {key!r}, which is none of its fields{close}")
             text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -286,7 +295,8 @@ def differences(folder: Path, config: str) -> dict[str, Any]:
         By names such as "training.seed", the values of the two where they differ; None where one
         has none.
     """
-    saved, other = (_flat(text) for text in (read_text(str(folder / CONFIG)), config))
+    texts = (read_text(str(folder / CONFIG)), config)
+    saved, other = ({"optimizer": ADAMW} | _flat(text) for text in texts)
     sections = {name.partition(".")[0] for name in saved}
     pairs = {name: [saved.get(name), other.get(name)] for name in saved | other}
     return {

@@ -28,9 +28,11 @@ from gptlib.extras.fast.compiled import compile_loss
 from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.extras.interrupt import end_at_once, ways_on
 from gptlib.extras.models import load_model
+from gptlib.extras.optimizers import OPTIMIZERS, check_muon
 from gptlib.extras.options import CommandParser, quoted
 from gptlib.extras.run_logs import Log, TensorBoard, WeightsAndBiases, check_installed
 from gptlib.extras.runs import (
+    ADAMW,
     CHECKPOINT,
     CONFIG,
     DEFAULT_CONFIG,
@@ -80,6 +82,7 @@ examples:
   python -m gptlib train my-book.txt
   python -m gptlib train my-book.txt notes/ --training.steps 2000 --folder runs/mine
   python -m gptlib train my-book.txt --init novels --lora --folder runs/tuned
+  python -m gptlib train my-book.txt --optimizer lion --training.max-learning-rate 0.001
   python -m gptlib train --config war-and-peace-cpu --training.steps 500
   python -m gptlib train --resume --folder runs/mine --training.steps 4000
   python -m gptlib train --config war-and-peace-cpu --print-config > my.yaml
@@ -142,7 +145,7 @@ class RunParser(CommandParser):
         }
         if known.text:
             parts["data"] = replace(parts["data"], texts=tuple(known.text))
-        more = {"init": known.init or "", "form": known.form}
+        more = {"init": known.init or "", "form": known.form, "optimizer": known.optimizer}
         known.run = RunConfig(**parts, start_std=known.start_std, **more)
         if known.folder == "":
             raise ValueError("--folder is empty; name the run's folder, or leave it out")
@@ -177,6 +180,13 @@ def parser(prog: str) -> RunParser:
         metavar="X",
         help="standard deviation of the starting weights; narrow models want more than GPT-2's "
         f"(default: {START_STD})",
+    )
+    parser.add_argument_group("the optimizer (optimizer in YAML)").add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default=ADAMW,
+        metavar="|".join(OPTIMIZERS),
+        help="what takes the steps; each wants a learning rate of its own (default: adamw)",
     )
     parser.set_defaults(form="")
     run = add_run_options(parser)
@@ -261,6 +271,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         raise ValueError("tune and --lora are for one process; leave out torchrun or --strategy")
     if is_parallel and arguments.compile:
         raise ValueError("--compile is for one process; leave it out, or leave out torchrun")
+    if is_parallel and arguments.run.optimizer != ADAMW:
+        raise ValueError("--optimizer is for one process; leave it out, or leave out torchrun")
+    if arguments.run.optimizer == "muon":
+        check_muon()
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume goes on and --overwrite begins anew; leave one of them out")
     for package in ("tensorboard", "wandb"):
@@ -334,7 +348,8 @@ def _learn(
         reports = train_in_parallel(*parts, loss=chunked_loss, strategy=strategy, **kept)
     else:
         loss = _compiled_loss(model, plan) if arguments.compile else chunked_loss
-        reports = train(*parts, loss=loss, **kept)
+        optimizer = OPTIMIZERS[run.config.optimizer]
+        reports = train(*parts, loss=loss, optimizer=optimizer, **kept)
     with ExitStack() as closing:
         heard = closing.enter_context(_signals(is_parallel))
         logs: list[Log] = []
