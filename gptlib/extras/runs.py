@@ -37,6 +37,7 @@ from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note, read_text
 from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, prepare
 from gptlib.extras.tokens import open_tokens
+from gptlib.extras.variants import DEFAULTS, VariantConfig, build
 from gptlib.gpt2 import GPT, GPTConfig, check_fields
 from gptlib.instructions import (
     ALPACA,
@@ -137,7 +138,7 @@ class RunConfig:
 
 SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig,
-    "model": GPTConfig,
+    "model": VariantConfig,
     "training": TrainingConfig,
     "lora": LoRAConfig,
 }
@@ -221,7 +222,7 @@ class Run:
         config, seed = self.config, self.config.training.seed
         torch.manual_seed(seed)  # dropout draws from PyTorch's own generator
         generator = torch.Generator().manual_seed(seed)
-        model = GPT(config.model, generator)
+        model = build(config.model, generator)
         if config.init and not self.step:  # later, the checkpoint holds all of it
             begun, weights = load_model(config.init)[0].state_dict(), model.state_dict()
             # where the context is shorter than the model's, only the first positions are needed
@@ -296,7 +297,8 @@ def differences(folder: Path, config: str) -> dict[str, Any]:
         has none.
     """
     texts = (read_text(str(folder / CONFIG)), config)
-    saved, other = ({"optimizer": ADAMW} | _flat(text) for text in texts)
+    silent = {"optimizer": ADAMW} | {f"model.{name}": value for name, value in DEFAULTS.items()}
+    saved, other = (silent | _flat(text) for text in texts)
     sections = {name.partition(".")[0] for name in saved}
     pairs = {name: [saved.get(name), other.get(name)] for name in saved | other}
     return {
@@ -345,6 +347,10 @@ def with_start(config: RunConfig) -> RunConfig:
     theirs = load_model(config.init)[0].config
     length = min(theirs.context_length, config.model.context_length)
     sizes = replace(theirs, context_length=length, dropout=config.model.dropout)
+    if config.form and isinstance(sizes, VariantConfig):
+        raise ValueError(
+            f"{config.init} is a variant of GPT-2, which chat can't open; take another"
+        )
     is_release = config.init in RELEASES
     init = config.init if is_release else str(Path(config.init).expanduser().resolve())
     data = replace(config.data, tokenizer="gpt2" if is_release else init)

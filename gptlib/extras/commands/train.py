@@ -55,6 +55,7 @@ from gptlib.extras.runs import (
     with_start,
 )
 from gptlib.extras.terminal import note, print_json
+from gptlib.extras.variants import VariantGPT, as_config
 from gptlib.gpt2 import GPT
 from gptlib.instructions import LoRAConfig, merge_lora, tune
 from gptlib.scaling import (
@@ -83,6 +84,7 @@ examples:
   python -m gptlib train my-book.txt notes/ --training.steps 2000 --folder runs/mine
   python -m gptlib train my-book.txt --init novels --lora --folder runs/tuned
   python -m gptlib train my-book.txt --optimizer lion --training.max-learning-rate 0.001
+  python -m gptlib train my-book.txt --model.norm post --model.attention window
   python -m gptlib train --config war-and-peace-cpu --training.steps 500
   python -m gptlib train --resume --folder runs/mine --training.steps 4000
   python -m gptlib train --config war-and-peace-cpu --print-config > my.yaml
@@ -143,6 +145,7 @@ class RunParser(CommandParser):
             for part, kind in SECTIONS.items()
             if kind is not LoRAConfig or known.lora or known.given[kind]
         }
+        parts["model"] = as_config(asdict(parts["model"]))
         if known.text:
             parts["data"] = replace(parts["data"], texts=tuple(known.text))
         more = {"init": known.init or "", "form": known.form, "optimizer": known.optimizer}
@@ -481,11 +484,13 @@ def _save(run: Run, model: GPT, arguments: argparse.Namespace) -> None:
         model, _ = load_model(run.folder)
     elif config.lora:
         merge_lora(model)
-    model = as_gpt2(model.eval())
-    if config.form:
-        save_tuned(model, run.tokenizer, FORMS[config.form], place)
+    if isinstance(model, VariantGPT):
+        place = run.folder
+        note("GPT-2's layout has no place for this variant; the run's folder itself is the model")
+    elif config.form:
+        save_tuned(as_gpt2(model.eval()), run.tokenizer, FORMS[config.form], place)
     else:
-        save_gpt2(model, run.tokenizer, place)
+        save_gpt2(as_gpt2(model.eval()), run.tokenizer, place)
     draw_runs([run.folder], run.folder / PICTURE)
     lines = [line for line in JsonLines.read(run.folder / LOG) if "loss" in line]
     if arguments.json:
