@@ -13,6 +13,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -22,13 +23,14 @@ from gptlib.embeddings import split_tokens
 from gptlib.extras.datasets import war_and_peace
 from gptlib.extras.optimizers import OPTIMIZERS
 from gptlib.extras.tokens import quick
+from gptlib.extras.variants import build
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.tokenizer import BPETokenizer
 from gptlib.training import TrainingConfig, bits_per_byte, evaluate, train
 
 SIZES = GPTConfig(vocab_size=2048, context_length=128, n_layer=2, n_head=4, n_embd=128)
 N_JUDGED = 30_000
-FIRST_RATES = {"adamw": 1e-2, "sgd": 1.0, "lion": 1e-3, "muon": 1e-2}
+FIRST_RATES = {"adamw": 1e-3, "sgd": 0.03, "lion": 1e-3, "muon": 1e-2}
 RATES = [round(rate * 10.0**power, 9) for power in range(-6, 3) for rate in (1, 3)]
 """In order, and each some three times as high as the one before."""
 
@@ -75,45 +77,59 @@ def plan_of(n_steps: int, rate: float, seed: int) -> TrainingConfig:
     )
 
 
-def race(name: str, rate: float, seeds: Sequence[int], n_steps: int) -> list[tuple[float, float]]:
-    """Run an optimizer with several seeds: bits per byte and CPU seconds of a step, for each."""
-    results = []
-    for seed in seeds:
-        model = GPT(SIZES, torch.Generator().manual_seed(seed))
-        results.append(run(model, plan_of(n_steps, rate, seed), OPTIMIZERS[name]))
-        print(f"  {name} at {rate:g}, seed {seed}: {results[-1][0]:.3f}", flush=True)
-    return results
+@dataclass(frozen=True)
+class Contestant:
+    """What is raced."""
+
+    name: str
+    """What the table calls it."""
+    config: GPTConfig = SIZES
+    """The model."""
+    optimizer: str = "adamw"
+    """What takes the steps."""
+
+    def race(self, rate: float, seeds: Sequence[int], n_steps: int) -> list[tuple[float, float]]:
+        """Run it with several seeds: bits per byte and CPU seconds of a step, for each."""
+        results = []
+        for seed in seeds:
+            model = build(self.config, torch.Generator().manual_seed(seed))
+            results.append(run(model, plan_of(n_steps, rate, seed), OPTIMIZERS[self.optimizer]))
+            print(f"  {self.name} at {rate:g}, seed {seed}: {results[-1][0]:.3f}", flush=True)
+        return results
+
+    def best_rate(self, first: float, n_steps: int) -> float:
+        """Find the rate with the fewest bits per byte that has a worse one on either side."""
+        place, bits = RATES.index(first), dict[int, float]()
+        while missing := [at for at in (place, place + 1, place - 1) if at not in bits]:
+            [(bits[missing[0]], _)] = self.race(RATES[missing[0]], [0], n_steps)
+            place = min(bits, key=lambda at: bits[at])
+        return RATES[place]
+
+    def row(self, rate: float, n_seeds: int, n_steps: int) -> str:
+        """Run it with seeds 1, 2, ... and write the row of a table."""
+        bits, seconds = zip(*self.race(rate, range(1, 1 + n_seeds), n_steps), strict=True)
+        spread, step = statistics.stdev(bits), 1e3 * statistics.median(seconds)
+        mean = statistics.mean(bits)
+        return f"| {self.name} | {rate:g} | {mean:.3f} ± {spread:.3f} | {step:.0f} |"
 
 
-def best_rate(name: str, n_steps: int) -> float:
-    """Find the rate with the fewest bits per byte that has a worse one on either side."""
-    place = RATES.index(FIRST_RATES[name])
-    bits: dict[int, float] = {}
-    while any(near not in bits for near in (place - 1, place, place + 1)):
-        near = next(near for near in (place, place + 1, place - 1) if near not in bits)
-        [(bits[near], _)] = race(name, RATES[near], [0], n_steps)
-        place = min(bits, key=lambda at: bits[at])
-    return RATES[place]
+HEAD = "| what | rate | bits per byte | CPU ms a step |\n|---|--:|--:|--:|"
 
 
 def main() -> None:
     """Tune, race and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="2 or more")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
-    for name in OPTIMIZERS:
-        rate = best_rate(name, arguments.steps)
-        results = race(name, rate, range(1, 1 + arguments.seeds), arguments.steps)
-        bits, seconds = zip(*results, strict=True)
-        spread = statistics.stdev(bits) if len(bits) > 1 else math.nan
-        mean, step = statistics.mean(bits), 1e3 * statistics.median(seconds)
-        rows.append(f"| {name} | {rate:g} | {mean:.3f} ± {spread:.3f} | {step:.0f} |")
-    print("| optimizer | best rate | bits per byte | CPU ms a step |\n|---|--:|--:|--:|")
-    print("\n".join(rows))
+    for name, first in FIRST_RATES.items():
+        contestant = Contestant(name, optimizer=name)
+        rate = contestant.best_rate(first, arguments.steps)
+        rows.append(contestant.row(rate, arguments.seeds, arguments.steps))
+    print("\n".join((HEAD, *rows)))
 
 
 if __name__ == "__main__":
