@@ -301,6 +301,8 @@ def test_a_run_keeps_its_variant_and_its_folder_is_the_model(
     saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]
     assert [saved[name] for name in ("norm", "attention", "window")] == ["post", "window", 4]
     assert call("train", "--resume", "--folder", folder, "--training.steps", 6) == 0
+    assert call("train", "--resume", "--folder", folder) == 0
+    assert "is complete: 6 steps are done" in capsys.readouterr().err
     model, _ = load_model(folder)
     assert isinstance(model, VariantGPT)
     assert (model.config.norm, model.config.window) == ("post", 4)  # type: ignore[attr-defined]

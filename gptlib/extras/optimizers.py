@@ -1,9 +1,9 @@
 """Other optimizers than AdamW's fused form, for `train(..., optimizer=lion)`.
 
 Each is made from a model and a plan, as `gptlib.training.make_optimizer` makes AdamW: matrices and
-tables get weight decay, biases and norms none, and the loop sets the rate of every group. Each wants
-a learning rate of its own: for one small model the best was 0.001 for AdamW and for Lion, 0.01 for
-Muon and 0.03 for SGD (tests/benchmarks/optimizers.py).
+tables get weight decay, biases and norms none, and the loop sets the rate of every group. Each
+wants a learning rate of its own: for one small model the best was 0.001 for AdamW and for Lion,
+0.01 for Muon and 0.03 for SGD (tests/benchmarks/optimizers.py).
 
 Example:
     >>> from gptlib.gpt2 import GPT, GPTConfig

@@ -7,7 +7,7 @@ checkpoint.pt   the run itself
 log.jsonl       a line of JSON for each report, and for each change of the plan
 records.jsonl   of a run that learns answers, its records
 loss.svg        in the end, a picture of the losses
-model/          in the end, the model in GPT-2's layout
+model/          in the end, the model in GPT-2's layout (a variant is in checkpoint.pt alone)
 """
 
 import json

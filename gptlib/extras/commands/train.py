@@ -55,7 +55,7 @@ from gptlib.extras.runs import (
     with_start,
 )
 from gptlib.extras.terminal import note, print_json
-from gptlib.extras.variants import VariantGPT, as_config
+from gptlib.extras.variants import VariantConfig, VariantGPT, as_config
 from gptlib.gpt2 import GPT
 from gptlib.instructions import LoRAConfig, merge_lora, tune
 from gptlib.scaling import (
@@ -331,7 +331,7 @@ def _learn(
     plan, is_parallel = run.config.training, dist.is_initialized()
     is_first = not (is_parallel and dist.get_rank())
     has_model = (run.folder / MODEL / "config.json").is_file()
-    if run.step == plan.n_steps and has_model:
+    if run.step == plan.n_steps and (has_model or isinstance(run.config.model, VariantConfig)):
         print(f"{run.folder} is complete: {run.step} steps are done", file=sys.stderr)
         return 0
     if has_model and is_first:  # the checkpoint has the same weights, and soon better ones
