@@ -120,11 +120,12 @@ class CheckpointedBlock(Block):
         nn.Module.__init__(self)  # no new layers
         for name, layer in block.named_children():
             self.add_module(name, layer)
+        self.wiring = type(block).forward  # it may be wired in another way
 
     def forward(self, *inputs: Any) -> Tensor:
         """Pass what a block takes through it, and keep that alone."""
         # The reentrant kind needs an input that has a gradient.
-        return cast(Tensor, recompute(super().forward, *inputs, use_reentrant=False))  # (B, T, C)
+        return cast(Tensor, recompute(self.wiring, self, *inputs, use_reentrant=False))  # (B, T, C)
 
 
 def checkpoint_activations(model: GPT) -> None:

@@ -236,8 +236,8 @@ class TrainingState:
     """What learns: a `GPT`, or what a later chapter puts around one."""
     config: TrainingConfig
     """The plan."""
-    optimizer: torch.optim.AdamW
-    """It keeps two averages per parameter."""
+    optimizer: torch.optim.Optimizer
+    """AdamW, for example, which keeps two averages per parameter."""
     generator: torch.Generator
     """Draws the batches, on the CPU."""
     step: int = 0
@@ -246,11 +246,16 @@ class TrainingState:
     """Tokens drawn since the start or the resume; it gives the speed."""
 
     @classmethod
-    def start(cls, model: nn.Module, config: TrainingConfig) -> "TrainingState":
+    def start(
+        cls,
+        model: nn.Module,
+        config: TrainingConfig,
+        optimizer: Callable[[nn.Module, TrainingConfig], torch.optim.Optimizer] = make_optimizer,
+    ) -> "TrainingState":
         """Begin a run at step 0 with the model's weights as they are."""
         model.zero_grad()  # an interrupted step may have left half a gradient
         generator = torch.Generator().manual_seed(config.seed)
-        return cls(model, config, make_optimizer(model, config), generator)
+        return cls(model, config, optimizer(model, config), generator)
 
 
 Draw = Callable[[TrainingState], Sequence[Sequence[Tensor]]]
@@ -317,6 +322,7 @@ def save_checkpoint(path: str | Path, state: TrainingState, gathered: Any = None
     checkpoint = {
         "model": weights,
         "optimizer": averages,
+        "optimizer_kind": type(state.optimizer).__name__,
         "step": state.step,
         "batch_random": state.generator.get_state(),
         "dropout_random": [torch.get_rng_state(), *cuda],
@@ -331,8 +337,9 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint that `save_checkpoint` wrote, and run no code that a file may hold.
 
     Returns:
-        "model", "optimizer", "step", "batch_random", "dropout_random", "model_config" and
-        "training_config"; tensors on the CPU, configurations as plain dictionaries.
+        "model", "optimizer", "optimizer_kind" (its class's name), "step", "batch_random",
+        "dropout_random", "model_config" and "training_config"; tensors on the CPU, configurations
+        as plain dictionaries. Files of older runs have no "optimizer_kind": theirs is AdamW.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -358,8 +365,8 @@ def restore(
     """Put a run back to where a checkpoint was made, random states included.
 
     Args:
-        state: A run of the same model configuration, weight decay, betas and seed; steps, rates,
-            batches and intervals may be others from here on.
+        state: A run of the same model configuration, kind of optimizer, weight decay, betas and
+            seed; steps, rates, batches and intervals may be others from here on.
         checkpoint: What `load_checkpoint` returned.
         load: Fills the model and the optimizer, where the run's own hold only a part; by default
             each loads its state dictionary.
@@ -370,8 +377,10 @@ def restore(
     # Compared before anything changes, so that a refused checkpoint does no harm.
     ours = asdict(unwrap(state.model).config) | asdict(state.config)
     theirs = checkpoint["model_config"] | checkpoint["training_config"]
+    ours["optimizer"] = type(state.optimizer).__name__
+    theirs["optimizer"] = checkpoint.get("optimizer_kind", "AdamW")  # as older files don't say
     # What the optimizer and the order of batches hold stays; the rest of a plan may change.
-    for name in (*checkpoint["model_config"], "weight_decay", "betas", "seed"):
+    for name in (*checkpoint["model_config"], "weight_decay", "betas", "seed", "optimizer"):
         if theirs.get(name) != ours.get(name):
             other = f"{theirs.get(name)!r} in the checkpoint and {ours.get(name)!r} in this run"
             raise ValueError(f"{name} is {other}; use the checkpoint's, or start anew elsewhere")
@@ -498,6 +507,7 @@ def train(
     config: TrainingConfig,
     *,
     loss: Loss = next_token_loss,
+    optimizer: Callable[[nn.Module, TrainingConfig], torch.optim.Optimizer] = make_optimizer,
     checkpoint: str | Path | None = None,
     resume: bool = False,
 ) -> Generator[Report, None, None]:
@@ -518,6 +528,8 @@ def train(
         validation_tokens: Token ids, shape (m,), or None to train without evaluations.
         config: The plan.
         loss: What to lower: takes the model, inputs and targets.
+        optimizer: Makes what takes the steps, from the model and the plan; each of its groups
+            learns at the plan's rate, times its "scale" if it has one.
         checkpoint: Where to save, every `save_every` steps and at the end; replaces an older file.
         resume: Whether to go on from the checkpoint that is there.
 
@@ -529,7 +541,7 @@ def train(
     # All is checked here at the call: a generator's body would wait for the first report.
     inside = unwrap(model)
     path = check_run(inside, train_tokens, validation_tokens, checkpoint, resume)
-    state = TrainingState.start(model, config)
+    state = TrainingState.start(model, config, optimizer)
     if resume and path is not None:
         restore(state, load_checkpoint(path))
     step = partial(take_step, draw=partial(draw_windows, train_tokens), loss=loss)

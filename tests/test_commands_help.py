@@ -19,6 +19,7 @@ from gptlib.weights import save_gpt2
 MODEL = "--model.vocab-size 300 --model.context-length 16 --model.n-layer 1 --model.n-head 2"
 MODEL += " --model.n-embd 16 --model.dropout 0.1 --model.bias true --model.positions learned"
 MODEL += " --model.qkv-bias true --model.d-ff 40 --model.tie-weights true"
+MODEL += " --model.norm pre --model.attention full --model.window 8"
 PLAN = "--training.n-steps 3 --training.batch-size 2 --training.warmup-steps 1"
 RATES = "--training.accumulation-steps 1 --training.max-learning-rate 1e-3"
 RATES += (
@@ -43,6 +44,7 @@ CALLS = [
     f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --compile",
     f"train book.txt --init tiny {PLAN} {LORA} --config fine-tune --folder runs/two",
     "train --config war-and-peace-cpu --print-config",
+    f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --optimizer lion",
     f"tune records.json --model tiny --form alpaca {PLAN} {RATES} --folder runs/three --json",
     f"tune records.json --init tiny {LORA} {PLAN} --overwrite --folder runs/three --device cpu",
     "tune --resume --folder runs/three --training.n-steps 4 --tensorboard",
@@ -92,6 +94,7 @@ UNUSED_BY_TUNE = {
     *("--model.vocab-size", "--model.n-layer", "--model.n-head", "--model.n-embd"),
     *("--model.bias", "--model.positions", "--data.pattern", "--data.tokenizer", "--wandb"),
     *("--model.qkv-bias", "--model.d-ff", "--model.tie-weights"),
+    *("--model.norm", "--model.attention", "--model.window"),
     "--data.read-special",
 }
 

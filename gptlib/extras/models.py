@@ -18,8 +18,9 @@ from gptlib.extras.formats.folders import (
 from gptlib.extras.formats.hub import RELEASES, find_release
 from gptlib.extras.formats.tokenizer_files import FILES, fit_tokenizer, read_any_tokenizer
 from gptlib.extras.tokens import quick
+from gptlib.extras.variants import as_config, build
 from gptlib.generation import check_vocabulary
-from gptlib.gpt2 import GPT, GPTConfig
+from gptlib.gpt2 import GPT
 from gptlib.instructions import LoRAConfig, add_lora, lora_layers, merge_lora
 from gptlib.tokenizer import Tokenizer, find_data, gpt2_encoding
 from gptlib.weights import gpt2_view, read_json, read_shapes, read_tensor
@@ -176,7 +177,7 @@ def _load_checkpoint(
         )
     try:
         with torch.device("meta"):  # the starting weights are never drawn
-            model = _with_lora(GPT(GPTConfig(**checkpoint["model_config"])), run.parent)
+            model = _with_lora(build(as_config(checkpoint["model_config"])), run.parent)
         # torch.compile and DDP put their own names before those of the model that they wrap.
         weights = {bare_name(name): tensor for name, tensor in checkpoint["model"].items()}
         model.load_state_dict(weights, assign=True)

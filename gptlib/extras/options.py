@@ -193,7 +193,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def descriptions(made_by: type[Any]) -> dict[str, str]:
-    """Read what stands under each field of a dataclass, as help is written.
+    """Read what stands under each field of a dataclass and its bases, as help is written.
 
     Args:
         made_by: The dataclass.
@@ -201,11 +201,13 @@ def descriptions(made_by: type[Any]) -> dict[str, str]:
     Returns:
         By the field's name, one line with a small first letter and no full stop.
     """
-    [definition] = ast.parse(inspect.getsource(made_by)).body
-    body = definition.body if isinstance(definition, ast.ClassDef) else []
     texts = {}
-    for line, below in pairwise(body):
-        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr):
+    for base in made_by.__mro__[-2::-1]:  # all but object, the oldest first
+        [definition] = ast.parse(inspect.getsource(base)).body
+        body = definition.body if isinstance(definition, ast.ClassDef) else []
+        for line, below in pairwise(body):
+            if not (isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr)):
+                continue
             text = " ".join(str(ast.literal_eval(below.value)).split()).rstrip(".")
             texts[ast.unparse(line.target)] = text[:1].lower() + text[1:]
     return texts

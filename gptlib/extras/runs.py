@@ -7,7 +7,7 @@ checkpoint.pt   the run itself
 log.jsonl       a line of JSON for each report, and for each change of the plan
 records.jsonl   of a run that learns answers, its records
 loss.svg        in the end, a picture of the losses
-model/          in the end, the model in GPT-2's layout
+model/          in the end, the model in GPT-2's layout (a variant is in checkpoint.pt alone)
 """
 
 import json
@@ -32,10 +32,12 @@ from gptlib.extras.formats.hub import RELEASES
 from gptlib.extras.formats.records import read_questions
 from gptlib.extras.formats.tokenizer_files import fit_tokenizer
 from gptlib.extras.models import load_model
+from gptlib.extras.optimizers import OPTIMIZERS
 from gptlib.extras.options import suggestion
 from gptlib.extras.terminal import note, read_text
 from gptlib.extras.texts import TOKENS_FILE, Text, find_texts, is_prepared, prepare
 from gptlib.extras.tokens import open_tokens
+from gptlib.extras.variants import DEFAULTS, VariantConfig, build
 from gptlib.gpt2 import GPT, GPTConfig, check_fields
 from gptlib.instructions import (
     ALPACA,
@@ -60,6 +62,9 @@ FINE_TUNE = "fine-tune"
 
 START_STD = 0.02
 """What `gptlib.gpt2` draws weights with, after GPT-2."""
+
+ADAMW = "adamw"
+"""The optimizer of runs that name none."""
 
 CONFIG, CHECKPOINT, LOG, MODEL = "config.yaml", "checkpoint.pt", "log.jsonl", "model"
 RECORDS, PICTURE = "records.jsonl", "loss.svg"
@@ -114,11 +119,15 @@ class RunConfig:
     """Train a low-rank addition to the matrices, and nothing else."""
     form: str = ""
     """The form of the prompts if the texts are records of questions and answers."""
+    optimizer: str = ADAMW
+    """What takes the steps, a name in `OPTIMIZERS`."""
 
     def __post_init__(self) -> None:
         plan, is_share = self.training, 0 < self.data.validation_fraction < 1
         check_fields(self.data, {"validation_fraction": ("between 0 and 1", is_share)})
         check_fields(self, {"start_std": ("above 0 and finite", 0 < self.start_std < math.inf)})
+        named = ("one of " + ", ".join(OPTIMIZERS), self.optimizer in OPTIMIZERS)
+        check_fields(self, {"optimizer": named})
         rules = {
             "weight_decay": ("at least 0 and finite", 0 <= plan.weight_decay < math.inf),
             "betas": ("two numbers from 0 to below 1", all(0 <= beta < 1 for beta in plan.betas)),
@@ -129,7 +138,7 @@ class RunConfig:
 
 SECTIONS: dict[str, type[Any]] = {
     "data": DataConfig,
-    "model": GPTConfig,
+    "model": VariantConfig,
     "training": TrainingConfig,
     "lora": LoRAConfig,
 }
@@ -139,7 +148,8 @@ SECTIONS: dict[str, type[Any]] = {
 def to_yaml(config: RunConfig) -> str:
     """Write a configuration as YAML that `--config` reads."""
     values = json.loads(json.dumps(asdict(config)))  # makes lists of tuples
-    values = {name: value for name, value in values.items() if value not in (None, "", START_STD)}
+    silent = (None, "", START_STD, ADAMW)
+    values = {name: value for name, value in values.items() if value not in silent}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -179,7 +189,7 @@ def read_config(name: str) -> list[str]:
     for part, values in parts.items():
         for field, value in (values if isinstance(values, dict) else {"": values}).items():
             key = f"{part}.{field}".rstrip(".")
-            if key not in (*known, "start_std", "init", "form"):
+            if key not in (*known, "start_std", "init", "form", "optimizer"):
                 close = suggestion(key, known)
                 raise ValueError(f"{file} has {key!r}, which is none of its fields{close}")
             text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -212,7 +222,7 @@ class Run:
         config, seed = self.config, self.config.training.seed
         torch.manual_seed(seed)  # dropout draws from PyTorch's own generator
         generator = torch.Generator().manual_seed(seed)
-        model = GPT(config.model, generator)
+        model = build(config.model, generator)
         if config.init and not self.step:  # later, the checkpoint holds all of it
             begun, weights = load_model(config.init)[0].state_dict(), model.state_dict()
             # where the context is shorter than the model's, only the first positions are needed
@@ -286,7 +296,9 @@ def differences(folder: Path, config: str) -> dict[str, Any]:
         By names such as "training.seed", the values of the two where they differ; None where one
         has none.
     """
-    saved, other = (_flat(text) for text in (read_text(str(folder / CONFIG)), config))
+    texts = (read_text(str(folder / CONFIG)), config)
+    silent = {"optimizer": ADAMW} | {f"model.{name}": value for name, value in DEFAULTS.items()}
+    saved, other = (silent | _flat(text) for text in texts)
     sections = {name.partition(".")[0] for name in saved}
     pairs = {name: [saved.get(name), other.get(name)] for name in saved | other}
     return {
@@ -335,6 +347,10 @@ def with_start(config: RunConfig) -> RunConfig:
     theirs = load_model(config.init)[0].config
     length = min(theirs.context_length, config.model.context_length)
     sizes = replace(theirs, context_length=length, dropout=config.model.dropout)
+    if config.form and isinstance(sizes, VariantConfig):
+        raise ValueError(
+            f"{config.init} is a variant of GPT-2, which chat can't open; take another"
+        )
     is_release = config.init in RELEASES
     init = config.init if is_release else str(Path(config.init).expanduser().resolve())
     data = replace(config.data, tokenizer="gpt2" if is_release else init)

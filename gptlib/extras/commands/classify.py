@@ -34,6 +34,7 @@ from gptlib.extras.models import load_model
 from gptlib.extras.options import CommandParser
 from gptlib.extras.runs import CHECKPOINT, LOG, JsonLines
 from gptlib.extras.terminal import note, print_json
+from gptlib.extras.variants import refuse_variant
 from gptlib.training import load_checkpoint
 
 _CLASSIFY = """\
@@ -178,6 +179,7 @@ def _train(arguments: argparse.Namespace, config: FineTuning) -> int:
     train, validation, test = split_records(unique, seed=config.seed)
     labels = sorted({label for label, _ in unique})
     model, tokenizer = load_model(arguments.model)
+    refuse_variant(model, "a classifier's file")
     model.to(best_device(arguments.device))
     generator = torch.Generator().manual_seed(config.seed)
     longest = model.config.context_length

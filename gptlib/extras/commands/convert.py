@@ -14,6 +14,7 @@ from gptlib.extras.formats.folders import load_their_classifier
 from gptlib.extras.models import load_model, load_peft
 from gptlib.extras.options import CommandParser
 from gptlib.extras.special_tokens import add_special_tokens
+from gptlib.extras.variants import refuse_variant
 from gptlib.gpt2 import GPT
 from gptlib.tokenizer import BPETokenizer, Tokenizer, whole_file
 from gptlib.weights import TRANSPOSED, gpt2_view, save_gpt2
@@ -69,8 +70,10 @@ def parser(prog: str) -> CommandParser:
 def as_gpt2(model: GPT) -> GPT:
     """Give a model the parts that GPT-2's layout asks for, with values that change nothing.
 
-    A bias that is missing becomes zeros, fixed positions a table of the same values.
+    A bias that is missing becomes zeros, fixed positions a table of the same values. A variant is
+    refused (ValueError).
     """
+    refuse_variant(model, "GPT-2's layout")
     config = replace(model.config, positions="learned", bias=True, qkv_bias=None)
     if config == model.config:
         return model

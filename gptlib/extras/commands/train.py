@@ -28,9 +28,11 @@ from gptlib.extras.fast.compiled import compile_loss
 from gptlib.extras.fast.onednn import multiply_in_onednn
 from gptlib.extras.interrupt import end_at_once, ways_on
 from gptlib.extras.models import load_model
+from gptlib.extras.optimizers import OPTIMIZERS, check_muon
 from gptlib.extras.options import CommandParser, quoted
 from gptlib.extras.run_logs import Log, TensorBoard, WeightsAndBiases, check_installed
 from gptlib.extras.runs import (
+    ADAMW,
     CHECKPOINT,
     CONFIG,
     DEFAULT_CONFIG,
@@ -53,6 +55,7 @@ from gptlib.extras.runs import (
     with_start,
 )
 from gptlib.extras.terminal import note, print_json
+from gptlib.extras.variants import VariantConfig, VariantGPT, as_config
 from gptlib.gpt2 import GPT
 from gptlib.instructions import LoRAConfig, merge_lora, tune
 from gptlib.scaling import (
@@ -80,6 +83,8 @@ examples:
   python -m gptlib train my-book.txt
   python -m gptlib train my-book.txt notes/ --training.steps 2000 --folder runs/mine
   python -m gptlib train my-book.txt --init novels --lora --folder runs/tuned
+  python -m gptlib train my-book.txt --optimizer lion --training.max-learning-rate 0.001
+  python -m gptlib train my-book.txt --model.norm post --model.attention window
   python -m gptlib train --config war-and-peace-cpu --training.steps 500
   python -m gptlib train --resume --folder runs/mine --training.steps 4000
   python -m gptlib train --config war-and-peace-cpu --print-config > my.yaml
@@ -140,9 +145,10 @@ class RunParser(CommandParser):
             for part, kind in SECTIONS.items()
             if kind is not LoRAConfig or known.lora or known.given[kind]
         }
+        parts["model"] = as_config(asdict(parts["model"]))
         if known.text:
             parts["data"] = replace(parts["data"], texts=tuple(known.text))
-        more = {"init": known.init or "", "form": known.form}
+        more = {"init": known.init or "", "form": known.form, "optimizer": known.optimizer}
         known.run = RunConfig(**parts, start_std=known.start_std, **more)
         if known.folder == "":
             raise ValueError("--folder is empty; name the run's folder, or leave it out")
@@ -177,6 +183,13 @@ def parser(prog: str) -> RunParser:
         metavar="X",
         help="standard deviation of the starting weights; narrow models want more than GPT-2's "
         f"(default: {START_STD})",
+    )
+    parser.add_argument_group("the optimizer (optimizer in YAML)").add_argument(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default=ADAMW,
+        metavar="|".join(OPTIMIZERS),
+        help="what takes the steps; each wants a learning rate of its own (default: adamw)",
     )
     parser.set_defaults(form="")
     run = add_run_options(parser)
@@ -261,6 +274,10 @@ def run_command(arguments: argparse.Namespace) -> int:
         raise ValueError("tune and --lora are for one process; leave out torchrun or --strategy")
     if is_parallel and arguments.compile:
         raise ValueError("--compile is for one process; leave it out, or leave out torchrun")
+    if is_parallel and arguments.run.optimizer != ADAMW:
+        raise ValueError("--optimizer is for one process; leave it out, or leave out torchrun")
+    if arguments.run.optimizer == "muon":
+        check_muon()
     if arguments.resume and arguments.overwrite:
         raise ValueError("--resume goes on and --overwrite begins anew; leave one of them out")
     for package in ("tensorboard", "wandb"):
@@ -314,7 +331,7 @@ def _learn(
     plan, is_parallel = run.config.training, dist.is_initialized()
     is_first = not (is_parallel and dist.get_rank())
     has_model = (run.folder / MODEL / "config.json").is_file()
-    if run.step == plan.n_steps and has_model:
+    if run.step == plan.n_steps and (has_model or isinstance(run.config.model, VariantConfig)):
         print(f"{run.folder} is complete: {run.step} steps are done", file=sys.stderr)
         return 0
     if has_model and is_first:  # the checkpoint has the same weights, and soon better ones
@@ -334,7 +351,8 @@ def _learn(
         reports = train_in_parallel(*parts, loss=chunked_loss, strategy=strategy, **kept)
     else:
         loss = _compiled_loss(model, plan) if arguments.compile else chunked_loss
-        reports = train(*parts, loss=loss, **kept)
+        optimizer = OPTIMIZERS[run.config.optimizer]
+        reports = train(*parts, loss=loss, optimizer=optimizer, **kept)
     with ExitStack() as closing:
         heard = closing.enter_context(_signals(is_parallel))
         logs: list[Log] = []
@@ -466,11 +484,13 @@ def _save(run: Run, model: GPT, arguments: argparse.Namespace) -> None:
         model, _ = load_model(run.folder)
     elif config.lora:
         merge_lora(model)
-    model = as_gpt2(model.eval())
-    if config.form:
-        save_tuned(model, run.tokenizer, FORMS[config.form], place)
+    if isinstance(model, VariantGPT):
+        place = run.folder
+        note("GPT-2's layout has no place for this variant; the run's folder itself is the model")
+    elif config.form:
+        save_tuned(as_gpt2(model.eval()), run.tokenizer, FORMS[config.form], place)
     else:
-        save_gpt2(model, run.tokenizer, place)
+        save_gpt2(as_gpt2(model.eval()), run.tokenizer, place)
     draw_runs([run.folder], run.folder / PICTURE)
     lines = [line for line in JsonLines.read(run.folder / LOG) if "loss" in line]
     if arguments.json:

@@ -5,7 +5,7 @@ import os
 from gptlib.extras.commands.base import model_name
 from gptlib.extras.commands.train import RunParser, add_run_options, run_command
 from gptlib.extras.models import SHIPPED
-from gptlib.extras.runs import FORMS, START_STD
+from gptlib.extras.runs import ADAMW, FORMS, START_STD
 
 _TUNE = """\
 Teach a model to answer: supervised fine-tuning on records of questions and answers,
@@ -45,6 +45,6 @@ def parser(prog: str) -> RunParser:
         default="chat",
         help="the form of the prompts (default: chat)",
     )
-    parser.set_defaults(start_std=START_STD)
+    parser.set_defaults(start_std=START_STD, optimizer=ADAMW)
     add_run_options(parser)
     return parser

@@ -10,6 +10,7 @@ from gptlib.extras.fast.compiled import compile_decode
 from gptlib.extras.fast.graph import GraphWriter
 from gptlib.extras.fast.int8 import quantize
 from gptlib.extras.fast.onednn import onednn_twin, share_weights
+from gptlib.extras.variants import VariantConfig
 from gptlib.generation import Step
 from gptlib.gpt2 import GPT
 
@@ -36,6 +37,11 @@ def fast(model: GPT, compile: bool = False, int8: bool = False) -> tuple[GPT, St
     """
     if compile and int8:
         raise ValueError("compile and int8 don't go together; choose one of them")
+    config = model.config
+    if isinstance(config, VariantConfig) and config.attention != "full" and not int8:
+        if compile:  # what it compiles looks at all tokens
+            raise ValueError(f"attention {config.attention!r} can't be compiled; leave compile out")
+        return onednn_twin(model), None
     if int8:
         return quantize(model), None
     if model.ln_f.weight.is_cuda:
