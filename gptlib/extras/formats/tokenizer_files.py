@@ -341,8 +341,9 @@ def train_library_tokenizer(
         kind: "wordpiece" begins with characters and joins the most frequent pair, as BPE (BERT's
             own joined the pair that made the text likeliest), and cuts a word by the longest match;
             "unigram" begins with too many pieces, drops those whose loss costs least, and cuts a
-            text where its pieces' probabilities multiply to the most; "word" and "char" number the most frequent words
-            and punctuation marks, or characters, as chapter 1's `WordTokenizer`.
+            text where its pieces' probabilities multiply to the most; "word" and "char" number the
+            most frequent words and punctuation marks, or characters, as chapter 1's
+            `WordTokenizer`.
         vocab_size: Number of tokens at most, `UNKNOWN` and the special ones included.
         special: Names of special tokens; they get the ids behind `UNKNOWN`'s, 0.
 
