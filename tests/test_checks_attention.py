@@ -88,6 +88,16 @@ ATTEND: dict[str, Function] = {
     "multiplied by √D": variant(scale=lambda q, k: 1 / math.sqrt(q.size(-1))),
     "the root of v's size": lambda q, k, v, m: attend(q * math.sqrt(4 / v.size(-1)), k, v, m),
     "divided by D, not by √D": variant(scale=lambda q, k: q.size(-1)),
+    "you change the caller's q": lambda q, k, v, m: attend(q.div_(2), k, v, m),
+    "divided by 8, which is GPT-2's": variant(scale=lambda q, k: 8),
+    "that is the cosine": variant(
+        score=lambda q, k: F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT,
+        scale=lambda q, k: 1,
+    ),
+    "the mask that is given is not used": lambda q, k, v, m: attend(
+        q, k, v, tril(q.size(-2), k.size(-2), k.size(-2) - q.size(-2)).bool()
+    ),
+    "Count dimensions from the end": variant(score=lambda q, k: q @ k.transpose(1, 2)),
     "divided by √T": variant(scale=lambda q, k: math.sqrt(q.size(-2))),
     "over the queries": variant(weigh=lambda s, m: s.softmax(-2)),
     "the mask comes after the softmax": variant(mask=keep, weigh=lambda s, m: s.softmax(-1) * m),
@@ -264,6 +274,15 @@ LAYERS: dict[str, type[nn.Module]] = {
     "your q is k": layer(order=(1, 0, 2)),
     "your k is v": layer(order=(0, 2, 1)),
     "a view straight to heads": layer(split=lambda self, x: x.reshape(2, 4, 6, 5)),
+    "x is added": layer(forward=lambda self, x, mix=None: x + Plain.forward(self, x, mix)),
+    "you took every third": layer(
+        project=lambda self, x: [
+            self.qkv(x)[..., n::3].unflatten(-1, (4, -1)).transpose(1, 2) for n in range(3)
+        ]
+    ),
+    "use reshape or flatten": layer(
+        merge=lambda self, h: self.dropout(self.proj(h.transpose(1, 2).view(len(h), -1, 20)))
+    ),
     "proj is missing": layer(merge=lambda self, h: h.transpose(1, 2).flatten(2)),
     "merge mixes positions": layer(merge=lambda self, h: self.proj(h.reshape(2, 6, 20))),
     "merge raised": layer(merge=lambda self, h: self.proj(h)),
@@ -385,6 +404,9 @@ def behind(n: int) -> Tensor:
 
 
 WINDOW: dict[str, Function] = {
+    "is cut into blocks": lambda n, w: (
+        (behind(n) >= 0) & (torch.arange(n)[:, None] // w == torch.arange(n) // w)
+    ),
     "Not written yet": lambda n, w: None,
     "Correct": lambda n, w: (behind(n) >= 0) & (behind(n) < w),
     "shape (6, 6), not (1, 1)": lambda n, w: torch.ones(1, 1, dtype=torch.bool),

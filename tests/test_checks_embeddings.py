@@ -528,6 +528,14 @@ LAYER: dict[str, type[nn.Module]] = {
     ),
     "asked with a tensor": layer(lambda s, x, p: tokens_of(s, x) + s.position_embedding(4)),
     "no gradient": layer(lambda s, x, p: (tokens_of(s, x) + s.position_embedding(p)).detach()),
+    "gradient comes through; use the layers": layer(
+        lambda s, x, p: s.token_embedding.weight.data[x] + s.position_embedding(p)
+    ),
+    "only the first of the positions": layer(
+        lambda s, x, p: s.dropout(
+            tokens_of(s, x) + s.position_embedding(p[0] + torch.arange(x.size(1)))
+        )
+    ),
     "forward takes positions too": type("Layer", (Simple,), {"forward": takes_no_positions}),
     "positions is not used": type("Layer", (Simple,), {"forward": ignores_positions}),
     "outside training": layer(

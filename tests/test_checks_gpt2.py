@@ -604,23 +604,23 @@ import torch.nn as layers
 
 def helper(x): return [y for y in x]
 
-def gelu(x):
+def MLP(x):
     z = helper(x)
-    return math.tanh(layers, z, spread, len(z))
+    return math.tanh(layers, z, F, spread, len(z))
 """
 
 
 def test_names_of_other_cells_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "work/yours/gpt2/gelu.py"
+    path = tmp_path / "work/yours/gpt2/MLP.py"
     path.parent.mkdir(parents=True)
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path)
     path.write_text(CELL)
     path.with_name("spread.py").write_text("spread = 1")
-    gelu = SimpleNamespace(__name__="gelu")
-    assert yours.from_other_cells("gpt2", gelu) == []
+    part = SimpleNamespace(__name__="MLP")
+    assert yours.from_other_cells("gpt2", part) == []
     path.with_name("spread.py").unlink()
-    assert yours.from_other_cells("gpt2", gelu) == ["spread"]
+    assert yours.from_other_cells("gpt2", part) == ["spread"]
 
 
 # The exercises

@@ -91,6 +91,12 @@ def small(cls: Any, text: str, size: int | None = None, characters: bool = False
     return cls(common(cls, text.lower(), size, characters), characters)
 
 
+def with_all_ties(cls: Any, text: str, size: int | None = None, characters: bool = False) -> Any:
+    counts = Counter(cls.split(text, characters)).most_common()
+    least = 0 if size is None else counts[size - 1][1]
+    return cls([token for token, count in counts if count >= least], characters)
+
+
 def to_the_first_padding(self: WordTokenizer, tokens: Iterable[int]) -> str:
     words = []
     for i in tokens:
@@ -112,6 +118,7 @@ def in_two_rounds(self: WordTokenizer, tokens: Iterable[int]) -> str:
 
 
 WORDS: dict[str, type[WordTokenizer]] = {
+    "more words than `size`": words_by(with_all_ties),
     "all letters small": words_by(
         small,
         lambda self, text: [self.stoi.get(t, 1) for t in self.split(text.lower(), self.characters)],
@@ -606,6 +613,12 @@ def stops_at_rank_0(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
     return parts
 
 
+def last_two_first(word: bytes, ranks: Mapping[Merge, int]) -> list[bytes]:
+    """Join of three equal tokens the last two."""
+    parts = in_the_order_of_ranks(word, ranks)
+    return parts[::-1] if word == b"eee" else parts
+
+
 WORD_CUTS: dict[str, Function] = {
     "begin with bytes, of which": characters,
     "known pair of the alphabet": of_known(lambda pairs, ranks: min(pairs)),
@@ -637,6 +650,10 @@ WORD_CUTS: dict[str, Function] = {
     "ranks.get(pair, inf)": partial(replayed, choose=lambda p, r: min(p, key=r.__getitem__)),
     "has no pair: stop": partial(replayed, more=lambda parts: True),
     "Stop when no pair": for_ever,
+    "b'eee' is cut into": last_two_first,
+    "into bytes without decoding": lambda word, ranks: (
+        word.decode() and in_the_order_of_ranks(word, ranks)
+    ),
 }
 
 
@@ -674,6 +691,8 @@ def shortened(tokens: Sequence[int], vocabulary: Sequence[bytes], end: str = "\u
     ("answer", "expected"),
     [
         (lambda t, v: joined(t, v).decode("utf-8", "replace"), "Correct"),
+        (lambda t, v: joined([i for i in t if i], v).decode("utf-8", "replace"), "id 0 is lost"),
+        (lambda t, v: joined(t, v).decode("utf-8", "replace").strip(), "leave out strip"),
         (all_or_nothing, "one broken byte costs you the whole text"),
         (shortened, "what stands behind a broken byte is lost"),
         (partial(shortened, end=""), "what stands behind a broken byte is lost"),

@@ -1,6 +1,7 @@
 """The welcome page: the model that writes, the map, and the check of its one task."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,3 +115,19 @@ ANSWERS: dict[str, Callable[[list[str]], Any]] = {
 def test_the_check_names_the_mistake(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     checks.next_words(ANSWERS[expected])
     assert expected in capsys.readouterr().out
+
+
+def test_a_right_answer_of_a_chapter_without_a_module_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (
+        "def next_words(words):\n    return [(words[:n], words[n]) for n in range(1, len(words))]"
+    )
+    path, names = tmp_path / "cell.py", {"__name__": "__main__"}
+    path.write_text(source)
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source, str(path), "exec"), names)
+    checks.next_words(names["next_words"])
+    assert capsys.readouterr().out.endswith("Kept in work/yours.\n")
+    assert (tmp_path / "work" / "yours" / "welcome" / "next_words.py").is_file()

@@ -196,7 +196,7 @@ def expect(
     name: str,
     *,
     atol: float = 1e-5,
-    otherwise: str = "Compare one row by hand.",
+    otherwise: str = "",
 ) -> None:
     """Raise `Wrong` unless a tensor is right, with the cause that leads to this very tensor."""
     if not isinstance(value, Tensor):
@@ -211,7 +211,20 @@ def expect(
         raise Wrong(f"Not yet: {name} must have shape {shapes}.")
     if value.isnan().any():
         raise Wrong(f"Not yet: {name} has nan in it. 0 · ∞ is nan, and so is a row all of -∞.")
-    raise Wrong(f"Not yet: the shape is right, but {name} should hold other numbers. {otherwise}")
+    more = otherwise or _first_difference(value, right, atol)
+    raise Wrong(f"Not yet: the shape is right, but {name} should hold other numbers. {more}")
+
+
+def _first_difference(value: Tensor, right: Tensor, atol: float) -> str:
+    """Show the first row that is wrong beside the right one."""
+    wrong = (value.double() - right.double()).abs() > atol + 1e-4 * right.double().abs()
+    if not right.dim():
+        return f"It is {value:.4g}, and should be {right:.4g}."
+    place = tuple(wrong.nonzero()[0, :-1].tolist())
+    rows = ([f"{x:.4g}" for x in part[place].tolist()[:5]] for part in (value, right))
+    mine, theirs = (", ".join(row) + " …" * (right.size(-1) > 5) for row in rows)
+    where = f"[{', '.join(map(str, place))}]" if place else "it"
+    return f"At {where} stands {mine}; it should be {theirs}."
 
 
 def _same(value: Tensor, other: Tensor, atol: float) -> bool:

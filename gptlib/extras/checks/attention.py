@@ -48,7 +48,11 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     q, k = torch.randn(2, 5, 4, generator=generator)
     v = torch.randn(5, 3, generator=generator)
     mask = taught.causal_mask(5)
-    result = run(function, q, k, v, mask)
+    hints = {"Dimension out of range": _HEADS_IN_FRONT["Dimension out of range"]}
+    before = q.clone()
+    result = run(function, q, k, v, mask, hints=hints)
+    if not torch.equal(q, before):
+        raise Wrong("Not yet: you change the caller's q; write q / ..., not q /= ...")
     if not isinstance(result, tuple) or len(result) != 2:
         raise Wrong("Not yet: return two things, the mixed values and the weights.")
     output, right = taught.attend(q, k, v, mask)
@@ -61,6 +65,13 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
         "the weights are transposed: each *row* mixes the values for one query": right.T @ v,
     }
     expect(given, output, causes, "the output")
+    odd = torch.rand(5, 5, generator=generator) < 0.5
+    odd.fill_diagonal_(True)
+    causes = {"the mask that is given is not used; don't make one yourself": output}
+    other = run(function, q, k, v, odd)[0]
+    expect(
+        other, taught.attend(q, k, v, odd)[0], causes, "the output with a mask that is not causal"
+    )
     q = 300 * q
     if not function(q, k, v, mask)[0].allclose(taught.attend(q, k, v, mask)[0], atol=1e-3):
         raise Wrong(
@@ -92,6 +103,7 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
 
 _LAST_TWO = "With heads in front transpose the last two dimensions alone: k.transpose(-2, -1)."
 _HEADS_IN_FRONT = {
+    "Dimension out of range": "Count dimensions from the end: k.transpose(-2, -1), or k.T.",
     "The shape of the mask": (
         "The scores have a batch and heads in front, the mask has not, so it can't be an index. "
         "scores.masked_fill(~mask, -math.inf) stretches it."
@@ -114,6 +126,12 @@ def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, T
         "the scores are multiplied by √D; divide": masked(raw * root),
         "the scores are divided by the root of v's size; take q's": masked(raw / v.size(-1) ** 0.5),
         "the scores are divided by D, not by √D": masked(raw / q.size(-1)),
+        "the scores are divided by 8, which is GPT-2's √64; take the root of q's size": (
+            masked(raw / 8)
+        ),
+        "that is the cosine; here the lengths count, and only √D divides": masked(
+            raw / (q.norm(dim=-1)[:, None] * k.norm(dim=-1))
+        ),
         "the scores are divided by √T; D is the last size of q": masked(raw / len(q) ** 0.5),
         "the softmax goes over the queries; each *row* must sum to 1": hidden.softmax(-2),
         "the mask comes after the softmax, so rows no longer sum to 1": scores.softmax(-1) * mask,
@@ -191,6 +209,7 @@ def layer(kind: Callable[..., Any]) -> str:
         "the future is seen: the causal mask is missing": yours.merge(taught.attend(q, k, v)[0]),
         "the heads are not merged": taught.attend(q, k, v, taught.causal_mask(6))[0],
         "the values come back unmixed": merged,
+        "x is added; a later chapter does that, the layer returns its own part": x + right,
     }
     expect(run(yours.forward, x, hints=hints), right, causes, "the layer's output")
     one = "mix returns one tensor, the heads' results, where attend returns two: take it whole."
@@ -231,6 +250,9 @@ def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             "project does not cut q, k and v into heads": stacked.chunk(3, -1)[n],
             "q, k and v have shape (B, T, H, D); swap positions and heads": right.transpose(1, 2),
             "the 3C channels are all q, then all k, then all v; cut into three first": by_head[n],
+            "the 3C channels are all q, then all k, then all v; you took every third": (
+                stacked[..., n::3].unflatten(-1, (4, 5)).transpose(1, 2)
+            ),
             "a view straight to heads mixes positions": stacked.chunk(3, -1)[n].reshape(2, 4, 6, 5),
         }
         for other, part in zip("qkv", parts, strict=True):
@@ -240,6 +262,7 @@ def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _check_merge(yours: Any, heads: Tensor) -> Tensor:
+    heads = heads.contiguous()  # as what attention makes: a view is no way to join them
     side_by_side = heads.transpose(1, 2).flatten(2)
     right = yours.proj(side_by_side)
     causes = {
@@ -269,6 +292,9 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
         "all later words are allowed; a query must not see the future": behind < 3,
         "that is the causal mask; words further back than the window are allowed": behind >= 0,
         "only words *further back* than the window are allowed": behind >= 3,
+        "the sentence is cut into blocks; each word looks back from its own place": (
+            (behind >= 0) & (torch.arange(6)[:, None] // 3 == torch.arange(6) // 3)
+        ),
     }
     expect(mask, right, causes, "window_mask(6, 3)")
     expect(run(function, 4, 9), taught.causal_mask(4), {}, "a window wider than the sentence")

@@ -260,8 +260,10 @@ def random_batch(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
             "the last target."
         ),
         "less than 'to'": "Each window has a start of its own: draw batch_size of them.",
-        "out of bounds": "The last start leaves room for the window and for its last target.",
-        "out of range": "The last start leaves room for the window and for its last target.",
+        **dict.fromkeys(
+            ("out of bounds", "out of range"),
+            "The last start leaves room for the window and for its last target, which is one on.",
+        ),
     }
 
     def draw(batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -547,14 +549,21 @@ def layer(kind: Callable[..., Any]) -> str:
     }
     out = run(yours.forward, tokens, hints=hints)
     expect(out, rows[tokens] + places[:4], causes, "the output")
-    if not out.requires_grad:
+    tables = (rows, places) if out.requires_grad else ()
+    found = torch.autograd.grad(out.sum(), tables, allow_unused=True) if tables else (None,)
+    if any(gradient is None for gradient in found):
         raise Wrong("Not yet: right, but no gradient comes through; use the layers themselves.")
-    third = torch.tensor([2, 3, 4, 5])
+    third = torch.tensor([2, 5, 0, 1])
     own = "forward takes positions too: forward(self, tokens, positions=None)."
     hints = {"positional argument": own, "Boolean value": "Ask: if positions is None."}
     given = run(yours.forward, tokens, third, hints=hints)
-    causes = {"positions is not used: when it is given, tokens stand there": out}
-    expect(given, rows[tokens] + places[third], causes, "the output with positions 2 to 5")
+    causes = {
+        "positions is not used: when it is given, tokens stand there": out,
+        "only the first of the positions is used; they need not be neighbours": (
+            rows[tokens] + places[2:6]
+        ),
+    }
+    expect(given, rows[tokens] + places[third], causes, "the output for positions [2, 5, 0, 1]")
     careless = run(kind, 11, 6, 8, 0.9).eval()
     whole = careless(tokens)
     if not torch.equal(whole, careless(tokens)):

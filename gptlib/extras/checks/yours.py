@@ -5,6 +5,7 @@ import builtins
 import importlib
 import inspect
 import linecache
+import math
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
@@ -14,8 +15,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from gptlib.gpt2 import GPTConfig
+
+IMPORTED: dict[str, Any] = {"math": math, "torch": torch, "nn": nn, "F": F, "Tensor": Tensor}
+"""What the chapters import at their top."""
 
 
 def folder(chapter: str) -> Path:
@@ -47,10 +52,12 @@ def keep(chapter: str, answer: Any) -> bool:
 
 
 def from_other_cells(chapter: str, answer: Any) -> list[str]:
-    """List the names that a kept part takes from other cells, where nobody finds them later."""
+    """List the names that a part of the model takes from other cells, where nobody finds them."""
+    if answer.__name__ not in PARTS.get(chapter, ()):
+        return []
     tree = ast.parse(_parts(chapter)[answer.__name__].read_text(encoding="utf-8"))
     module = importlib.import_module(f"gptlib.{chapter}")
-    known = {*vars(module), *vars(builtins), *_parts(chapter)}
+    known = {*vars(module), *vars(builtins), *_parts(chapter), *IMPORTED}
     used: dict[str, None] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
@@ -78,7 +85,7 @@ def recall(chapter: str, name: str) -> Any:
     parts = _parts(chapter)
     if name not in parts:
         return None
-    names = {**vars(importlib.import_module(f"gptlib.{chapter}")), "__name__": "yours"}
+    names = IMPORTED | vars(importlib.import_module(f"gptlib.{chapter}")) | {"__name__": "yours"}
     for path in parts.values():
         with suppress(Exception):  # what can't run alone may not be needed
             _define(path, names)
@@ -113,7 +120,7 @@ def assemble() -> tuple[Any, dict[str, bool]]:
 
 def _build(own: Collection[str]) -> Any:
     """Define the class GPT with these parts of the reader's, and see that it runs."""
-    names: dict[str, Any] = {"__name__": "yours", "gelu": partial(F.gelu, approximate="tanh")}
+    names = IMPORTED | {"__name__": "yours", "gelu": partial(F.gelu, approximate="tanh")}
     modules = {chapter: vars(importlib.import_module(f"gptlib.{chapter}")) for chapter in PARTS}
     for module in modules.values():
         names |= {name: value for name, value in module.items() if not name.startswith("__")}
