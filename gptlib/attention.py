@@ -104,6 +104,7 @@ class CausalSelfAttention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Make each head's queries, keys and values, (B, H, T, D) each, from x (B, T, C)."""
         # (B, T, 3, H, D) to (3, B, H, T, D): heads stand in front, so each is a matrix of its own.
+        # -1 finds D, also where `qkv` puts out only some of the heads.
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v  # each (B, H, T, D)
 
@@ -116,6 +117,7 @@ class CausalSelfAttention(nn.Module):
         q, k, v = self.project(x)
         if mix is not None:
             return self.merge(mix(q, k, v))  # (B, T, C)
+        # The function can't see the mode. (A `mix` brings its own dropout, if it wants any.)
         dropout = self.dropout.p if self.training else 0.0
         # What `attend` computes, in one kernel that never stores the (T, T) weights.
         heads = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)

@@ -143,7 +143,7 @@ def sinusoidal_positions(context_length: int, n_embd: int) -> Tensor:
         raise ValueError(f"n_embd is {n_embd}; sines and cosines come in pairs: pass an even one")
     t = torch.arange(context_length, dtype=torch.float32)[:, None]  # (T, 1)
     channel = torch.arange(0, n_embd, 2, dtype=torch.float32)  # (C / 2,)
-    # t / 10000^(2i / C), and below each sine beside its cosine
+    # t / 10000^(2i / C)
     angles = t * torch.exp(-math.log(10_000.0) * channel / n_embd)  # (T, C / 2)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)  # (T, C)
 
@@ -201,8 +201,8 @@ class InputEmbedding(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(vocab_size, n_embd)
         self.position_embedding = nn.Embedding(context_length, n_embd)
-        if positions == "sinusoidal":  # saved like a parameter, but never trained
-            # A buffer of the same name: fixed, and found by lookup and state dict like a table.
+        if positions == "sinusoidal":
+            # A buffer of the same name: never trained, but looked up and saved like a table.
             del self.position_embedding.weight
             table = sinusoidal_positions(context_length, n_embd)
             self.position_embedding.register_buffer("weight", table)

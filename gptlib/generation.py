@@ -48,7 +48,8 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
         [0, 1, 2]
     """
     ends = logits.softmax(dim=-1).cumsum(dim=-1)  # where each token's stretch ends, (B, V)
-    total = ends[:, -1] * (1 - torch.finfo(ends.dtype).eps)  # slightly less, so none is past it
+    # Slightly less than the last end, or rounding could give V, which is no token.
+    total = ends[:, -1] * (1 - torch.finfo(ends.dtype).eps)
     # right=True: a token of probability 0 has no stretch, so even 0.0 can't fall on it.
     return torch.searchsorted(ends, (uniform * total)[:, None], right=True)[:, 0]  # (B,)
 
@@ -254,11 +255,13 @@ def stages(
     countable = {"texts": texts, "new_texts": new_texts}
     steps = {"logits": logits}
     for each in fields(sampling):
-        value, counted = getattr(sampling, each.name), each.metadata["counts"]
+        value, turn = getattr(sampling, each.name), each.metadata["turn"]
         if value != each.default:
-            rows = [countable[counted]] if counted else []
-            counts = [count_tokens(texts, logits.size(-1)).to(logits.device) for texts in rows]
-            logits = each.metadata["turn"](logits, value, *counts)
+            if counted := each.metadata["counts"]:
+                counts = count_tokens(countable[counted], logits.size(-1))
+                logits = turn(logits, value, counts.to(logits.device))
+            else:
+                logits = turn(logits, value)
         steps[each.name] = logits
     return steps
 
@@ -293,9 +296,8 @@ class KeyValueCache:
         config, weight = model.config, model.ln_f.weight
         self.capacity = min(capacity, config.context_length)
         shape = (batch_size, config.n_head, self.capacity, config.n_embd // config.n_head)
-        kind: Any = {"device": weight.device, "dtype": weight.dtype}
-        self.keys = [torch.empty(shape, **kind) for _ in model.blocks]
-        self.values = [torch.empty(shape, **kind) for _ in model.blocks]
+        self.keys = [weight.new_empty(shape) for _ in model.blocks]
+        self.values = [weight.new_empty(shape) for _ in model.blocks]
         self.starts = torch.zeros(batch_size, dtype=torch.int64, device=weight.device)  # (B,)
         self.is_padded, self.length = False, 0
 
@@ -377,6 +379,7 @@ def prefill(model: GPT, prompts: Sequence[Sequence[int]], cache: KeyValueCache) 
     starts = [longest - len(prompt) for prompt in prompts]
     cache.starts = torch.tensor(starts, device=cache.starts.device)  # (B,)
     cache.is_padded, cache.length = any(starts), 0
+    # Rows end together, so the last column scores them all, and a new token takes one slot.
     padded = [[0] * start + list(prompt) for start, prompt in zip(starts, prompts, strict=True)]
     x = read_new(model, torch.tensor(padded, device=cache.starts.device), cache)  # (B, T, C)
     return model.unembed(x[:, -1:])[:, 0]  # (B, V)
@@ -426,6 +429,7 @@ def read_on(
     context_length = model.config.context_length
     starts = [window_start(len(text), context_length) for text in texts]
     before = [window_start(len(text) - 1, context_length) for text in texts]
+    # Full though no window moved: the longest row has ended, and its slots are still in the cache.
     if 0 < cache.length < cache.capacity and starts == before:
         last = torch.tensor([text[-1] for text in texts], device=cache.starts.device)
         return decode_step(model, last, cache) if step is None else step(last, cache)
@@ -457,7 +461,7 @@ def check_prompts(
 
 
 def not_finite(text: Sequence[int]) -> FloatingPointError:
-    """Make the error for logits that are infinite or no numbers, after the tokens of a text."""
+    """Make the error for logits that are nan or infinite, after the tokens of a text."""
     return FloatingPointError(
         f"the logits after {len(text)} tokens, the last of them {text[-1]}, are not all finite; "
         "check the weights for nan and infinity, or use float32"
@@ -481,12 +485,14 @@ def next_tokens(
         generators: Each row's own; nothing is taken from them with temperature 0.
 
     Raises:
-        FloatingPointError: If logits are infinite or no numbers.
+        FloatingPointError: If a row's highest logit is nan or infinite.
     """
     logits = logits.float()
+    # amax shows nan and +∞, and lets the -∞ of an end token that is barred pass.
     is_finite = logits.amax(dim=-1).isfinite()  # (B,)
     logits = [*stages(logits, sampling, texts, new_texts).values()][-1]
     if sampling.temperature == 0:
+        # The one token left: drawing it would use up a random number.
         chosen = logits.argmax(dim=-1)  # (B,)
     else:
         uniform = torch.stack([torch.rand((), generator=source) for source in generators])
@@ -517,10 +523,7 @@ def write_batch(
         active, new = [texts[row] for row in rows], [new_texts[row] for row in rows]
         sources = [generators[row] for row in rows]
         with torch.inference_mode():  # left again before the caller gets its tokens
-            if length == 0:
-                logits = prefill(model, active, cache)  # (B, V)
-            else:
-                logits = read_on(model, active, cache, step)
+            logits = read_on(model, active, cache, step)  # (B, V)
             if length < min_new_tokens:
                 logits[:, end_tokens] = -math.inf
             tokens = next_tokens(logits, active, new, sampling, sources)
@@ -588,7 +591,7 @@ def generate_batch(
     sources = [None] * len(rows) if generators is None else generators
     if len(sources) != len(rows):
         raise ValueError(f"{len(sources)} generators for {len(rows)} prompts; pass one for each")
-    write = getattr(step, "write_batch", write_batch)
+    write = getattr(step, "write_batch", write_batch)  # a step may choose the tokens itself
     return write(
         model,
         rows,
@@ -668,16 +671,16 @@ def stream_text(
         ['a', 'ñ', ' ', 'EN']
     """
     decoder, held = codecs.getincrementaldecoder("utf-8")(errors="replace"), ""
+    beginnings = [word[:n] for word in stop for n in range(1, len(word))]
     for token in chain(tokens, [None]):  # None: the end, when all that was held back is shown
         shown = [] if token is None or token in end_tokens else [token]
         held += decoder.decode(tokenizer.decode_bytes(shown), final=token is None)
         found = [(held.find(word) + len(word), held.find(word)) for word in stop if word in held]
         n_shown = len(held)
         if found:
-            n_shown = min(found)[1]
+            _, n_shown = min(found)  # the one that is complete first
         elif token is not None:
             # What may be the start of a stop string waits.
-            beginnings = [word[:n] for word in stop for n in range(1, len(word))]
             n_shown -= max((len(part) for part in beginnings if held.endswith(part)), default=0)
         if n_shown:
             yield held[:n_shown]
@@ -767,7 +770,8 @@ def token_losses(model: GPT, tokens: Sequence[int] | Tensor) -> Tensor:
     """
     text = torch.as_tensor(tokens, dtype=torch.int64, device=model.ln_f.weight.device)  # (n,)
     check_stream(text, 1)
-    check_prompts(model, [text.tolist()[:1]], 0, text.tolist())  # the model's mode, and all ids
+    # All ids go in as end tokens, because a prompt may be no longer than the context.
+    check_prompts(model, [text.tolist()[:1]], 0, text.tolist())
     length, losses, done = model.config.context_length, [], 1
     while done < len(text):  # all tokens that are predicted from the same window, in one pass
         start = window_start(done, length)
@@ -847,7 +851,7 @@ def beam_search(
     check_prompts(model, texts, max_new_tokens, [] if end_token is None else [end_token])
     if n_beams < 1 or not math.isfinite(length_penalty):
         raise ValueError(f"n_beams {n_beams} must be at least 1, {length_penalty=} finite")
-    scores, finished = torch.zeros(1), [Beam((), 0.0)] * (max_new_tokens == 0)
+    scores, finished = torch.zeros(1), [Beam((), 0.0)] if max_new_tokens == 0 else []
     cache = KeyValueCache(model, 1, len(texts[0]) + max_new_tokens)
     for length in range(1, max_new_tokens + 1):
         logits = read_on(model, texts, cache, step)  # (B, V)
@@ -855,6 +859,7 @@ def beam_search(
         found = grow_beams(logits, scores.to(logits.device), 2 * n_beams)
         if not math.isfinite(found[0][0]):
             raise not_finite(texts[0])
+        # An end counts only if it is among the n_beams best, as in transformers.
         for score, row, token in found[:n_beams]:
             if token == end_token or length == max_new_tokens:
                 tokens = (*texts[row][len(prompt) :], token)

@@ -165,12 +165,14 @@ def initialize(model: nn.Module, n_layer: int, generator: torch.Generator | None
 
 def tie_head(model: "GPT", *_: Any) -> None:
     """Let the output layer use the token embedding's table, unless it has one of its own."""
+    # *_: it is also called as a hook, which gets more arguments.
     if model.config.tie_weights:
         model.head.weight = model.embed.token_embedding.weight
 
 
 def fill_head(model: "GPT", state: dict[str, Any], prefix: str, *__: Any) -> None:
     """Name the shared table in a state dictionary that names it as the token embedding alone."""
+    # A file may hold the shared table once, and PyTorch asks for both names.
     table = f"{prefix}embed.token_embedding.weight"
     if model.config.tie_weights and table in state:
         state.setdefault(f"{prefix}head.weight", state[table])
@@ -214,7 +216,7 @@ class GPT(nn.Module):
         place = "meta" if config.tie_weights else None
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False, device=place)
         tie_head(self)
-        # A file may hold the shared table once, and loading with assign=True would part the two.
+        # Before loading, the missing name; after it, the tie, which assign=True would undo.
         self.register_load_state_dict_pre_hook(fill_head)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(tie_head)  # type: ignore[no-untyped-call]
         initialize(self, config.n_layer, generator)
@@ -295,18 +297,19 @@ def count_parameters(config: GPTConfig) -> dict[str, int]:
     for name, parameter in model.named_parameters():  # a shared table comes once
         parts = next(parts for word, parts in parts_of.items() if word in name)
         for part in parts:
-            counts[part] += parameter.numel() // len(parts)
+            counts[part] += parameter.numel() // len(parts)  # queries: a third of each `qkv`
     return counts | {"total": sum(counts.values())}
 
 
 def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dict[str, int]:
     """Count the floating-point operations that one token costs.
 
-    A weight of a matrix product costs 2 per token, a multiplication and an addition: 12 C² weights
-    in each of L blocks (8 C² of them the MLP's), and V C in the output layer. Attention adds 2 T C
-    for the scores and 2 T C for mixing the values, in each block. The backward pass costs twice the
-    forward pass. Norms, GELU and the softmax are left out, and so is what a kernel saves by
-    skipping the keys that the causal mask forbids (up to half of "attention").
+    A weight of a matrix product costs 2 per token, a multiplication and an addition: in each
+    of L blocks 4 C² weights of attention and 2 C times its hidden channels of the MLP, 12 C² by
+    default, and V C in the output layer. Attention adds 2 T C for the scores and 2 T C for mixing
+    the values, in each block. The backward pass costs twice the forward pass. Norms, GELU and the
+    softmax are left out, and so is what a kernel saves by skipping the keys that the causal mask
+    forbids (up to half of "attention").
 
     Args:
         config: The model.
@@ -329,7 +332,7 @@ def flops_per_token(config: GPTConfig, context_length: int | None = None) -> dic
         "matrices": matrices,
         "attention": attention,
         "forward": forward,
-        "training": 3 * forward,
+        "training": 3 * forward,  # backward, each product has two gradients: input's and weight's
     }
 
 
@@ -351,6 +354,7 @@ def memory_bytes(config: GPTConfig, n_tokens: int = 1, bytes_per_value: int = 4)
     """
     learned = count_parameters(config)["total"]
     frozen = config.context_length * config.n_embd if config.positions == "sinusoidal" else 0
+    # 2 streams, 2 norms' results, q, k, v, the heads' results; the MLP's before and after GELU.
     per_block = 8 * config.n_embd + 2 * config.hidden_size
     kept = config.n_layer * per_block + 2 * config.n_embd + config.vocab_size
     values = {

@@ -73,9 +73,10 @@ class PromptForm:
     def fill(self, instruction: str, input: str = "") -> str:
         """Write the prompt of one question; an input of spaces alone counts as none."""
         text = self.with_input if input.strip() else self.plain
+        before, after = text.split("{instruction}")
         # Fill the halves apart: the question itself may hold the letters "{input}".
-        halves = [half.replace("{input}", input.strip()) for half in text.split("{instruction}")]
-        return instruction.strip().join(halves)
+        before, after = (half.replace("{input}", input.strip()) for half in (before, after))
+        return before + instruction.strip() + after
 
 
 ALPACA = PromptForm(
@@ -120,7 +121,7 @@ class Example(NamedTuple):
     response: list[int]
     """A space, the answer and the end-of-text token; without that token if the answer was cut."""
     n_cut: int = 0
-    """Tokens of the answer that the context had no room for."""
+    """Tokens of the response that the context had no room for."""
 
     @property
     def size(self) -> int:
@@ -149,12 +150,13 @@ def encode_records(
     examples, ends = [], end_of_text(tokenizer)
     if not ends:
         raise ValueError("the tokenizer has no end-of-text token for answers; train one with it")
+    [end] = ends
     for number, record in enumerate(records):
         check_record(record, number)
         asked = form.fill(record["instruction"], record.get("input", ""))
         prompt = tokenizer.encode_ordinary(asked)  # a special token's name is plain text here
         said = " " + record["output"].strip("\n").removeprefix(" ")  # as a word in a text begins
-        response = [*tokenizer.encode_ordinary(said), min(ends)]
+        response = [*tokenizer.encode_ordinary(said), end]
         room = context_length + 1 - len(prompt)  # the last token is never read
         if room < 1:
             full = f"the prompt of record {number}, {len(prompt)} tokens, fills {context_length=}"
@@ -267,9 +269,10 @@ def read_rows(model: GPT, inputs: Tensor, positions: Tensor, records: Tensor) ->
     if records.max() <= 1:  # one record a row: the causal rule is enough
         return model.stream(inputs, positions=positions)
     # Packed rows need another rule, or records would look at each other: a mask of ours.
-    attend = partial(F.scaled_dot_product_attention, attn_mask=record_mask(records))
+    masked = partial(F.scaled_dot_product_attention, attn_mask=record_mask(records))
+    # A mix takes the place of attention's own dropout, so it brings its own.
     dropouts = [block.attn.dropout.p if model.training else 0.0 for block in model.blocks]
-    mixes = [partial(attend, dropout_p=dropout) for dropout in dropouts]
+    mixes = [partial(masked, dropout_p=dropout) for dropout in dropouts]
     return model.stream(inputs, mixes, positions)
 
 
@@ -285,6 +288,7 @@ def response_loss(
     learnt = targets != IGNORED  # (B, T)
     x = read_rows(model, inputs, positions, records)[learnt]  # (n, C)
     logits = model.unembed(x)  # (n, V): only where there is something to learn
+    # float: a loss needs more digits than bfloat16 has.
     return F.cross_entropy(logits.float(), targets[learnt])
 
 
@@ -329,17 +333,20 @@ def respond(
     Returns:
         The answers, without space around them.
     """
-    ends, answers, greedy = end_of_text(tokenizer), list[str](), Sampling(temperature=0)
+    ends, greedy = end_of_text(tokenizer), Sampling(temperature=0)
+    answers: list[str] = []
     for number, record in enumerate(records):
         check_record(record, number, ("instruction",))
     asked = [form.fill(record["instruction"], record.get("input", "")) for record in records]
     prompts = [tokenizer.encode_ordinary(text) for text in asked]
     for i in range(0, len(prompts), batch_size):
         some = prompts[i : i + batch_size]
-        steps = generate_batch(model, some, max_new_tokens, greedy, end_tokens=ends)
-        for row in zip(*steps, strict=True):  # one question's tokens; None when it had ended
-            text = tokenizer.decode([t for t in row if t is not None and t not in ends])
-            answers.append(text.strip())
+        rows: list[list[int]] = [[] for _ in some]
+        for written in generate_batch(model, some, max_new_tokens, greedy, end_tokens=ends):
+            for row, token in zip(rows, written, strict=True):
+                if token is not None and token not in ends:  # None: the row had ended before
+                    row.append(token)
+        answers += [tokenizer.decode(row).strip() for row in rows]
     return answers
 
 
@@ -364,7 +371,8 @@ def exact_match(answers: Sequence[str], records: Sequence[Record]) -> dict[str, 
         task = record.get("task", "free")
         if task != "free":
             right, asked = counts.get(task, (0, 0))
-            counts[task] = right + (text.split() == record["output"].split()), asked + 1
+            is_right = text.split() == record["output"].split()
+            counts[task] = (right + is_right, asked + 1)
     return dict(sorted(counts.items()))
 
 
@@ -433,14 +441,15 @@ def tune(
     Raises:
         ValueError: If there is no example, one is too long, nothing is left to train, or the
             plan asks for accumulation.
-        FloatingPointError: While running, at the first loss or gradient that is no number.
+        FloatingPointError: While running, at the first loss or gradient that is nan or infinite.
     """
     length, device = model.config.context_length, model.ln_f.weight.device
     for part in (examples, validation):
         if part is not None:  # pack the longest alone: an error should come now, not in mid-run
+            # [-1:] leaves an empty list empty, which `pack` refuses, too.
             pack(sorted(part, key=lambda example: example.size)[-1:], length)
-    fewer = "1, because batches of answers differ in size; raise batch_size instead"
-    check_fields(config, {"accumulation_steps": (fewer, config.accumulation_steps == 1)})
+    rule = "1, because batches of answers differ in size; raise batch_size instead"
+    check_fields(config, {"accumulation_steps": (rule, config.accumulation_steps == 1)})
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("all parameters are frozen; call add_lora, or unfreeze what should learn")
     state = TrainingState.start(model, config)
@@ -449,8 +458,8 @@ def tune(
             raise ValueError("resume is True without a checkpoint; pass checkpoint=PATH as well")
         restore(state, load_checkpoint(checkpoint))
     # A round's order is drawn at its beginning, so what was learnt is drawn again and left out.
-    order, width = state.generator.manual_seed(config.seed), length if packed else None
-    rows = islice(draw_rows(examples, config.batch_size, width, order), state.step, None)
+    generator, width = state.generator.manual_seed(config.seed), length if packed else None
+    rows = islice(draw_rows(examples, config.batch_size, width, generator), state.step, None)
 
     def draw(state: TrainingState) -> list[Batch]:
         batch = make_batch(next(rows), learn_prompt)
@@ -531,7 +540,7 @@ class LoRALinear(nn.Module):
         check_fields(config, {"rank": (rule, config.rank <= side)})
         self.linear, self.config = linear.requires_grad_(False), config
         down = torch.empty(config.rank, n_in)  # drawn on the CPU: the same on every device
-        # nn.Linear's own range: what comes out is about as large as what goes in.
+        # nn.Linear's own range: what comes out is 1 / √3 as large as what goes in.
         nn.init.uniform_(down, -(n_in**-0.5), n_in**-0.5, generator=generator)
         self.down = nn.Parameter(down.to(linear.weight))
         # One of the two starts at zero, and only one: with both, neither would get a gradient.

@@ -97,14 +97,13 @@ def activation_bytes(model: nn.Module, compute: Callable[[], Tensor]) -> int:
     known = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
+        # Held, so that no address is used again for other memory.
         kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = compute()  # held until the sum is done, and with it all that was kept
-    total = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in known)
-    del result
-    return total
+        compute()
+    return sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in known)
 
 
 class CheckpointedBlock(Block):
@@ -157,7 +156,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         loss = (sums.log() + highest - right).sum()
         p.div_(sums)
         # The gradient of a logit is its probability, less 1 for the right token.
-        if torch.compiler.is_compiling():  # compared in the same pass; alone it would be one more
+        if torch.compiler.is_compiling():  # compiled, the comparison joins the same kernel
             p = p - (torch.arange(p.size(1), device=p.device) == answers).float()
         else:
             p.scatter_add_(1, answers, torch.full_like(right, -1.0))
@@ -170,31 +169,32 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         at_once = 256 if kind == "cpu" else 8192  # larger products are faster, and take more room
         is_inside = torch.compiler.is_compiling()  # what is inside compiled code is compiled too
         measure = ChunkedCrossEntropy.part if is_inside else fastest_part(kind)
-        low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         # Matrix units are fast where sizes are multiples of 64, and GPT-2's 50,257 is odd; a CPU
         # gains nothing by it in float32, and needs no copy of the table.
-        extra = 0 if kind == "cpu" and low == torch.float32 else -n_tokens % 64
-        padded = F.pad(table.to(low), (0, 0, 0, extra)) if extra else table.to(low)  # (P, C)
+        extra = 0 if kind == "cpu" and dtype == torch.float32 else -n_tokens % 64
+        padded = F.pad(table.to(dtype), (0, 0, 0, extra)) if extra else table.to(dtype)  # (P, C)
         x_grad, total = torch.empty_like(x), torch.zeros((), device=x.device)
         learns = ctx.needs_input_grad[1]  # a frozen table needs no gradient
+        # float32: in bfloat16 a sum of many parts would lose the small ones.
         table_grad = torch.zeros_like(padded, dtype=torch.float32) if learns else None
         # Splits are views: what is written to rows_grad is in x_grad.
-        parts = (part.split(at_once) for part in (x.to(low), targets[:, None], x_grad))
+        parts = (part.split(at_once) for part in (x.to(dtype), targets[:, None], x_grad))
         for rows, answers, rows_grad in zip(*parts, strict=True):
             loss, grad = measure(rows @ padded.T, answers, n_tokens)  # (n, P)
             total += loss
             rows_grad.copy_(grad @ padded)
             if table_grad is None:
                 continue
-            if low == torch.float32:
+            if dtype == torch.float32:
                 table_grad.addmm_(grad.T, rows)  # in place: a second table is never made
-            else:
+            else:  # addmm_ can't add products of bfloat16 to float32
                 table_grad += grad.T @ rows
         ctx.save_for_backward(x_grad, table_grad if table_grad is None else table_grad[:n_tokens])
         return total / len(x)
 
     @staticmethod
-    @once_differentiable
+    @once_differentiable  # what was kept is no graph, so there is no second derivative
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Scale the gradients that the forward pass computed, from a sum to a mean."""
         x_grad, table_grad = ctx.saved_tensors
@@ -311,7 +311,8 @@ def distribute(model: GPT, strategy: Literal["ddp", "fsdp"]) -> nn.Module:
     if strategy not in ("ddp", "fsdp"):
         raise ValueError(f"strategy is {strategy!r}; choose 'ddp' or 'fsdp'")
     if strategy == "ddp":
-        return DistributedDataParallel(ForwardPass(model))  # it sends rank 0's weights itself
+        return DistributedDataParallel(ForwardPass(model))
+    # FSDP, unlike DDP, doesn't send rank 0's weights.
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, src=0)
     for block in model.blocks:
@@ -347,6 +348,7 @@ def take_step_together(
             wrapped.set_requires_gradient_sync(is_last)
         else:
             wrapped.require_backward_grad_sync = is_last  # type: ignore[assignment]
+        # `wrapped`, not the model that comes in: the hooks are there.
         return cast(Tensor, wrapped(loss, inputs, targets))
 
     mean_loss, norm = take_step(state, draw_share, compute)
@@ -374,6 +376,7 @@ def evaluate_together(state: TrainingState, wrapped: nn.Module, tokens: Tensor) 
     """
     model, n, rank = cast(GPT, state.model), dist.get_world_size(), dist.get_rank()
     length, device, total = model.config.context_length, model.ln_f.weight.device, 0.0
+    # Equal shares, as FSDP's passes must match; one window stays for the rest: `evaluate` needs it.
     share = ((len(tokens) - 1) // length - 1) // n * length  # targets for each process
     if share:
         mine = wrapped(evaluate, tokens[rank * share : (rank + 1) * share + 1])
@@ -404,11 +407,12 @@ def load_together(state: TrainingState, checkpoint: dict[str, Any]) -> None:
 
     def cut(whole: Tensor, mine: Tensor) -> Tensor:
         if not isinstance(mine, DTensor) or not whole.dim():
-            return whole
+            return whole  # AdamW's counts of steps, for example, are scalars
         return distribute_tensor(whole, mine.device_mesh, mine.placements)
 
     own, averages = state.model.state_dict(), checkpoint["optimizer"]
     weights = {name: cut(whole, own[name]) for name, whole in checkpoint["model"].items()}
+    # The numbers in the optimizer's state count its parameters in this order.
     learned = [p for group in state.optimizer.param_groups for p in group["params"]]
     cut_averages = {
         number: {name: cut(whole, learned[number]) for name, whole in values.items()}
@@ -524,7 +528,7 @@ def split_block(block: Block, mesh: DeviceMesh) -> None:
         "mlp.proj": RowwiseParallel(),
     }
     parallelize_module(block, mesh, plan)
-    attn.n_head //= n
+    attn.n_head //= n  # `qkv` now puts out this process's heads only
 
 
 @dataclass(frozen=True)
@@ -563,7 +567,7 @@ class StepCost:
 
 
 state_bytes = cache(memory_bytes)
-"""`memory_bytes`, which builds a model's shapes to count them, once for each model."""
+"""`memory_bytes`, remembered for each model, because it builds the model's shapes to count."""
 
 
 def parallel_step(
@@ -581,7 +585,8 @@ def parallel_step(
     pass is bfloat16. With several passes FSDP holds its gradient whole until the last one, as
     `take_step_together` does. All devices form one ring, whose slowest link counts. FSDP sends
     while it computes, DDP in the backward pass of its last pass alone, and tensor parallel has to
-    wait. Latency, padding and uneven speed are left out, so a real step takes longer.
+    wait. Latency, padding, uneven speed and the all-reduces that tensor parallel repeats
+    in blocks that are computed twice are left out, so a real step takes longer.
 
     Args:
         config: The model.
@@ -603,21 +608,26 @@ def parallel_step(
         >>> round(parallel_step(GPT2_SMALL, machine, 8, 2**19, "ddp").seconds, 2)
         0.14
     """
-    per_device = batch_tokens if strategy == "tensor" else batch_tokens / max(1, n_devices)
-    if min(n_devices, windows_at_once) < 1 or per_device < config.context_length:
+    if n_devices < 1 or windows_at_once < 1:
+        raise ValueError(f"{n_devices=}, {windows_at_once=}: choose at least 1 of each")
+    per_device = batch_tokens if strategy == "tensor" else batch_tokens / n_devices
+    if per_device < config.context_length:
         few = f"{batch_tokens} tokens are no window of {config.context_length} for each"
         raise ValueError(f"{few} of {n_devices} devices; raise batch_tokens")
     at_once = min(windows_at_once * config.context_length, per_device)
-    passes, stream = math.ceil(per_device / at_once), config.n_layer * config.n_embd
+    passes, inputs = math.ceil(per_device / at_once), config.n_layer * config.n_embd  # of blocks
     state, shards = state_bytes(config), 1 if strategy == "ddp" else n_devices
     weights = state["weights"] / 2  # as bfloat16, the way they travel
-    values = {
+    volumes = {
         "ddp": 2 * weights,  # an all-reduce: reduce-scatter, then all-gather
         "fsdp": (2 * passes + 1) * weights,  # gathered twice per pass, gradients scattered once
-        "tensor": 4 * 2 * (2 * stream * batch_tokens),  # 4 all-reduces of the stream per block
+        # 4 all-reduces a block, 2 forward and 2 backward, each sent twice, of 2 bytes a value
+        "tensor": 4 * 2 * (2 * inputs * batch_tokens),
     }
-    sent = (n_devices - 1) / n_devices * values[strategy]
+    # A device need not send its own share to itself.
+    sent = (n_devices - 1) / n_devices * volumes[strategy]
     bandwidth = machine.inside if n_devices <= machine.devices else machine.between
+    # Computing again adds a second forward pass: 4 parts in the place of 3.
     work = flops_per_token(config)["training"] * batch_tokens * (4 / 3 if checkpointed else 1)
     compute, communication = work / n_devices / machine.flops, sent / bandwidth
     backward = compute * (3 / 4 if checkpointed else 2 / 3)  # computing again included
@@ -626,10 +636,12 @@ def parallel_step(
     if strategy == "fsdp" and passes > 1:  # the gradient stays whole until the last pass
         held += (1 - 1 / n_devices) * state["gradients"]
     split = 1 / n_devices if strategy == "tensor" else 1
-    alone = 4 * config.n_embd  # values of a block that tensor parallel keeps on every device
-    shared = 4 * config.n_embd + 2 * config.hidden_size
-    kept = stream + alone + shared if checkpointed else config.n_layer * (alone + shared * split)
-    kept += 2 * config.n_embd + config.vocab_size
+    # Whole on every device: 2 streams and 2 norms' results.
+    # Cut by tensor parallel: q, k, v, the heads' results; the MLP's before and after GELU.
+    whole, cut = 4 * config.n_embd, 4 * config.n_embd + 2 * config.hidden_size
+    block = whole + cut * split
+    kept = inputs + block if checkpointed else config.n_layer * block
+    kept += 2 * config.n_embd + config.vocab_size * split
     return StepCost(
         compute,
         communication,

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from heapq import heapify, heappop, heappush
-from itertools import chain, pairwise
+from itertools import pairwise
 from math import inf
 from operator import add
 from pathlib import Path
@@ -32,7 +32,7 @@ class WordTokenizer:
     """Number the words of a text, or its characters; what it has never seen becomes `<unk>`.
 
     Args:
-        tokens: The vocabulary; ids 0 and 1 are padding and the unknown, so it begins with 2.
+        tokens: The vocabulary; its first token gets id 2, after padding and the unknown.
         characters: Cut a text into characters instead of words and punctuation marks.
 
     Attributes:
@@ -128,6 +128,7 @@ def byte_characters() -> Mapping[int, str]:
     return characters | {byte: chr(256 + index) for index, byte in enumerate(hidden)}
 
 
+# `\s+(?!\S)` leaves the last space of a run to the word behind it; `\s+` takes what is left.
 SPLIT_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 """GPT-2's rule for cutting a text into words, which no token may cross."""
 
@@ -215,6 +216,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 def can_be_special(name: str) -> bool:
     """Whether a name, such as <|pad|>, is no word: `split_words` cuts it, so no merge makes it.
+
+    The characters allowed stand for themselves in vocab.json, so a name is found there as it is.
 
     Example:
         >>> can_be_special("<|pad|>"), can_be_special("pad")
@@ -330,7 +333,8 @@ class BPETokenizer:
         for name in allowed_special:
             if name not in self.special_tokens:
                 raise ValueError(f"{name!r} is not one of {set(self.special_tokens)}; pass a set")
-        pattern = "|".join(map(regex.escape, allowed_special))
+        # The longest first: one name may begin another.
+        pattern = "|".join(map(regex.escape, sorted(allowed_special, key=len, reverse=True)))
         tokens: list[int] = []
         # The parentheses make split return the special tokens, too, not only what is between.
         for part in regex.split(f"({pattern})", text) if pattern else [text]:
@@ -343,10 +347,9 @@ class BPETokenizer:
         words = split_words(text)
         if len(self._cache) > 500_000:  # keep the memory bounded on endless text
             self._cache.clear()
-        for word in set(words):
-            if word not in self._cache:
-                self._cache[word] = [self.ids[t] for t in merge_word(word.encode(), self.ranks)]
-        return list(chain.from_iterable(map(self._cache.__getitem__, words)))
+        for word in set(words).difference(self._cache):
+            self._cache[word] = [self.ids[t] for t in merge_word(word.encode(), self.ranks)]
+        return [token for word in words for token in self._cache[word]]
 
     def token_bytes(self, token: int) -> bytes:
         """Look up the bytes of one token; they need not be whole characters."""
@@ -392,6 +395,7 @@ class BPETokenizer:
             vocabulary = dict(sorted(json.loads(content).items(), key=lambda item: item[1]))
         except (AttributeError, TypeError, ValueError):
             vocabulary = {}  # equals no table, so the error below is raised
+        # An odd name is left out here, so that the tables differ and the error below is raised.
         tokenizer = cls(merges, filter(can_be_special, [*vocabulary][256 + len(merges) :]))
         if vocabulary != {spell(token): i for i, token in enumerate(tokenizer.tokens)}:
             what = f"{len(content)} bytes, doesn't number the {256 + len(merges)} tokens"
@@ -523,8 +527,7 @@ class PairCounts:
         self.counts: defaultdict[str, int] = defaultdict(int)
         self.places: defaultdict[str, set[int]] = defaultdict(set)
         for index, (word, count) in enumerate(zip(self.words, self.word_counts, strict=True)):
-            # Overlaps count, too, as in the source: "aaa" holds "aa" twice.
-            for pair in map(add, word, word[1:]):
+            for pair in map(add, word, word[1:]):  # overlaps, too: "aaa" holds "aa" twice
                 self.counts[pair] += count
                 self.places[pair].add(index)
         self.heap = [(-count, pair) for pair, count in self.counts.items()]
@@ -552,7 +555,7 @@ class PairCounts:
                 self.counts[lost] -= count
             for found in map(add, new, new[1:]):
                 self.counts[found] += count
-                if token in found:
+                if token in found:  # others only got rarer: corrected when they come out
                     self.places[found].add(index)
                     new_pairs.add(found)
         for found in new_pairs:

@@ -38,6 +38,7 @@ def next_token_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     gradient.
     """
     logits = model(inputs)  # (B, T, V)
+    # float: a loss needs more digits than bfloat16 has.
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
@@ -82,7 +83,7 @@ def evaluate(model: GPT, tokens: Tensor, batch_size: int = 8) -> float:
     model.eval()
     try:
         for batch in (*windows.split(batch_size), rest):
-            n_targets = batch[:, 1:].numel()  # a mean counts as often as it has targets
+            n_targets = batch[:, 1:].numel()  # the weight of a mean: the rest is shorter
             if n_targets:  # a rest of one token has none
                 batch = batch.to(device, torch.int64)
                 total += n_targets * next_token_loss(model, batch[:, :-1], batch[:, 1:]).item()
@@ -109,6 +110,7 @@ class TrainingConfig:
     """Optimizer steps in which the learning rate rises in a straight line."""
     weight_decay: float = 0.1
     """How strongly matrices are pulled towards zero: this times the learning rate, per step."""
+    # 0.99, not PyTorch's 0.999: in a short run an average over 1,000 steps lags behind.
     betas: tuple[float, float] = (0.9, 0.99)
     """How much AdamW's averages keep per step, of the gradient and of its square."""
     max_gradient_norm: float = 1.0
@@ -179,6 +181,7 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Adam
         [(2, 0.1), (3, 0.0)]
     """
     learned = [p for p in model.parameters() if p.requires_grad]
+    # Gains belong near 1, not 0, and biases are few: only matrices and tables need decay.
     groups: list[dict[str, Any]] = [
         {"params": [p for p in learned if p.dim() >= 2]},
         {"params": [p for p in learned if p.dim() < 2], "weight_decay": 0.0},
@@ -273,9 +276,10 @@ def draw_windows(tokens: Tensor, state: TrainingState) -> list[tuple[Tensor, Ten
         For each pass of the step, inputs and targets of shape (B, T) on the model's device.
     """
     model, config = unwrap(state.model), state.config
-    sizes, n_draws = (config.batch_size, model.config.context_length), config.accumulation_steps
-    state.n_tokens += n_draws * math.prod(sizes)
-    batches = [random_batch(tokens, *sizes, state.generator) for _ in range(n_draws)]
+    size, length = config.batch_size, model.config.context_length
+    n_draws = config.accumulation_steps
+    state.n_tokens += n_draws * size * length
+    batches = [random_batch(tokens, size, length, state.generator) for _ in range(n_draws)]
     device = model.ln_f.weight.device
     on_card = device.type == "cuda"
     if on_card and tokens.device.type == "cpu":
@@ -379,7 +383,7 @@ def restore(
     theirs = checkpoint["model_config"] | checkpoint["training_config"]
     ours["optimizer"] = type(state.optimizer).__name__
     theirs["optimizer"] = checkpoint.get("optimizer_kind", "AdamW")  # as older files don't say
-    # What the optimizer and the order of batches hold stays; the rest of a plan may change.
+    # Weights must fit the model; an optimizer's and a seed's old values would silently come back.
     for name in (*checkpoint["model_config"], "weight_decay", "betas", "seed", "optimizer"):
         if theirs.get(name) != ours.get(name):
             other = f"{theirs.get(name)!r} in the checkpoint and {ours.get(name)!r} in this run"
@@ -440,23 +444,25 @@ def run_steps(
         model in evaluation mode.
 
     Raises:
-        FloatingPointError: At the first loss or gradient that is no number.
+        FloatingPointError: At the first loss or gradient that is nan or infinite.
     """
 
     def check(values: Sequence[float], name: str) -> None:
-        # A number that is none stops the run before it is saved: the last checkpoint stays good.
+        # nan and infinity stop the run before it is saved: the last checkpoint stays good.
         for at, value in enumerate(values, start=state.step + 1 - len(values)):
             if not math.isfinite(value):
                 kept = f"{path} keeps the last good" if path and path.exists() else "there is no"
                 ways = "lower the learning rate, warm up for longer, or use float32"
                 raise FloatingPointError(f"{name} {value} at step {at}; {kept} checkpoint; {ways}")
 
-    config, seconds, clock = state.config, 0.0, time.perf_counter
+    config, clock = state.config, time.perf_counter
+    seconds = 0.0
     intervals = (config.report_every, config.evaluate_every, config.save_every)
     while state.step < config.n_steps:
-        first, begin, drawn, validation_loss = state.step, clock(), state.n_tokens, None
+        begin, first, drawn = clock(), state.step, state.n_tokens
+        validation_loss = None
         # A group of steps ends where the first of report, evaluation and checkpoint is due.
-        stop = min(config.n_steps, *(first + every - first % every for every in intervals))
+        stop = min(config.n_steps, *((first // every + 1) * every for every in intervals))
         state.model.train()  # the caller may have looked at the model meanwhile
         steps = [torch.stack(step(state)) for _ in range(first, stop)]
         losses, norms = gather(torch.stack(steps, dim=1)).tolist()  # only here a GPU is waited for
@@ -535,8 +541,8 @@ def train(
 
     Raises:
         ValueError: If a split is shorter than a window, or the checkpoint damaged or another's.
-        FloatingPointError: While running, at the first loss or gradient that is no number; the
-            checkpoint stays as it was.
+        FloatingPointError: While running, at the first loss or gradient that is nan or infinite;
+            the checkpoint stays as it was.
     """
     # All is checked here at the call: a generator's body would wait for the first report.
     inside = unwrap(model)
@@ -545,5 +551,6 @@ def train(
     if resume and path is not None:
         restore(state, load_checkpoint(path))
     step = partial(take_step, draw=partial(draw_windows, train_tokens), loss=loss)
+    # `inside`: compiled, the model would be compiled again for evaluation and its shorter rest.
     score = None if validation_tokens is None else partial(evaluate, inside, validation_tokens)
     return run_steps(state, step, score, path)

@@ -29,7 +29,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tiktoken
 import torch
 from safetensors import SafetensorError, safe_open
@@ -82,6 +81,7 @@ def gpt2_view(model: GPT) -> dict[str, Tensor]:
     """
     views = {}
     for name, parameter in model.named_parameters():
+        # Not in NAMES: those are replaced anywhere, and would make "lm_head" "lm_lm_head".
         if name == "head.weight":
             name = "lm_head.weight"
         for ours, theirs in NAMES.items():
@@ -98,6 +98,7 @@ def layout(config: GPTConfig) -> Shapes:
         >>> layout(GPTConfig())["h.11.attn.c_attn.weight"]
         (768, 2304)
     """
+    # GPT-2's file always has a table of positions, and all biases.
     with torch.device("meta"):  # shapes without values
         model = GPT(replace(config, positions="learned", bias=True, qkv_bias=None))
     return {name: tuple(view.shape) for name, view in gpt2_view(model).items()}
@@ -135,13 +136,13 @@ def read_tensor(path: Path, name: str) -> Tensor:
 
 
 def compare_shapes(found: Shapes, wanted: Shapes) -> str:
-    """Say which tensors are missing, too many or of another shape; at most five by name."""
+    """Name up to five tensors that are missing, too many or of another shape; "" if all fit."""
     odd = [
         f"{name} {found.get(name, 'missing')} instead of {wanted.get(name, 'nothing')}"
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name) != wanted.get(name)
     ]
-    return ", ".join(odd[:5]) + f" and {len(odd) - 5} more" * (len(odd) > 5)
+    return ", ".join(odd[:5]) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
 
 
 def build_model(
@@ -171,7 +172,8 @@ def build_model(
     # Each layer has several tensors, so this bounds the model that `layout` makes.
     if not odd and config.n_layer > len(shapes):
         odd = f"{len(shapes)} tensors can't be {config.n_layer} layers"
-    if odd := odd or compare_shapes(shapes, layout(config)):
+    odd = odd or compare_shapes(shapes, layout(config))
+    if odd:
         raise ValueError(f"the weights don't fit config.json: {odd}; copy all files again")
     with torch.device("meta"):
         model = GPT(config).to(dtype)
@@ -228,6 +230,7 @@ def read_config(path: Path) -> GPTConfig:
         sizes = {name: values[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
         dropout = values.get("resid_pdrop", 0.1)
         hidden = values.get("n_inner")
+        # One form for one size, so that equal models have equal configurations.
         return GPTConfig(
             context_length=values["n_positions"],
             dropout=dropout,
@@ -310,7 +313,7 @@ def write_tokenizer(folder: Path, tokenizer: BPETokenizer) -> None:
     values = {"tokenizer_class": "GPT2Tokenizer", "added_tokens_decoder": special, **roles}
     text = json.dumps(values | {"add_prefix_space": False}, indent=2)
     (folder / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-    tokenizer.save(folder)  # the last, since another library's brings a configuration of its own
+    tokenizer.save(folder)  # last: another library's tokenizer has a configuration of its own
 
 
 def describe_model(config: GPTConfig, dtype: torch.dtype, end: int | None) -> dict[str, Any]:
@@ -325,14 +328,16 @@ def describe_model(config: GPTConfig, dtype: torch.dtype, end: int | None) -> di
         "architectures": ["GPT2LMHeadModel"],
         **ARCHITECTURE,
         "vocab_size": config.vocab_size,
-        **dict.fromkeys(("n_positions", "n_ctx"), config.context_length),
+        "n_positions": config.context_length,
+        "n_ctx": config.context_length,
         "n_layer": config.n_layer,
         "n_head": config.n_head,
         "n_embd": config.n_embd,
         "n_inner": config.d_ff,
         "tie_word_embeddings": config.tie_weights,
         **dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), config.dropout),
-        **dict.fromkeys(("bos_token_id", "eos_token_id"), end),
+        "bos_token_id": end,
+        "eos_token_id": end,
         "dtype": str(dtype).removeprefix("torch."),
     }
 
@@ -386,9 +391,10 @@ def save_gpt2(
         if not tensor.isfinite().all():
             raise ValueError(f"{name} holds a value too large for {dtype}; save with torch.float32")
     folder = Path(folder).expanduser()
+    written = getattr(tokenizer, "files", ())  # what another library's tokenizer writes itself
     # Programs that look for these first would open the old model.
     for name in ("encoder.json", "tokenizer.json", "added_tokens.json", "model.ckpt.index"):
-        if (folder / name).exists() and name not in getattr(tokenizer, "files", ()):
+        if (folder / name).exists() and name not in written:
             raise ValueError(f"{folder} holds another model's {name}; choose an empty folder")
     end = tokenizer.special_tokens.get(END_OF_TEXT)
     description = describe_model(config, dtype, end) | {"beside": list(beside)}
@@ -403,6 +409,7 @@ def save_gpt2(
         ):
             described.write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             save_file(tensors, stored, {"format": "pt"})
+            # config.json first: without it a half-emptied folder is no model.
             for path in sorted(folder.iterdir(), key=lambda p: (p.name != "config.json", p.name)):
                 if path.name in ("config.json", "model.safetensors", *listed):
                     path.unlink()  # from here to the end there is no model
@@ -427,6 +434,7 @@ def activations(model: GPT, tokens: Tensor) -> dict[str, Tensor]:
     record: dict[str, Tensor] = {}
 
     def keep_as(stage: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        # A copy: code under test may change it in place. None is returned, so the output stays.
         return lambda _module, _inputs, output: record.update({stage: output.clone()})
 
     is_stage = re.compile(r"embed|blocks\.\d+(\.(ln_1|attn|ln_2|mlp))?|ln_f").fullmatch
@@ -447,7 +455,7 @@ class Difference:
     stage: str
     """The stage, a key of `activations`."""
     error: float
-    """The length of the difference, as a share of the reference's length; not a number counts."""
+    """Length of the difference, as a share of the reference's length; nan counts as different."""
     largest: float
     """The largest difference of two values."""
     position: tuple[int, ...]
@@ -483,7 +491,7 @@ def compare_stages(
         theirs = right[stage].cpu().double()
         gap = (mine.cpu().double() - theirs).abs()
         error = float(gap.norm() / theirs.norm().clamp(min=1e-30))
-        place = np.unravel_index(int(gap.argmax()), gap.shape)
+        place = torch.unravel_index(gap.argmax(), gap.shape)
         differences.append(Difference(stage, error, float(gap.max()), tuple(map(int, place))))
     if not differences:
         raise ValueError(f"the reference has no stage of this model, only {list(right)[:5]}")
@@ -508,7 +516,7 @@ def first_divergence(
         The first difference above the tolerance, None if there is none.
     """
     differences = compare_stages(model, reference, tokens)
-    return next((d for d in differences if not d.error <= tolerance), None)  # catches nan, too
+    return next((d for d in differences if not d.error <= tolerance), None)  # finds nan, too
 
 
 @torch.no_grad()
@@ -530,10 +538,11 @@ def head_scores(maps: Tensor, period: int) -> dict[str, Tensor]:
     """
     if not 2 <= period < maps.size(-1):
         raise ValueError(f"period is {period}; choose 2 to {maps.size(-1) - 1}, below the length")
-    induction = maps.diagonal(1 - period, dim1=-2, dim2=-1)[..., 1:]  # query t, key t - period + 1
+    # Query t, key t - period + 1; not the first, whose query, period - 1, is in the first copy.
+    induction = maps.diagonal(1 - period, dim1=-2, dim2=-1)[..., 1:]
     habits = {
         "previous token": maps.diagonal(-1, dim1=-2, dim2=-1),
-        "first token": maps[..., 1:, 0],
+        "first token": maps[..., 1:, 0],  # query 0 has no other choice
         "induction": induction,
     }
     return {habit: weights.mean(dim=(1, -1)) for habit, weights in habits.items()}  # (L, H)

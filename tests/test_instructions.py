@@ -565,6 +565,11 @@ def test_adapters_on_adapters_and_merging_nothing_are_refused() -> None:
 # Answers and scores
 
 
+def test_without_new_tokens_every_question_has_an_empty_answer() -> None:
+    answers = respond(small().eval(), BYTES, RECORDS, CHAT, max_new_tokens=0, batch_size=2)
+    assert answers == [""] * len(RECORDS)
+
+
 def test_answering_needs_a_model_that_is_not_in_training() -> None:
     with pytest.raises(ValueError, match=r"in training mode.*call model.eval\(\) first"):
         respond(small().train(), BYTES, RECORDS, CHAT)

@@ -497,7 +497,26 @@ def test_what_is_kept_for_the_backward_pass_is_what_the_estimate_says() -> None:
         )
 
 
-@pytest.mark.parametrize(("n", "tokens", "at_once"), [(0, 2048, 1), (4, 2048, 1), (1, 2048, 0)])
-def test_a_step_that_cannot_be_is_refused(n: int, tokens: int, at_once: int) -> None:
-    with pytest.raises(ValueError, match="are no window of 1024 for each"):
-        parallel_step(GPT2_SMALL, MACHINE, n, tokens, "ddp", at_once)
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_tensor_parallel_cuts_the_logits_and_what_a_block_keeps(checkpointed: bool) -> None:
+    one, four = (
+        parallel_step(GPT2_SMALL, MACHINE, n, 2**15, "tensor", 1, checkpointed) for n in (1, 4)
+    )
+    held = memory_bytes(GPT2_SMALL)
+    state = held["weights"] + held["gradients"] + held["optimizer"]
+    # Queries, keys, values and the heads' results; the MLP's before and after GELU.
+    cut = (1 if checkpointed else 12) * (4 * 768 + 2 * 3072) + 50_257
+    assert one.memory - four.memory == pytest.approx(3 / 4 * (state + 2 * 1024 * cut))
+
+
+@pytest.mark.parametrize(
+    ("n", "at_once", "rule"),
+    [
+        (0, 1, "n_devices=0, windows_at_once=1: choose at least 1 of each"),
+        (1, 0, "n_devices=1, windows_at_once=0: choose at least 1 of each"),
+        (4, 1, "2048 tokens are no window of 1024 for each of 4 devices; raise batch_tokens"),
+    ],
+)
+def test_a_step_that_cannot_be_is_refused(n: int, at_once: int, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        parallel_step(GPT2_SMALL, MACHINE, n, 2048, "ddp", at_once)

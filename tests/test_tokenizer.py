@@ -285,6 +285,13 @@ def test_with_special_tokens_allowed_such_text_is_cut_as_tiktoken_cuts_it(text: 
     assert gpt2().decode(tokens) == text
 
 
+def test_of_two_special_names_the_longer_one_is_found_in_whatever_order_they_come() -> None:
+    short, long = "<|a|>", "<|a|>|>"
+    tokenizer = BPETokenizer([], special=[short, long])
+    for allowed in ([short, long], [long, short]):
+        assert tokenizer.encode(long + short, allowed) == [257, 256]
+
+
 @settings(deadline=None)
 @given(ANY_TEXT)
 def test_decoding_gives_back_any_text(text: str) -> None:
