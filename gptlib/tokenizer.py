@@ -248,12 +248,12 @@ def read_merges(path: Path) -> list[Merge]:
     """
     byte_of = {character: byte for byte, character in byte_characters().items()}
     merges: list[Merge] = []
-    # A broken byte becomes a character that is no byte's, so the error below names its line.
+    # A broken byte becomes a character that is no byte's, as a space is: an error names its line.
     lines = path.read_bytes().decode("utf-8", "replace").splitlines()
     for number, line in enumerate(lines, start=1):
         if line and not line.startswith("#version"):
             try:
-                left, right = (bytes(byte_of[letter] for letter in s) for s in line.split(" "))
+                left, right = (bytes(byte_of[x] for x in s or " ") for s in line.split(" "))
             except (KeyError, ValueError):
                 line = f"line {number} of {path.name}, {line!r},"
                 raise ValueError(f"{line} is not two tokens; copy or save it again") from None

@@ -594,7 +594,7 @@ def test_merges_cut_off_at_any_byte_are_refused(tmp_path: Path) -> None:
     content = (tmp_path / "merges.txt").read_bytes()
     for length in range(len(content) - 1):  # without its last line end alone, it is still whole
         (tmp_path / "merges.txt").write_bytes(content[:length])
-        with pytest.raises(ValueError, match=r"(vocab.json|merges.txt)|is out of order"):
+        with pytest.raises(ValueError, match=r"vocab.json|merges.txt"):
             BPETokenizer.load(tmp_path)
 
 
