@@ -523,7 +523,10 @@ def write_batch(
         active, new = [texts[row] for row in rows], [new_texts[row] for row in rows]
         sources = [generators[row] for row in rows]
         with torch.inference_mode():  # left again before the caller gets its tokens
-            logits = read_on(model, active, cache, step)  # (B, V)
+            if length == 0:
+                logits = prefill(model, active, cache)  # (B, V)
+            else:
+                logits = read_on(model, active, cache, step)
             if length < min_new_tokens:
                 logits[:, end_tokens] = -math.inf
             tokens = next_tokens(logits, active, new, sampling, sources)
