@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +34,18 @@ raise SystemExit(main())
 
 def pipe_in(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def call(*words: object) -> int:
+    """Run a command in this process; return its status."""
+    return main([str(word) for word in words])
+
+
+def short_text(folder: Path) -> Path:
+    """Write a text that is long enough to train on for a few steps."""
+    place = folder / "book.txt"
+    place.write_text("It was a dark and stormy night. " * 60, encoding="utf-8")
+    return place
 
 
 def written(capsys: pytest.CaptureFixture[str], *words: object) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from command_line import refusal
+from command_line import call, refusal, short_text
 from torch import Tensor, nn
 
-from gptlib.extras.cli import main
 from gptlib.extras.optimizers import OPTIMIZERS, lion, muon, plain_adamw, sgd, weight_groups
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.training import TrainingConfig, load_checkpoint, make_optimizer, train
@@ -189,15 +188,9 @@ TINY = (
 )
 
 
-def call(*words: object) -> int:
-    return main([str(word) for word in words])
-
-
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
-    place = tmp_path / "book.txt"
-    place.write_text("It was a dark and stormy night. " * 60, encoding="utf-8")
-    return place
+    return short_text(tmp_path)
 
 
 @pytest.mark.parametrize("name", [each.id for each in MAKERS[:-1] if not each.marks] + ["muon"])

@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from command_line import refusal
+from command_line import call, refusal, short_text
 from torch import Tensor, nn
 
-from gptlib.extras.cli import main
 from gptlib.extras.commands.convert import as_gpt2
 from gptlib.extras.fast import fast
 from gptlib.extras.models import load_model
@@ -278,15 +277,9 @@ TINY = (
 )
 
 
-def call(*words: object) -> int:
-    return main([str(word) for word in words])
-
-
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
-    place = tmp_path / "book.txt"
-    place.write_text("It was a dark and stormy night. " * 60, encoding="utf-8")
-    return place
+    return short_text(tmp_path)
 
 
 def test_a_run_keeps_its_variant_and_its_folder_is_the_model(

@@ -218,6 +218,8 @@ def expect(
 def _first_difference(value: Tensor, right: Tensor, atol: float) -> str:
     """Show the first row that is wrong beside the right one."""
     wrong = (value.double() - right.double()).abs() > atol + 1e-4 * right.double().abs()
+    if not wrong.any():
+        return f"They are of dtype {value.dtype}, and should be of {right.dtype}."
     if not right.dim():
         return f"It is {value:.4g}, and should be {right:.4g}."
     place = tuple(wrong.nonzero()[0, :-1].tolist())

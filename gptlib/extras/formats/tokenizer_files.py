@@ -256,9 +256,7 @@ def _read_library(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.Toke
         _add_tokens(library, folder, roles | config)
     except (ValueError, OSError, KeyboardInterrupt):
         raise
-    except (
-        BaseException
-    ) as error:  # the library has no kinds of errors; its panics are no Exception
+    except BaseException as error:  # errors of no kind, and panics, which are no Exception
         raise ValueError(
             f"{path} is not the file of a tokenizer that the tokenizers library "
             f"{tokenizers.__version__} reads ({error}); a newer one may, or it is another program's"
