@@ -8,10 +8,10 @@ Example:
     >>> from gptlib.tokenizer import BPETokenizer
     >>> records = [("spam", f"win {n} pounds now") for n in range(9)]
     >>> records += [("ham", f"see you at {n}") for n in range(9)]
-    >>> config = GPTConfig(vocab_size=257, context_length=32, n_layer=1, n_head=1, n_embd=16)
+    >>> config = GPTConfig(vocab_size=257, context_length=32, n_layer=1, n_head=1, n_embd=32)
     >>> model = GPT(config, torch.Generator().manual_seed(0))
     >>> classifier = TextClassifier(model, BPETokenizer([]), ["ham", "spam"])
-    >>> plan = FineTuning(n_epochs=9, batch_size=2, learning_rate=1e-2, frozen="nothing")
+    >>> plan = FineTuning(n_epochs=12, batch_size=2, learning_rate=3e-3, frozen="nothing")
     >>> reports = list(fit(classifier, records, records, plan))
     >>> predict(classifier, ["win 77 pounds now", "see you at 88"])
     ['spam', 'ham']
