@@ -24,6 +24,8 @@ def test_welcome_the_model_writes_and_the_bars_follow(book: Book) -> None:
     text.fill("Once upon a")
     text.press("Tab")
     expect(bars).to_contain_text("time")
+    line = book.widget(".machine-line")
+    expect(line).to_contain_text("After “·his” the model says “·cap”, 21 %")
 
 
 def test_embeddings_the_picture_follows_the_position(book: Book) -> None:
