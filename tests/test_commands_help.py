@@ -46,7 +46,8 @@ CALLS = [
     "train --config war-and-peace-cpu --print-config",
     f"train book.txt {MODEL} {PLAN} --overwrite --folder runs/one --optimizer lion",
     f"tune records.json --model tiny --form alpaca {PLAN} {RATES} --folder runs/three --json",
-    f"tune records.json --init tiny {LORA} {PLAN} --overwrite --folder runs/three --device cpu",
+    f"tune records.json --init tiny {LORA} {PLAN} --overwrite --folder runs/three --device cpu "
+    "--onednn false",
     "tune --resume --folder runs/three --training.n-steps 4 --tensorboard",
     "tune --model tiny --data.texts [records.json] --data.validation-fraction 0.2 "
     "--data.encoding utf-8 --data.fields instruction=instruction,output=output --print-config",

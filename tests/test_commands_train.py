@@ -19,7 +19,7 @@ from test_compiled import needs_compiler
 
 from gptlib import training
 from gptlib.embeddings import split_tokens
-from gptlib.extras import datasets, run_logs, texts
+from gptlib.extras import datasets, run_logs, runs, texts
 from gptlib.extras.cli import main
 from gptlib.extras.commands import train as command
 from gptlib.extras.fast import fast
@@ -416,16 +416,59 @@ def test_blocks_that_are_computed_in_another_way_learn_the_same(
         assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
 
 
+def test_what_multiplies_is_measured_once_and_kept(
+    book: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def config(folder: Path) -> dict[str, Any]:
+        kept: dict[str, Any] = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        return kept
+
+    measured = list[int]()
+
+    def pays(sizes: GPTConfig) -> bool:
+        measured.append(sizes.n_embd)
+        return True
+
+    monkeypatch.setattr(runs, "onednn_pays", pays)
+    words, folder = ("train", book, *TINY, "--folder"), tmp_path / "r"
+    assert call(*words, folder) == 0
+    said = "matrices are multiplied in oneDNN; with --onednn=false they are not"
+    assert said in capsys.readouterr().err
+    assert config(folder)["onednn"] is True
+    resumed = ("train", "--resume", "--folder", folder, "--device", "cpu", "--training.steps")
+    assert call(*resumed, N_STEPS + 1) == 0
+    assert said in capsys.readouterr().err
+    assert call(*resumed, N_STEPS + 2, "--onednn=false") == 0
+    told = capsys.readouterr().err
+    assert "onednn was True and is False from here on" in told
+    assert said not in told
+    assert config(folder)["onednn"] is False
+    assert measured == [16]
+
+    half = tmp_path / "half"  # PyTorch multiplies those in oneDNN anyway
+    assert call(*words, half, "--training.precision", "bfloat16") == 0
+    assert config(half)["onednn"] is False
+    asked = tmp_path / "asked"
+    assert call(*words, asked, "--onednn") == 0
+    assert config(asked)["onednn"] is True
+    assert measured == [16]
+
+
 @needs_compiler
 def test_a_compiled_step_learns_the_same_and_says_when_it_pays(
     book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("train", book, *TINY, "--model.dropout", 0)  # with it, other values are dropped
-    plain, compiled = tmp_path / "plain", tmp_path / "compiled"
+    plain, compiled, both = (tmp_path / name for name in ("plain", "compiled", "both"))
     assert call(*words, "--folder", plain) == 0
     assert call(*words, "--folder", compiled, "--compile") == 0
-    for ours, theirs in zip(losses(compiled), losses(plain), strict=True):
-        assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
+    assert call(*words, "--folder", both, "--compile", "--onednn") == 0
+    for folder in (compiled, both):
+        for ours, theirs in zip(losses(folder), losses(plain), strict=True):
+            assert ours[1] == pytest.approx(theirs[1], rel=1e-5)
     said = " ".join(capsys.readouterr().err.split())
     assert re.search(r"compiled in \d+ s; a step is (no shorter here|\S+ ms shorter: that)", said)
 

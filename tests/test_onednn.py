@@ -1,16 +1,21 @@
 """Products in oneDNN give what PyTorch's own give, forward and backward."""
 
 import copy
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from gptlib.extras.fast.onednn import multiply_in_onednn
+from gptlib.extras.fast import onednn
+from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss, onednn_pays
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.scaling import checkpoint_activations
-from gptlib.training import TrainingConfig, next_token_loss, train
+from gptlib.scaling import checkpoint_activations, chunked_loss
+from gptlib.training import Loss, TrainingConfig, next_token_loss, train
 
 SIZES = GPTConfig(vocab_size=50, context_length=16, n_layer=2, n_head=2, n_embd=32)
 
@@ -18,7 +23,7 @@ SIZES = GPTConfig(vocab_size=50, context_length=16, n_layer=2, n_head=2, n_embd=
 def twins() -> tuple[GPT, GPT]:
     plain = GPT(SIZES, torch.Generator().manual_seed(0))
     fast = copy.deepcopy(plain)
-    multiply_in_onednn(fast)
+    multiply_in_onednn(fast, least=0)
     return plain, fast
 
 
@@ -27,9 +32,9 @@ def batch() -> tuple[Tensor, Tensor]:
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def gradients(model: GPT) -> list[Tensor]:
+def gradients(model: GPT, loss: Loss = next_token_loss) -> list[Tensor]:
     model.zero_grad()
-    next_token_loss(model, *batch()).backward()
+    loss(model, *batch()).backward()
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
@@ -49,9 +54,42 @@ def test_it_is_oneDNN_that_multiplies() -> None:
     assert calls["mkldnn::_linear_pointwise"] == (2 * 4 + 1) * 3  # blocks, layers, products
 
 
+def test_the_loss_in_chunks_multiplies_in_it_too() -> None:
+    plain, fast = twins()
+    torch.testing.assert_close(onednn_loss(fast, *batch()), next_token_loss(plain, *batch()))
+    torch.testing.assert_close(gradients(fast, onednn_loss), gradients(plain))
+    with torch.autograd.profiler.profile() as profile:
+        gradients(fast, onednn_loss)
+    calls = {event.key: event.count for event in profile.key_averages()}
+    # The table's gradient is added up in place, which oneDNN can't do.
+    assert calls["mkldnn::_linear_pointwise"] == 2 * 4 * 3 + 2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(map(torch.equal, gradients(fast, onednn_loss), gradients(plain, chunked_loss)))
+
+
+def slowed(function: Callable[..., Any]) -> Callable[..., Any]:
+    def slow(*inputs: Any) -> Any:
+        time.sleep(0.05)
+        return function(*inputs)
+
+    return slow
+
+
+def test_a_measurement_finds_the_faster_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide, narrow = (GPTConfig(50, 16, 1, 2, n_embd) for n_embd in (256, 64))
+    with monkeypatch.context() as patch:
+        patch.setattr(onednn, "multiply", slowed(onednn.multiply))
+        assert not onednn_pays(wide)
+    monkeypatch.setattr(F, "linear", slowed(F.linear))
+    assert onednn_pays(wide)
+    assert not onednn_pays(narrow)  # it is not even tried
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not onednn_pays(wide)
+
+
 def test_a_second_call_changes_nothing_and_checkpointing_goes_with_it() -> None:
     plain, fast = twins()
-    multiply_in_onednn(fast)
+    multiply_in_onednn(fast, least=0)
     checkpoint_activations(fast)
     torch.testing.assert_close(gradients(fast), gradients(plain))
 

@@ -218,6 +218,11 @@ def number(text: str) -> float:
     return _read(text, float)
 
 
+def truth(text: str) -> bool:
+    """Read the value of an option as true or false."""
+    return bool(_read(text, bool))
+
+
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:
     """Make a reader of whole numbers within bounds, both allowed, for argparse's `type`."""
 

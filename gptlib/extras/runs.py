@@ -28,6 +28,7 @@ import torch
 import yaml
 
 from gptlib.embeddings import check_stream, split_tokens
+from gptlib.extras.fast.onednn import onednn_pays
 from gptlib.extras.formats.hub import RELEASES
 from gptlib.extras.formats.records import read_questions
 from gptlib.extras.formats.tokenizer_files import fit_tokenizer
@@ -121,6 +122,8 @@ class RunConfig:
     """The form of the prompts if the texts are records of questions and answers."""
     optimizer: str = ADAMW
     """What takes the steps, a name in `OPTIMIZERS`."""
+    onednn: bool | None = None
+    """Multiply in oneDNN, on a CPU in float32; None leaves it to a measurement when it begins."""
 
     def __post_init__(self) -> None:
         plan, is_share = self.training, 0 < self.data.validation_fraction < 1
@@ -189,7 +192,7 @@ def read_config(name: str) -> list[str]:
     for part, values in parts.items():
         for field, value in (values if isinstance(values, dict) else {"": values}).items():
             key = f"{part}.{field}".rstrip(".")
-            if key not in (*known, "start_std", "init", "form", "optimizer"):
+            if key not in (*known, "start_std", "init", "form", "optimizer", "onednn"):
                 close = suggestion(key, known)
                 raise ValueError(f"{file} has {key!r}, which is none of its fields{close}")
             text = value if isinstance(value, str) else json.dumps(value, default=str)
@@ -247,13 +250,14 @@ class Run:
 
 
 def want_run(
-    folder: Path, config: RunConfig, goes_on: bool, overwrite: bool
+    folder: Path, config: RunConfig, device: torch.device, goes_on: bool, overwrite: bool
 ) -> tuple[Run, dict[str, Any]]:
     """Begin a run, or open the one that goes on.
 
     Args:
         folder: The run's.
         config: What is wanted.
+        device: Where it will learn.
         goes_on: Whether a run that is there goes on; a part of its plan may be another from now.
         overwrite: Whether a run that is there is replaced.
 
@@ -276,7 +280,7 @@ def want_run(
     for draft in folder.glob(".*.part"):  # a kill left it behind
         draft.unlink()
     if not (goes_on and is_learnt):
-        return _begin_run(folder, config, overwrite), {}
+        return _begin_run(folder, config, device, overwrite), {}
     step, changes = checkpoint_step(folder) or 0, _changes(folder, config)
     if config.training.n_steps < step:
         raise ValueError(
@@ -318,7 +322,7 @@ def _flat(config: str) -> dict[str, Any]:
     return values
 
 
-MAY_CHANGE = {f"training.{field.name}" for field in fields(TrainingConfig)} - {
+MAY_CHANGE = {"onednn", *(f"training.{field.name}" for field in fields(TrainingConfig))} - {
     *("training.weight_decay", "training.betas", "training.seed")
 }
 """What a run may be told anew when it goes on."""
@@ -357,7 +361,7 @@ def with_start(config: RunConfig) -> RunConfig:
     return replace(config, init=init, model=sizes, data=data)
 
 
-def _begin_run(folder: Path, config: RunConfig, overwrite: bool) -> Run:
+def _begin_run(folder: Path, config: RunConfig, device: torch.device, overwrite: bool) -> Run:
     """Make the folder of a new run, with its tokenizer and tokens."""
     config, texts = find_run_texts(with_start(config) if config.init else config)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -373,6 +377,9 @@ def _begin_run(folder: Path, config: RunConfig, overwrite: bool) -> Run:
         changed = differences(folder, to_yaml(config))
         if overwrite or any(n.startswith("data") or n == "model.vocab_size" for n in changed):
             _delete(folder)  # else what was prepared is used
+    if config.onednn is None:
+        could = device.type == "cpu" and config.training.precision == "float32"
+        config = replace(config, onednn=could and onednn_pays(config.model))
     with whole_file(folder / CONFIG) as draft:
         draft.write_text(to_yaml(config), encoding="utf-8")
     try:

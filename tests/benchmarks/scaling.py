@@ -6,7 +6,7 @@
 Each peer lives in a process of its own, so that each has its own peak memory; they take turns
 round by round, and medians are compared. `chunked_loss` never holds the logits of all positions,
 which are the largest tensor of such a step; chapter 5's loss (the row "whole logits") and
-transformers' do. The row with oneDNN lets it do the layers' matrix products instead of MKL.
+transformers' do. In the row with oneDNN it does the matrix products instead of MKL.
 """
 
 import argparse
@@ -28,7 +28,7 @@ VOCAB_SIZE, CONTEXT, LAYERS, HEADS, WIDTH, BATCH_SIZE = 50_257, 256, 6, 6, 384, 
 
 def our_step(tokens: Tensor, peer: str) -> Callable[[], object]:
     """Return a function that takes one step of ours."""
-    from gptlib.extras.fast.onednn import multiply_in_onednn
+    from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss
     from gptlib.gpt2 import GPT, GPTConfig
     from gptlib.scaling import chunked_loss
     from gptlib.training import (
@@ -44,7 +44,8 @@ def our_step(tokens: Tensor, peer: str) -> Callable[[], object]:
     if peer.endswith("oneDNN"):
         multiply_in_onednn(model)
     state = TrainingState.start(model, TrainingConfig(n_steps=10**6, batch_size=BATCH_SIZE))
-    loss = next_token_loss if peer.endswith("whole logits") else chunked_loss
+    losses = {"gptlib, oneDNN": onednn_loss, "gptlib, whole logits": next_token_loss}
+    loss = losses.get(peer, chunked_loss)
     return lambda: take_step(state, partial(draw_windows, tokens), loss)
 
 

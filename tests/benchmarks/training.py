@@ -3,9 +3,9 @@
     python tests/benchmarks/training.py
 
 Both models have the shape of chapter 5's preset for a CPU, no dropout, and float32. Ours learns by
-the plain loss, which holds all logits, by the loss in chunks, and by both in bfloat16, which pays
-on CPUs that have it. All take turns round by round, so that whatever else the machine does disturbs
-them alike; medians are compared.
+the plain loss, which holds all logits, by the loss in chunks, by the same with its products in
+oneDNN, and by the first two in bfloat16, which pays on CPUs that have it. All take turns round by
+round, so that whatever else the machine does disturbs them alike; medians are compared.
 The process's CPU time stands beside the wall clock, for machines that are busy.
 """
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gptlib.embeddings import random_batch
+from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.scaling import chunked_loss
 from gptlib.training import (
@@ -41,6 +42,8 @@ def our_step(
 ) -> Callable[[], object]:
     """Return a function that takes one step of ours."""
     model = GPT(SIZES, torch.Generator().manual_seed(0)).train()
+    if loss is onednn_loss:
+        multiply_in_onednn(model)
     config = TrainingConfig(n_steps=10**6, batch_size=BATCH_SIZE, precision=precision)
     state = TrainingState.start(model, config)
     return lambda: take_step(state, partial(draw_windows, tokens), loss)
@@ -100,6 +103,7 @@ def main() -> None:
     steps = {
         "plain loss": our_step(tokens, next_token_loss),
         "loss in chunks": our_step(tokens, chunked_loss),
+        "loss in chunks, oneDNN": our_step(tokens, onednn_loss),
         "plain loss, bfloat16": our_step(tokens, next_token_loss, "bfloat16"),
         "loss in chunks, bfloat16": our_step(tokens, chunked_loss, "bfloat16"),
         "transformers": their_step(tokens),

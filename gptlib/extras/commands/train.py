@@ -25,11 +25,11 @@ from gptlib.extras.commands.convert import as_gpt2
 from gptlib.extras.commands.plot import draw_runs
 from gptlib.extras.device import best_device
 from gptlib.extras.fast.compiled import compile_loss
-from gptlib.extras.fast.onednn import multiply_in_onednn
+from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss
 from gptlib.extras.interrupt import end_at_once, ways_on
 from gptlib.extras.models import load_model
 from gptlib.extras.optimizers import OPTIMIZERS, check_muon
-from gptlib.extras.options import CommandParser, quoted
+from gptlib.extras.options import CommandParser, quoted, truth
 from gptlib.extras.run_logs import Log, TensorBoard, WeightsAndBiases, check_installed
 from gptlib.extras.runs import (
     ADAMW,
@@ -148,8 +148,9 @@ class RunParser(CommandParser):
         parts["model"] = as_config(asdict(parts["model"]))
         if known.text:
             parts["data"] = replace(parts["data"], texts=tuple(known.text))
-        more = {"init": known.init or "", "form": known.form, "optimizer": known.optimizer}
-        known.run = RunConfig(**parts, start_std=known.start_std, **more)
+        for name in ("start_std", "form", "optimizer", "onednn"):
+            parts[name] = vars(known)[name]
+        known.run = RunConfig(**parts, init=known.init or "")
         if known.folder == "":
             raise ValueError("--folder is empty; name the run's folder, or leave it out")
         if known.folder:
@@ -205,11 +206,6 @@ def parser(prog: str) -> RunParser:
         help="less memory for more time: compute blocks again instead of keeping them",
     )
     run.add_argument(
-        "--onednn",
-        action="store_true",
-        help="on a CPU in float32: multiply with oneDNN, on some CPUs in half the time",
-    )
-    run.add_argument(
         "--compile",
         action="store_true",
         help="compile a step first, for up to a minute, and say after how many steps that pays; "
@@ -250,6 +246,15 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
     run.add_argument("--resume", action="store_true", help="go on where the run stopped")
     run.add_argument("--overwrite", action="store_true", help="replace the run that is there")
     run.add_argument("--device", metavar="NAME", help=DEVICE)
+    run.add_argument(
+        "--onednn",
+        type=truth,
+        nargs="?",
+        const=True,
+        metavar="true|false",
+        help="on a CPU in float32: multiply with oneDNN, on some CPUs in half the time (default: "
+        "if it is faster in a short measurement when the run begins)",
+    )
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     run.add_argument(
         "--wandb",
@@ -258,7 +263,7 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
         help="also send curves to Weights & Biases, or keep them for wandb sync",
     )
     run.add_argument("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(strategy=None, checkpoint_activations=False, onednn=False, compile=False)
+    parser.set_defaults(strategy=None, checkpoint_activations=False, compile=False)
     return run
 
 
@@ -292,14 +297,15 @@ def run_command(arguments: argparse.Namespace) -> int:
             "configuration, such as --config war-and-peace-cpu"
         )
     ways_on.append(partial(_how_to_go_on, folder, arguments))
-    wanted = (folder, arguments.run, arguments.goes_on, arguments.overwrite)
+    wanted = (arguments.goes_on, arguments.overwrite)
     try:
         if not is_parallel:
             device = best_device(arguments.device)  # refused before a run is replaced
-            return _learn(*want_run(*wanted), device, arguments)
+            return _learn(*want_run(folder, arguments.run, device, *wanted), device, arguments)
         kind: Any = (arguments.device or "").partition(":")[0] or None
         with processes(kind) as device:
-            found = None if dist.get_rank() else want_run(*wanted)
+            is_first = dist.get_rank() == 0
+            found = want_run(folder, arguments.run, device, *wanted) if is_first else None
             dist.barrier()  # the first process prepares, the others find it done
             if found is None:
                 known = arguments.parser.read(["--config", f"{folder / CONFIG}"])
@@ -339,8 +345,10 @@ def _learn(
     model = run.start_model().to(device)
     if arguments.checkpoint_activations:
         checkpoint_activations(model)
-    if arguments.onednn:
+    loss: Loss = chunked_loss
+    if run.config.onednn:
         multiply_in_onednn(model)
+        loss = onednn_loss
     _say_beginning(run, changes, model, device)
     parts = (model, run.train_part, run.validation_part, plan)
     kept: dict[str, Any] = {"checkpoint": run.folder / CHECKPOINT, "resume": run.step > 0}
@@ -348,9 +356,10 @@ def _learn(
         reports = tune(*parts, **kept)
     elif is_parallel:
         strategy: Any = arguments.strategy or "ddp"
-        reports = train_in_parallel(*parts, loss=chunked_loss, strategy=strategy, **kept)
+        reports = train_in_parallel(*parts, loss=loss, strategy=strategy, **kept)
     else:
-        loss = _compiled_loss(model, plan) if arguments.compile else chunked_loss
+        if arguments.compile:
+            loss = _compiled_loss(model, plan, loss)
         optimizer = OPTIMIZERS[run.config.optimizer]
         reports = train(*parts, loss=loss, optimizer=optimizer, **kept)
     with ExitStack() as closing:
@@ -375,11 +384,11 @@ def _learn(
     return 0
 
 
-def _compiled_loss(model: GPT, plan: TrainingConfig) -> Loss:
+def _compiled_loss(model: GPT, plan: TrainingConfig, loss: Loss) -> Loss:
     """Compile the loss, and say what that is worth."""
     note("compiling ...")
     try:
-        loss, took, gained = compile_loss(model, plan, chunked_loss)
+        loss, took, gained = compile_loss(model, plan, loss)
     except RuntimeError as error:
         raise ValueError(f"leave out --compile: {' '.join(str(error).split())[:300]}") from error
     if gained > 0:
@@ -467,6 +476,8 @@ def _say_beginning(run: Run, changes: dict[str, Any], model: GPT, device: torch.
     )
     for name, (before, now) in changes.items():
         note(f"{name} was {before} and is {now} from here on")
+    if run.config.onednn:
+        note("matrices are multiplied in oneDNN; with --onednn=false they are not")
     if not sizes.bias or sizes.qkv_bias is False or sizes.positions != "learned":
         note("in GPT-2's layout, biases of zero or a table of positions will be added")
     if passes > 20:

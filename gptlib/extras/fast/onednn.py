@@ -1,7 +1,8 @@
 """Matrix products in oneDNN: on some CPUs at three times the speed, for writing and for training.
 
-    from gptlib.extras.fast.onednn import multiply_in_onednn
-    multiply_in_onednn(model)          # then train(model, ...) as before
+    from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss
+    multiply_in_onednn(model)
+    train(model, ..., loss=onednn_loss)
 
 On x86, PyTorch leaves float32 products to MKL. MKL doesn't use the widest registers of other
 makers' CPUs, and on some it reads a large matrix with one thread. oneDNN, which PyTorch brings as
@@ -9,17 +10,24 @@ well and uses for half precision, does both. Results agree up to rounding.
 """
 
 import copy
+import time
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gptlib.gpt2 import GPT
+from gptlib.gpt2 import GPT, MLP, GPTConfig
+from gptlib.scaling import chunked_loss
+
+LEAST = 2**18
+"""Weights of a matrix from which on oneDNN is worth it; below, a call costs more than it saves."""
 
 
 def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute x Wᵀ + b in oneDNN, in float32 on the CPU and without gradients."""
+    """Compute x Wᵀ + b without gradients, in oneDNN if it is in float32 on the CPU."""
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return F.linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")  # no activation
 
 
@@ -57,6 +65,8 @@ class OneDNNLinear(nn.Linear):
             return F.linear(x, self.weight, self.bias)
         if not torch.is_grad_enabled():
             return multiply(x, self.weight, self.bias)
+        if torch.compiler.is_compiling():  # which knows no oneDNN where gradients are asked for
+            return F.linear(x, self.weight, self.bias)
         product: Tensor = _Product.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
         return product
 
@@ -88,17 +98,53 @@ def onednn_twin(model: GPT) -> GPT:
     twin, weight = share_weights(model), model.ln_f.weight
     is_float32_on_cpu = weight.dtype == torch.float32 and weight.device.type == "cpu"
     if is_float32_on_cpu and torch.backends.mkldnn.is_available():
-        swap_linears(twin, OneDNNLinear, least=2**18)  # below, a call costs more than it saves
+        swap_linears(twin, OneDNNLinear, LEAST)
     return twin
 
 
-def multiply_in_onednn(model: GPT) -> None:
-    """Let a model multiply in oneDNN, forward and backward.
+def multiply_in_onednn(model: nn.Module, least: int = LEAST) -> None:
+    """Let a model multiply by its large matrices in oneDNN, forward and backward.
 
     The model is changed in place; a second call changes nothing. Where oneDNN can't be used
-    (another device or precision), the layers do what they did before. A loss that takes the output
-    layer's weight for itself, as `chunked_loss` does, multiplies as it always did.
+    (another device or precision), the layers do what they did before. `onednn_loss` does the same
+    for `chunked_loss`, which takes the output layer's weight for itself.
     """
     if not torch.backends.mkldnn.is_available():
         raise ValueError("this PyTorch was built without oneDNN; leave the option out")
-    swap_linears(model, OneDNNLinear)
+    swap_linears(model, OneDNNLinear, least)
+
+
+def onednn_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Measure `chunked_loss`, its products in oneDNN where it can."""
+    linear = F.linear if torch.compiler.is_compiling() else multiply
+    return chunked_loss(model, inputs, targets, linear)
+
+
+def onednn_pays(sizes: GPTConfig, n_rows: int = 256) -> bool:
+    """Measure whether a model of these sizes learns faster in oneDNN, in some milliseconds.
+
+    `n_rows` tokens go through the output layer as `onednn_loss` takes it, and through an MLP if
+    that is large; in turns by PyTorch's own products and by oneDNN's, and the quickest of three
+    counts. oneDNN has to be a tenth faster, so that a model for which it is all the same gets the
+    same numbers each time.
+    """
+    table, mlp = torch.ones(min(sizes.vocab_size, 8192), sizes.n_embd), MLP(sizes)
+    has_large_layers = sizes.n_embd * sizes.hidden_size >= LEAST
+    is_small = table.numel() < LEAST and not has_large_layers
+    if is_small or not torch.backends.mkldnn.is_available():
+        return False
+    swapped = copy.deepcopy(mlp)
+    multiply_in_onednn(swapped)
+    x = torch.ones(n_rows, sizes.n_embd)
+    seconds: list[list[float]] = [[], []]
+    for _ in range(4):  # the first time warms up
+        for times, linear, layers in zip(
+            seconds, (F.linear, multiply), (mlp, swapped), strict=True
+        ):
+            start = time.perf_counter()
+            linear(linear(x, table), table.T)
+            if has_large_layers:
+                layers(x).sum().backward()
+            times.append(time.perf_counter() - start)
+    own, onednn = (min(times[1:]) for times in seconds)
+    return own > 1.1 * onednn
