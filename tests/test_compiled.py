@@ -134,7 +134,7 @@ def test_models_compiled_in_one_process_do_not_use_up_each_other_s_room(step: St
 def test_a_model_that_multiplies_in_onednn_can_be_compiled() -> None:
     model = GPT(replace(TINY, n_layer=1, n_head=1, n_embd=8), seeded()).eval()
     expected = list(generate(model, [1], 6, GREEDY))
-    multiply_in_onednn(model, least=0)
+    multiply_in_onednn(model)
     assert list(generate(model, [1], 6, GREEDY, step=compile_decode(model))) == expected
 
 

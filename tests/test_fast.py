@@ -77,7 +77,7 @@ def test_half_precision_and_autocast_keep_the_plain_products() -> None:
 def test_a_model_that_multiplies_in_onednn_already_has_a_twin_too() -> None:
     model = GPT(WIDE.config, seeded()).eval()
     expected = list(generate(model, [1], 6, GREEDY))
-    multiply_in_onednn(model, least=0)
+    multiply_in_onednn(model)
     for int8 in (False, True):
         twin, step = fast(model, int8=int8)
         assert len(list(generate(twin, [1], 6, GREEDY, step=step))) == 6

@@ -28,7 +28,7 @@ VOCAB_SIZE, CONTEXT, LAYERS, HEADS, WIDTH, BATCH_SIZE = 50_257, 256, 6, 6, 384, 
 
 def our_step(tokens: Tensor, peer: str) -> Callable[[], object]:
     """Return a function that takes one step of ours."""
-    from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss
+    from gptlib.extras.fast.onednn import LEAST, multiply_in_onednn, onednn_loss
     from gptlib.gpt2 import GPT, GPTConfig
     from gptlib.scaling import chunked_loss
     from gptlib.training import (
@@ -42,7 +42,7 @@ def our_step(tokens: Tensor, peer: str) -> Callable[[], object]:
     sizes = GPTConfig(VOCAB_SIZE, CONTEXT, LAYERS, HEADS, WIDTH)
     model = GPT(sizes, torch.Generator().manual_seed(0)).train()
     if peer.endswith("oneDNN"):
-        multiply_in_onednn(model)
+        multiply_in_onednn(model, LEAST)
     state = TrainingState.start(model, TrainingConfig(n_steps=10**6, batch_size=BATCH_SIZE))
     losses = {"gptlib, oneDNN": onednn_loss, "gptlib, whole logits": next_token_loss}
     loss = losses.get(peer, chunked_loss)

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from gptlib.embeddings import random_batch
-from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss
+from gptlib.extras.fast.onednn import LEAST, multiply_in_onednn, onednn_loss
 from gptlib.gpt2 import GPT, GPTConfig
 from gptlib.scaling import chunked_loss
 from gptlib.training import (
@@ -43,7 +43,7 @@ def our_step(
     """Return a function that takes one step of ours."""
     model = GPT(SIZES, torch.Generator().manual_seed(0)).train()
     if loss is onednn_loss:
-        multiply_in_onednn(model)
+        multiply_in_onednn(model, LEAST)
     config = TrainingConfig(n_steps=10**6, batch_size=BATCH_SIZE, precision=precision)
     state = TrainingState.start(model, config)
     return lambda: take_step(state, partial(draw_windows, tokens), loss)

@@ -25,7 +25,7 @@ from gptlib.extras.commands.convert import as_gpt2
 from gptlib.extras.commands.plot import draw_runs
 from gptlib.extras.device import best_device
 from gptlib.extras.fast.compiled import compile_loss
-from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss
+from gptlib.extras.fast.onednn import LEAST, multiply_in_onednn, onednn_loss
 from gptlib.extras.interrupt import end_at_once, ways_on
 from gptlib.extras.models import load_model
 from gptlib.extras.optimizers import OPTIMIZERS, check_muon
@@ -347,7 +347,7 @@ def _learn(
         checkpoint_activations(model)
     loss: Loss = chunked_loss
     if run.config.onednn:
-        multiply_in_onednn(model)
+        multiply_in_onednn(model, LEAST)
         loss = onednn_loss
     _say_beginning(run, changes, model, device)
     parts = (model, run.train_part, run.validation_part, plan)

@@ -102,8 +102,8 @@ def onednn_twin(model: GPT) -> GPT:
     return twin
 
 
-def multiply_in_onednn(model: nn.Module, least: int = LEAST) -> None:
-    """Let a model multiply by its large matrices in oneDNN, forward and backward.
+def multiply_in_onednn(model: nn.Module, least: int = 0) -> None:
+    """Let a model multiply by matrices of `least` weights or more in oneDNN, also backward.
 
     The model is changed in place; a second call changes nothing. Where oneDNN can't be used
     (another device or precision), the layers do what they did before. `onednn_loss` does the same
