@@ -51,3 +51,16 @@ def test_what_names_no_model_is_refused(capsys: pytest.CaptureFixture[str], tmp_
     assert "--batch-size: 0 is too small" in refusal(capsys, "info", "--batch-size", 0)
     (tmp_path / "odd.yaml").write_text("model: {layers: 3}\n")
     assert "gives no sizes" in refusal(capsys, "info", tmp_path / "odd.yaml")
+    (tmp_path / "odd.yaml").write_text("model: 3\n")
+    assert "gives no sizes" in refusal(capsys, "info", tmp_path / "odd.yaml")
+
+
+@pytest.mark.parametrize(("norm", "norms"), [("none", 1), ("post", 5)])
+def test_a_variant_s_norms_are_counted(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, norm: str, norms: int
+) -> None:
+    sizes = "n_layer: 2, n_head: 2, n_embd: 6, vocab_size: 9, context_length: 4"
+    (tmp_path / "odd.yaml").write_text(f"model: {{{sizes}, norm: {norm}}}\n")
+    told = json.loads(written(capsys, "info", tmp_path / "odd.yaml", "--json"))["parameters"]
+    assert told["norms"] == norms * 2 * 6
+    assert told.pop("total") == sum(told.values())

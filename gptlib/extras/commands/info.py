@@ -4,6 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 import yaml
 
 from gptlib.extras.commands.base import add_json, model_name
@@ -11,6 +12,7 @@ from gptlib.extras.models import default_model, load_model
 from gptlib.extras.options import CommandParser, whole
 from gptlib.extras.runs import READY_CONFIGS
 from gptlib.extras.terminal import print_json, table
+from gptlib.extras.variants import as_config, build
 from gptlib.gpt2 import (
     GPT2_LARGE,
     GPT2_MEDIUM,
@@ -76,8 +78,8 @@ def _find_config(name: str) -> GPTConfig:
             raise ValueError(f"{error}; ready configurations: {', '.join(READY_CONFIGS)}") from None
     values = yaml.safe_load(file.read_text(encoding="utf-8"))
     try:
-        return GPTConfig(**values["model"])
-    except (KeyError, TypeError) as error:
+        return as_config(values["model"])
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(
             f"{file} gives no sizes of a model under `model:` ({error}); see one that does with "
             "train --config war-and-peace-cpu --print-config"
@@ -97,6 +99,10 @@ def _info(arguments: argparse.Namespace) -> int:
         "training, activations included": sum(training),
     }
     parameters, operations = count_parameters(config), flops_per_token(config)
+    with torch.device("meta"):
+        norms = sum(p.numel() for name, p in build(config).named_parameters() if "ln_" in name)
+    parameters["total"] -= parameters["norms"] - norms  # a variant's blocks may have none
+    parameters["norms"] = norms
     if arguments.json:
         print_json(
             {
