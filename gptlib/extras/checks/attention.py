@@ -344,7 +344,7 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
         "one too few: a window of 3 is the word and 2 before it": (behind >= 0) & (behind < 2),
         "a query must see its own position; the window contains it": (behind > 0) & (behind <= 3),
         "all later words are allowed; a query must not see the future": behind < 3,
-        "it looks 3 words ahead, and back to the start: diagonals above the main one are positive": (
+        "it looks 3 words ahead and back to the start; positive diagonals are above the main one": (
             behind >= -3
         ),
         "it is transposed: a query is a row, and looks back": right.T,
