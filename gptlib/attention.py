@@ -104,7 +104,7 @@ class CausalSelfAttention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Make each head's queries, keys and values, (B, H, T, D) each, from x (B, T, C)."""
         # (B, T, 3, H, D) to (3, B, H, T, D): heads stand in front, so each is a matrix of its own.
-        # -1 finds D, also where `qkv` puts out only some of the heads.
+        # -1 finds D, also where scaling.py leaves `qkv` only some of the heads.
         q, k, v = self.qkv(x).unflatten(-1, (3, self.n_head, -1)).permute(2, 0, 3, 1, 4)
         return q, k, v  # each (B, H, T, D)
 

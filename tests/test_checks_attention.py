@@ -46,6 +46,10 @@ MASKS: dict[str, Function] = {
     "must not see the last key": lambda n, m=None: tril(n, m, (m or n) - 1) if m else tril(n),
     "n_queries and n_keys": lambda n: tril(n),
     "its default is None": lambda n, m: tril(n, m),
+    "causal_mask(6) must have shape": lambda n, m=None: tril(n, m or 4, (m or 4) - n),
+    "causal_mask(3, 5) should hold": lambda n, m=None: tril(
+        n, m, {1: 3, 2: 2}.get(n, 0) if m else 0
+    ),
     "it then means n_queries": lambda n, m=None: torch.ones(n, m, dtype=torch.bool).tril(m - n),
 }
 
@@ -79,6 +83,11 @@ def by_index(scores: Tensor, mask: Tensor) -> Tensor:
     return scores
 
 
+def mixed(scores: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
+    return weights @ v, weights
+
+
 ATTEND: dict[str, Function] = {
     "Not written yet": lambda q, k, v, m: None,
     "Correct": variant(),
@@ -86,8 +95,28 @@ ATTEND: dict[str, Function] = {
     "the mixed values come first": lambda q, k, v, m: attend(q, k, v, m)[::-1],
     "not divided by √D": variant(scale=lambda q, k: 1),
     "multiplied by √D": variant(scale=lambda q, k: 1 / math.sqrt(q.size(-1))),
-    "the root of v's size": lambda q, k, v, m: attend(q * math.sqrt(4 / v.size(-1)), k, v, m),
+    "the root of v's size": lambda q, k, v, m: attend(
+        q * math.sqrt(q.size(-1) / v.size(-1)), k, v, m
+    ),
     "divided by D, not by √D": variant(scale=lambda q, k: q.size(-1)),
+    "divided by D/2, not by √D. In Python": variant(scale=lambda q, k: q.size(-1) ** 1 / 2),
+    "divided by D/2, not by √D.": variant(scale=lambda q, k: q.size(-1) // 2),
+    "divided by 2D": lambda q, k, v, m: mixed(q @ k.mT / q.size(-1) ** 1 / 2, v, m),
+    "root of dimension 1, which here is the heads": variant(scale=lambda q, k: q.size(1) ** 0.5),
+    "a reshape of k keeps": variant(
+        score=lambda q, k: q @ k.reshape(*k.shape[:-2], k.size(-1), k.size(-2))
+    ),
+    "the softmax is applied twice.": variant(weigh=lambda s, m: s.softmax(-1).softmax(-1)),
+    "mask the scores, then apply it once": lambda q, k, v, m: mixed(
+        (q @ k.mT / q.size(-1) ** 0.5).softmax(-1), v, m
+    ),
+    "the mask comes after the softmax, so": variant(
+        mask=keep, mix=lambda w, k, v: (w.tril() @ v, w)
+    ),
+    "put -inf into the scores, before it": variant(
+        mask=keep, weigh=lambda s, m: s.softmax(-1).masked_fill(~m, -math.inf)
+    ),
+    "return the weights that mixed them": variant(mix=lambda w, k, v: (w @ v, w.transpose(-2, -1))),
     "you change the caller's q": lambda q, k, v, m: attend(q.div_(2), k, v, m),
     "divided by 8, which is GPT-2's": variant(scale=lambda q, k: 8),
     "that is the cosine": variant(
@@ -107,7 +136,7 @@ ATTEND: dict[str, Function] = {
     "has nan in it": variant(mask=lambda s, m: s + (~m) * -math.inf),
     "the softmax is missing": variant(weigh=keep),
     "comes after the softmax; divide the scores": variant(
-        scale=lambda q, k: 1, weigh=lambda s, m: s.softmax(-1) / 2
+        scale=lambda q, k: 1, weigh=lambda s, m: s.softmax(-1) / math.sqrt(6)
     ),
     "a row must be a query": variant(score=lambda q, k: k @ q.transpose(-2, -1)),
     "mix the keys": variant(mix=lambda w, k, v: (w @ k, w)),
@@ -159,6 +188,7 @@ SPLIT: dict[str, Function] = {
     "(B, T, H, D)": lambda x, h: x.unflatten(-1, (h, -1)),
     "must have shape (2, 4, 3, 5)": lambda x, h: x,
     "mixes positions": lambda x, h: x.reshape(len(x), h, x.size(1), -1),
+    "there are always 4 heads": lambda x, h: x.unflatten(-1, (4, -1)).transpose(1, 2),
     "every fourth channel": lambda x, h: x.unflatten(-1, (-1, h)).permute(0, 3, 1, 2),
     "positions come last": lambda x, h: x.unflatten(-1, (h, -1)).permute(0, 2, 3, 1),
     "other numbers": lambda x, h: x.unflatten(-1, (h, -1)).transpose(1, 2).flip(1),
@@ -250,6 +280,15 @@ def attend_mask_of(size: Callable[[Plain, Tensor], int], take: Any = 0) -> Funct
     return forward
 
 
+def attend_causally(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return attend(q, k, v, causal_mask(q.size(-2)))[0]
+
+
+def mixed_by(mix: Mix, heads: Any, order: tuple[int, int, int]) -> Tensor:
+    a, b, c = (heads[n] for n in order)
+    return mix(a, b, c)
+
+
 def mix_unpacked(self: Plain, x: Tensor, mix: Mix | None = None) -> Tensor:
     if not mix:
         return Plain.forward(self, x)
@@ -289,6 +328,28 @@ LAYERS: dict[str, type[nn.Module]] = {
     "the causal mask is missing": layer(forward=unmasked),
     "the heads are not merged": layer(forward=unmerged),
     "come back unmixed": layer(forward=lambda self, x, mix=None: self.merge(self.project(x)[2])),
+    "attend takes q, k, v in this order; you pass k, q, v": layer(
+        forward=lambda self, x, mix=None: self.merge(
+            mixed_by(attend_causally, self.project(x), (1, 0, 2))
+        )
+    ),
+    "mix takes q, k, v in this order; you pass k, q, v": layer(
+        forward=lambda self, x, mix=None: (
+            self.merge(mixed_by(mix, self.project(x), (1, 0, 2))) if mix else Plain.forward(self, x)
+        )
+    ),
+    "mix takes q, k, v in this order; you pass v, q, k": layer(
+        forward=lambda self, x, mix=None: (
+            self.merge(mixed_by(mix, self.project(x), (2, 0, 1))) if mix else Plain.forward(self, x)
+        )
+    ),
+    "there are 4 heads, whatever n_head is": layer(
+        split=lambda self, x: x.unflatten(-1, (4, -1)).transpose(1, 2)
+    ),
+    "this layer has 2 of 6": layer(
+        split=lambda self, x: x.unflatten(-1, (self.n_head, 5)).transpose(1, 2)
+    ),
+    "and 5 words": layer(forward=attend_mask_of(lambda self, x: 6)),
     "mix is not used": layer(forward=without_mix),
     "must still be merged": layer(forward=mix_unmerged),
     "attend returns the values and the weights": layer(
@@ -419,6 +480,9 @@ WINDOW: dict[str, Function] = {
     "one too few": lambda n, w: (behind(n) >= 0) & (behind(n) < w - 1),
     "its own position": lambda n, w: (behind(n) > 0) & (behind(n) <= w),
     "must not see the future": lambda n, w: behind(n) < w,
+    "it looks 3 words ahead": lambda n, w: tril(n, diagonal=w),
+    "it is transposed": lambda n, w: (behind(n) <= 0) & (behind(n) > -w),
+    "where the numbers of diagonals are negative": lambda n, w: tril(n) & ~tril(n, diagonal=w),
     "that is the causal mask": lambda n, w: behind(n) >= 0,
     "*further back*": lambda n, w: behind(n) >= w,
     "other numbers": lambda n, w: behind(n) == 0,
@@ -431,18 +495,37 @@ def test_window_mask(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def in_pieces(
-    q: Tensor, k: Tensor, v: Tensor, n: int, *, rescale: bool = True, stable: bool = True
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    n: int,
+    *,
+    start: float = -math.inf,
+    stable: bool = True,
+    rescale: tuple[bool, bool] = (True, True),
+    size: Callable[[Tensor, Tensor], float] = lambda q, keys: math.sqrt(q.size(-1)),
+    own: bool = False,
+    first: bool = False,
+    early: bool = False,
+    end: bool = True,
 ) -> Tensor:
+    """Attention in pieces of keys, with some of its steps left out."""
     top, bottom = torch.zeros(len(q), v.size(-1), dtype=v.dtype), torch.zeros(len(q), 1)
-    best = torch.full((len(q), 1), -math.inf if stable else 0.0, dtype=q.dtype)
+    best = torch.full((len(q), 1), start if stable else 0.0, dtype=q.dtype)
     for keys, values in zip(k.split(n), v.split(n), strict=True):
-        scores = q @ keys.T / math.sqrt(q.size(-1))
+        scores = q @ keys.T / size(q, keys)
         new = torch.maximum(best, scores.amax(-1, keepdim=True)) if stable else best
-        old = (best - new).exp() if rescale else 1.0
-        parts = (scores - new).exp()
-        top, bottom = old * top + parts @ values, old * bottom + parts.sum(-1, keepdim=True)
+        old = (best - new).exp()
+        parts = (scores - (scores.amax(-1, keepdim=True) if own else new)).exp()
+        top = (old if rescale[0] else 1.0) * top + parts @ (v[: len(keys)] if first else values)
+        bottom = (old if rescale[1] else 1.0) * bottom + parts.sum(-1, keepdim=True)
+        top = top / bottom if early else top
         best = new
-    return top / bottom
+    return top / bottom if end else top
+
+
+def pieces(**steps: Any) -> Callable[[Tensor, Tensor, Tensor, int], Tensor]:
+    return lambda q, k, v, n: in_pieces(q, k, v, n, **steps)
 
 
 def pieces_of_queries(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
@@ -464,8 +547,13 @@ def only_by_four(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
 PIECES: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor | None]] = {
     "Not written yet": lambda q, k, v, n: None,
     "Correct": in_pieces,
-    "by D, not by √D": lambda q, k, v, n: attend(q / 2, k, v)[0],
-    "not divided": lambda q, k, v, n: attend(q * 2, k, v)[0],
+    "by D, not by √D": pieces(size=lambda q, keys: q.size(-1)),
+    "not divided": pieces(size=lambda q, keys: 1),
+    "by D/2, not by √D. In Python": pieces(size=lambda q, keys: q.size(-1) ** 1 / 2),
+    "by 2D": lambda q, k, v, n: (q @ k.T / q.size(-1) ** 1 / 2).softmax(-1) @ v,
+    "the number of keys;": lambda q, k, v, n: (q @ k.T / k.size(0) ** 0.5).softmax(-1) @ v,
+    "the number of queries": pieces(size=lambda q, keys: math.sqrt(len(q))),
+    "number of keys in a piece": pieces(size=lambda q, keys: math.sqrt(len(keys))),
     "you added them up": lambda q, k, v, n: torch.stack(
         [attend(q, a, b)[0] for a, b in zip(k.split(n), v.split(n), strict=True)]
     ).sum(0),
@@ -473,9 +561,18 @@ PIECES: dict[str, Callable[[Tensor, Tensor, Tensor, int], Tensor | None]] = {
         [attend(q, a, b)[0] for a, b in zip(k.split(n), v.split(n), strict=True)]
     ).mean(0),
     "last piece is missing": lambda q, k, v, n: attend(q, k[:8], v[:8])[0],
-    "not (4, 10)": lambda q, k, v, n: attend(q, k, v)[0].T,
-    "e^(old maximum - new maximum)": lambda q, k, v, n: in_pieces(q, k, v, n, rescale=False),
-    "exp overflows": lambda q, k, v, n: in_pieces(q, k, v, n, stable=False),
+    "not (6, 7)": lambda q, k, v, n: attend(q, k, v)[0].T,
+    "multiply both sums by e^(old maximum - new maximum)": pieces(rescale=(False, False)),
+    "its own maximum alone": pieces(rescale=(False, False), own=True),
+    "multiply the sum with the values too": pieces(rescale=(False, True)),
+    "multiply the sum of the exponentials too": pieces(rescale=(True, False)),
+    "the division is missing": pieces(end=False),
+    "you divide in each piece": pieces(early=True, end=False),
+    "each piece takes the first values": pieces(first=True),
+    "only the last piece is left": lambda q, k, v, n: attend(q, k[8:], v[8:])[0],
+    "should hold other numbers. At [0]": pieces(size=lambda q, keys: 7),
+    "exp overflows": pieces(stable=False),
+    "Start the largest score at -math.inf": pieces(start=0.0),
     "right for pieces of 4": only_by_four,
 }
 
@@ -498,6 +595,12 @@ def test_right_numbers_from_too_many_keys_at_a_time_are_not_accepted(
     checks.attend_in_pieces(NOT_IN_PIECES[way])
     keys = 4 if way == "n pieces" else 11
     assert f"but {keys} keys were compared at a time" in capsys.readouterr().out
+
+
+def test_a_largest_score_that_starts_very_low_is_correct(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "Correct" in said(checks.attend_in_pieces, pieces(start=-1e9), capsys=capsys)
 
 
 def test_one_query_at_a_time_in_pieces_of_keys_is_correct(

@@ -71,6 +71,18 @@ NORMS: dict[str, Function] = {
     "yours are over the batch": normed(0),
     "yours are over everything": normed(0, 1, 2),
     "over the positions too": normed(1, 2),
+    "over the batch and the positions": normed(0, 1),
+    "(x - μ)², not of x²": lambda x, g, b, eps=1e-5: (
+        g * (x - x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) + eps).sqrt() + b
+    ),
+    "gain and bias are swapped": normed(finish=lambda y, g, b: b * y + g),
+    "half the variance, not by its root. In Python": normed(root=lambda v, eps: (v + eps) ** 1 / 2),
+    "by the variance and by 2": lambda x, g, b, eps=1e-5: (
+        g * (x - x.mean(-1, keepdim=True)) / (x.var(-1, correction=0, keepdim=True) + eps) ** 1 / 2
+        + b
+    ),
+    "take their number from x": lambda x, g, b, eps=1e-5: by_eighths(x, g, b, eps),
+    "raised RuntimeError": lambda x, g, b, eps=1e-5: normed()(x.view(-1, 5, 8), g, b, eps),
     "the mean is not subtracted": lambda x, g, b, eps=1e-5: (
         g * x / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt() + b
     ),
@@ -96,6 +108,12 @@ def test_layer_norm_in_another_style_is_right(capsys: pytest.CaptureFixture[str]
     assert "Correct" in said(capsys, checks.layer_norm, by_squares)
 
 
+def by_eighths(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Right for 8 channels alone."""
+    centred = x - x.sum(-1, keepdim=True) / 8
+    return gain * centred / (centred.square().sum(-1, keepdim=True) / 8 + eps).sqrt() + bias
+
+
 ROOT = math.sqrt(2 / math.pi)
 
 
@@ -117,6 +135,7 @@ GELUS: dict[str, Function] = {
     "factor √(2/π) is missing": tanh_form(lambda x: x + 0.044715 * x**3),
     "must multiply x³ too": tanh_form(lambda x: ROOT * x + 0.044715 * x**3),
     "the root of 2/π": tanh_form(lambda x: 2 / math.pi * (x + 0.044715 * x**3)),
+    "2/π is halved": tanh_form(lambda x: (2 / math.pi) ** 1 / 2 * (x + 0.044715 * x**3)),
     "the x³ is missing": tanh_form(lambda x: ROOT * x),
     "multiplies x³, not x": tanh_form(lambda x: ROOT * (0.044715 * x + x**3)),
     "you took x²": tanh_form(lambda x: ROOT * (x + 0.044715 * x**2)),
@@ -153,6 +172,10 @@ MLPS: dict[str, Function] = {
     "Correct": lambda self, x: self.dropout(self.proj(nn.GELU("tanh")(self.expand(x)))),
     "the exact GELU": lambda self, x: self.dropout(self.proj(F.gelu(self.expand(x)))),
     "that is ReLU": lambda self, x: self.dropout(self.proj(self.expand(x).relu())),
+    "that is SiLU": lambda self, x: self.dropout(self.proj(F.silu(self.expand(x)))),
+    "the form with a sigmoid": lambda self, x: self.dropout(
+        self.proj(self.expand(x) * (1.702 * self.expand(x)).sigmoid())
+    ),
     "no activation function": lambda self, x: self.proj(self.expand(x)),
     "comes before expand": lambda self, x: self.proj(self.expand(bent(x))),
     "comes after proj": lambda self, x: bent(self.proj(self.expand(x))),
@@ -263,6 +286,7 @@ BLOCKS: dict[str, Function] = {
     "attention is missing": wired(lambda b, x, m: x),
     "once more at the end": wired(second=lambda b, y: b.ln_2(y + b.mlp(b.ln_2(y)))),
     "+= changes the caller's x": in_place,
+    "the MLP takes the stream": lambda b, x, mix=None: x + b.mlp(b.ln_2(x), mix),
     "mix is not passed on": lambda b, x, mix=None: wired()(b, x),
     "forward takes x and mix": lambda b, x: wired()(b, x),
     "should hold other numbers": lambda b, x, mix=None: 3 * x,
@@ -318,6 +342,7 @@ INITIAL: dict[str, Function] = {
     "divided by √L;": drawing(lambda n: n**-0.5),
     "divided by 2L": drawing(lambda n: 1 / (2 * n)),
     "divided by L;": drawing(lambda n: 1 / n),
+    "divided by 4L": drawing(lambda n: 1 / (2 * n) ** 1 / 2),
     "multiplied by √(2L)": drawing(lambda n: (2 * n) ** 0.5),
     "divided by √2;": drawing(lambda n: 2**-0.5),
     "not the variance": drawing(std=0.02**0.5),
@@ -399,6 +424,32 @@ class AssignedLayer(GPT):
     def __init__(self, config: GPTConfig, generator: Any = None) -> None:
         super().__init__(config, generator)
         self.head.weight = cast(Any, self.embed.token_embedding)
+
+
+class TableAsHead(GPT):
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head = cast(Any, self.embed.token_embedding)
+
+
+class WeightAsHead(GPT):
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head = cast(Any, self.embed.token_embedding.weight)
+
+
+class TransposedHead(GPT):
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head.weight = nn.Parameter(self.embed.token_embedding.weight.T)
+
+
+class TiedTable(GPT):
+    """Right too: the embedding takes the head's table."""
+
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.embed.token_embedding.weight = self.head.weight
 
 
 def embedding_of(model: Any) -> Tensor:
@@ -492,6 +543,11 @@ GPTS: dict[str, type] = {
         "GPT", (Untied,), {"unembed": lambda self, x: self.ln_f(x) @ embedding_of(self).T}
     ),
     "Assign the parameter": AssignedLayer,
+    "assign to self.head.weight, not self.head": TableAsHead,
+    "head must stay a layer": WeightAsHead,
+    "don't transpose it": TransposedHead,
+    "Correct: tokens to stream": TiedTable,
+    "ln_f is missing; call unembed": gpt(forward=lambda self, t: self.head(self.stream(t))),
     "the first block runs each time": gpt(
         stream=lambda self, t, mixes=None: through(self, t, mixes, [self.blocks[0]] * 3)
     ),
@@ -642,9 +698,9 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
     ("answer", "message"),
     [
         (lambda x, g, e: g * x / (mean_square(x, -1) + e).sqrt(), "Correct: "),
-        (lambda x, g, e: F.layer_norm(x, (8,), g, None, e), "subtracted the mean"),
+        (lambda x, g, e: F.layer_norm(x, (8,), g, None, e), "you subtract the mean; RMS"),
         (lambda x, g, e: g * x / (mean_square(x, -1) + e), "take its root"),
-        (lambda x, g, e: x / (mean_square(x, -1) + e).sqrt(), "forgot the gain"),
+        (lambda x, g, e: x / (mean_square(x, -1) + e).sqrt(), "the gain is missing"),
         (lambda x, g, e: g * x / (8 * mean_square(x, -1) + e).sqrt(), "take their mean"),
         (lambda x, g, e: g * x / (mean_square(x) + e).sqrt(), "over the whole tensor"),
         (lambda x, g, e: g * x / (mean_square(x, -2) + e).sqrt(), "over the positions"),
@@ -652,7 +708,7 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
             lambda x, g, e: g * x / (x.var(-1, unbiased=False, keepdim=True) + e).sqrt(),
             "standard deviation",
         ),
-        (lambda x, g, e: g * x / (mean_square(x, -1).sqrt() + e), "eps inside the root"),
+        (lambda x, g, e: g * x / (mean_square(x, -1).sqrt() + e), "eps is outside the root"),
         (lambda x, g, e: g * x / (x.std(-1, keepdim=True) + e), "divides by C - 1"),
         (
             lambda x, g, e: g * (x - x.mean(-1, keepdim=True)) / (mean_square(x, -1) + e).sqrt(),
@@ -660,9 +716,17 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
         ),
         (lambda x, g, e: g * x * (mean_square(x, -1) + e).sqrt(), "divide by it"),
         (lambda x, g, e: g * x / (x.square().mean(-1) + e).sqrt(), "keepdim=True"),
+        (lambda x, g, e: g * x / mean_square(x, -1).sqrt(), "eps is missing"),
+        (lambda x, g, e: g * x / ((mean_square(x, -1) + e) ** 1 / 2), "half the mean"),
+        (lambda x, g, e: g * x / (mean_square(x, -1) + e) ** 1 / 2, "and by 2, not by its root"),
+        (lambda x, g, e: g * x / (x.mean(-1, True) ** 2 + e).sqrt(), "you square the mean"),
+        (
+            lambda x, g, e: g * x / (x.square().sum(-1, keepdim=True) / 8 + e).sqrt(),
+            "take their number from x",
+        ),
         (lambda x, g, e: F.rms_norm(x, (8,), g, e), "write it by hand"),
-        (lambda x, g, e: x[0], "return a tensor of shape (2, 5, 8)"),
-        (lambda x, g, e: x, "differ from F.rms_norm"),
+        (lambda x, g, e: x[0], "must have shape (2, 5, 8)"),
+        (lambda x, g, e: x, "should hold other numbers"),
         (lambda x, g, e: g * x / (mean_square(x, -1) + 1e-5).sqrt(), "you don't use it"),
     ],
 )
@@ -702,14 +766,15 @@ def by_formula(c: GPTConfig) -> int:
         (lambda c: total(c) - 2 * c.n_layer * c.n_embd**2, "you counted C²"),
         (lambda c: total(c) - 3 * c.n_layer * c.n_embd**2, "qkv's 3C² weights"),
         (lambda c: total(c) - 3 * c.n_layer * c.n_embd, "qkv's 3C biases"),
-        (lambda c: total(c) - 2 * c.n_layer * c.n_embd, "2C are missing in each block"),
+        (lambda c: total(c) - 2 * c.n_layer * c.n_embd, "in each block: one of its norms"),
+        (lambda c: float(by_formula(c)), "return them as int"),
         (
             lambda c: total(c) - (11 * c.n_layer + 1) * c.n_embd,
-            "Two slips. You forgot the biases of the four matrices. You forgot the norms' biases",
+            "two slips. You forgot the biases of the four matrices. You forgot the norms' biases",
         ),
         (
             lambda c: total(c) - (c.context_length + 2) * c.n_embd,
-            "Two slips. You forgot the table of positions. You forgot the last norm",
+            "Not yet: two slips. You forgot the table of positions. You forgot the last norm",
         ),
         (lambda c: total(c) + 7 * c.n_layer * c.n_embd, "more: 7C in each block"),
         (lambda c: total(c) + 4 * c.n_layer * c.n_embd**2, "more: 4C² in each block"),

@@ -118,7 +118,13 @@ def test_all_heads_of_a_model_are_drawn_and_some_marked() -> None:
     assert len(axes(picture)) == 6
     titles = [ax.get_title(loc="center") for ax in axes(picture)]
     assert titles[-1] == "2 subject"
-    assert "6 heads give more than 0.3 of their weight to the first token" in picture.alt
+    assert "later tokens, 6 heads give more than 0.3 of their weight to the first" in picture.alt
+
+
+def test_what_is_kept_for_the_backward_pass_is_counted_once() -> None:
+    both = 3 * 8 * 256 * 64 * 4 / 2**20  # q, k and v are parts of one tensor
+    assert figures.kept_mebibytes(lambda q, k, v: q * k, 256) == both
+    assert figures.kept_mebibytes(lambda q, k, v: (q * k).exp(), 256) == both + both / 3
 
 
 def test_memory_is_drawn_over_the_number_of_words() -> None:

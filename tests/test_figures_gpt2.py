@@ -57,12 +57,6 @@ def test_six_curves_stand_in_two_frames_with_the_plateau() -> None:
     assert "added, before: 2.00" in picture.alt
 
 
-def test_gradients_are_drawn_block_by_block() -> None:
-    picture = figures.gradients({"post-norm": [0.3, 0.4], "pre-norm": [0.3, 0.1]})
-    assert [list(line.get_ydata()) for line in axes(picture)[0].lines] == [[0.3, 0.4], [0.3, 0.1]]
-    assert "pre-norm 0.30 in the first, 0.10 in the last block" in picture.alt
-
-
 def test_the_likeliest_tokens_are_bars_with_their_percent() -> None:
     picture = figures.likeliest([" a", "b"], [0.75, 0.25], "It was")
     assert texts(picture) == ["75 %", "25 %"]

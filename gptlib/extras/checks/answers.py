@@ -101,6 +101,8 @@ def task(judge: Callable[..., str]) -> Callable[..., None]:
     return check
 
 
+POWER = "In Python ** comes before /, so write ** 0.5, not ** 1/2"
+"""What to say of a square root that came out as a half."""
 VIEWED = "After a transpose use reshape or flatten: they copy, view never does."
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import permutations
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gptlib import attention as taught
-from gptlib.extras.checks.answers import Answer, Wrong, close, expect, run, says, task
+from gptlib.extras.checks.answers import POWER, Answer, Wrong, close, expect, run, says, task
 
 
 @task
@@ -37,7 +38,9 @@ def causal_mask(function: Callable[..., Tensor]) -> str:
     }
     both = {"positional argument": "It takes both numbers, n_queries and n_keys."}
     expect(run(function, 2, 4, hints=both), right[-2:], causes, "causal_mask(2, 4)")
-    expect(run(function, 1, 3), torch.ones(1, 3, dtype=torch.bool), {}, "causal_mask(1, 3)")
+    for sizes in ((1, 4), (3, 5), (6,)):
+        name = f"causal_mask({', '.join(map(str, sizes))})"
+        expect(run(function, *sizes), taught.causal_mask(*sizes), {}, name)
     return "Correct: four queries see 1, 2, 3 and 4 keys, and the last two of them alone 3 and 4."
 
 
@@ -45,7 +48,7 @@ def causal_mask(function: Callable[..., Tensor]) -> str:
 def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     """Check attention: its weights, its output, its gradients, and batches of heads."""
     generator = torch.Generator().manual_seed(1)
-    q, k = torch.randn(2, 5, 4, generator=generator)
+    q, k = torch.randn(2, 5, 6, generator=generator)  # D = 6: with 4, D/2 would be √D
     v = torch.randn(5, 3, generator=generator)
     mask = taught.causal_mask(5)
     hints = {"Dimension out of range": _HEADS_IN_FRONT["Dimension out of range"]}
@@ -59,6 +62,10 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     given, weights = result
     if close(given, right):
         raise Wrong("Not yet: the mixed values come first, then the weights.")
+    if close(given, (q @ k.T / math.sqrt(6)).softmax(-1) * mask @ v):
+        raise Wrong("Not yet: the mask comes after the softmax, so rows no longer sum to 1.")
+    if close(given, output) and not close(weights, right):
+        raise Wrong("Not yet: the mixed values are right; return the weights that mixed them too.")
     expect(weights, right, _wrong_weights(q, k, v, mask), "the table of weights")
     causes = {
         "the weights mix the keys; they must mix the values": right @ k,
@@ -72,7 +79,7 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     expect(
         other, taught.attend(q, k, v, odd)[0], causes, "the output with a mask that is not causal"
     )
-    q = 300 * q
+    q = -300 * k  # each query's own key, which it may see, scores far below 0
     if not function(q, k, v, mask)[0].allclose(taught.attend(q, k, v, mask)[0], atol=1e-3):
         raise Wrong(
             "Not yet: right for small scores, wrong for large ones. Put -inf into the forbidden "
@@ -85,7 +92,14 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
             "Not yet: the softmax goes over dimension 1, which here is the heads; count from the "
             "end: dim=-1."
         )
-    expect(many, taught.attend(q, k, v, mask)[0], {}, "the output for q of shape (B, H, T, D)")
+    right = taught.attend(q, k, v, mask)[0]
+    causes = {
+        "the scores are divided by the root of dimension 1, which here is the heads; D is the last "
+        "one, q.size(-1)": taught.attend(q * math.sqrt(4 / 3), k, v, mask)[0],
+        "the scores are divided by the root of dimension 0, which here is the batch; D is the last "
+        "one, q.size(-1)": taught.attend(q * math.sqrt(4 / 2), k, v, mask)[0],
+    }
+    expect(many, right, causes, "the output for q of shape (B, H, T, D)")
     few = run(function, q[..., -2:, :], k, v, mask[-2:])[0]
     expect(few, many[..., -2:, :], {}, "the output for the last two queries alone")
     ways: list[Answer] = [function, taught.attend]
@@ -126,6 +140,11 @@ def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, T
         "the scores are multiplied by √D; divide": masked(raw * root),
         "the scores are divided by the root of v's size; take q's": masked(raw / v.size(-1) ** 0.5),
         "the scores are divided by D, not by √D": masked(raw / q.size(-1)),
+        f"the scores are divided by D/2, not by √D. {POWER}": masked(raw / (q.size(-1) / 2)),
+        f"the scores are divided by 2D, not by √D. {POWER}": masked(raw / q.size(-1) / 2),
+        "a reshape of k keeps the order of its numbers; transpose it, k.transpose(-2, -1)": masked(
+            q @ k.reshape(k.T.shape) / root
+        ),
         "the scores are divided by 8, which is GPT-2's √64; take the root of q's size": (
             masked(raw / 8)
         ),
@@ -134,7 +153,13 @@ def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, T
         ),
         "the scores are divided by √T; D is the last size of q": masked(raw / len(q) ** 0.5),
         "the softmax goes over the queries; each *row* must sum to 1": hidden.softmax(-2),
-        "the mask comes after the softmax, so rows no longer sum to 1": scores.softmax(-1) * mask,
+        "the softmax is applied twice": hidden.softmax(-1).softmax(-1),
+        "the softmax is applied twice; mask the scores, then apply it once": masked(
+            scores.softmax(-1)
+        ),
+        "the mask comes after the softmax; put -inf into the scores, before it": (
+            scores.softmax(-1).masked_fill(~mask, -math.inf)
+        ),
         "the mask is not used: a query sees the future": scores.softmax(-1),
         "the mask is upside down: True means may look, so fill where it is not (~mask)": (
             masked(scores, ~mask)
@@ -164,7 +189,11 @@ def split_heads(function: Callable[[Tensor, int], Tensor]) -> str:
         ),
         "positions come last; the shape is (B, H, T, D)": cut.permute(0, 2, 3, 1),
     }
-    expect(run(function, x, heads), cut.transpose(1, 2), causes, "the result for (2, 3, 20)")
+    right = cut.transpose(1, 2)
+    expect(run(function, x, heads), right, causes, "the result for (2, 3, 20)")
+    causes = {"n_head is not used: there are always 4 heads": right}
+    two = x.unflatten(-1, (2, 10)).transpose(1, 2)
+    expect(run(function, x, 2), two, causes, "the result for 2 heads")
     return "Correct: (2, 3, 20) became (2, 4, 3, 5), and head 0 holds the first 5 channels."
 
 
@@ -211,6 +240,9 @@ def layer(kind: Callable[..., Any]) -> str:
         "the values come back unmixed": merged,
         "x is added; a later chapter does that, the layer returns its own part": x + right,
     }
+    for order, parts in _other_orders(q, k, v).items():
+        wrong = yours.merge(taught.attend(*parts, taught.causal_mask(6))[0])
+        causes[f"attend takes q, k, v in this order; you pass {order}"] = wrong
     expect(run(yours.forward, x, hints=hints), right, causes, "the layer's output")
     one = "mix returns one tensor, the heads' results, where attend returns two: take it whole."
     hints = dict.fromkeys(("values to unpack", "cannot be multiplied"), one)
@@ -220,6 +252,9 @@ def layer(kind: Callable[..., Any]) -> str:
         "mix is not used: when it is given, it takes the place of attend": right[:1],
         "what mix returns must still be merged": mixed,
     }
+    for order, (first, second, third) in _other_orders(q, k, v).items():
+        wrong = yours.merge((first + 2 * second + 4 * third)[:1])
+        causes[f"mix takes q, k, v in this order; you pass {order}"] = wrong
     expect(own, yours.merge(mixed), causes, "the output with a mix of our own")
     weights = (torch_layer.in_proj_weight, yours.qkv.weight)
     gradients = [
@@ -227,6 +262,7 @@ def layer(kind: Callable[..., Any]) -> str:
         for out, weight in zip((right, yours(x)), weights, strict=True)
     ]
     expect(gradients[1], gradients[0], {}, "the gradient of qkv.weight", atol=1e-3)
+    _check_other_sizes(kind, x[:, :5, :12])
     careless = run(kind, 20, 4, 0.9).eval()
     if not torch.equal(careless(x), careless(x)):
         raise Wrong("Not yet: dropout acts outside training; use self.dropout, or self.training.")
@@ -236,6 +272,24 @@ def layer(kind: Callable[..., Any]) -> str:
     if not close(dropped, torch.where(dropped == 0, 0, 10 * whole)):  # a tenth is left, enlarged
         raise Wrong("Not yet: in merge, dropout must come after proj, and nowhere else.")
     return "Correct: project, mix and merge, equal to nn.MultiheadAttention in value and gradient."
+
+
+def _other_orders(q: Tensor, k: Tensor, v: Tensor) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Return q, k and v in each wrong order, by its name."""
+    parts = {"q": q, "k": k, "v": v}
+    orders = [(a, b, c) for a, b, c in permutations(parts) if (a, b, c) != ("q", "k", "v")]
+    return {f"{a}, {b}, {c}": (parts[a], parts[b], parts[c]) for a, b, c in orders}
+
+
+def _check_other_sizes(kind: Callable[..., Any], x: Tensor) -> None:
+    """See that a layer takes its sizes from its arguments: 2 heads, other widths and lengths."""
+    yours = run(kind, 12, 2).eval()
+    of_two, of_four = (taught.CausalSelfAttention(12, n_head) for n_head in (2, 4))
+    for other in (of_two, of_four):
+        other.load_state_dict(yours.state_dict())
+    hints = {"": "It is right for 4 heads of 5 channels; this layer has 2 of 6, and 5 words."}
+    causes = {"there are 4 heads, whatever n_head is; cut into self.n_head": of_four(x)}
+    expect(run(yours.forward, x, hints=hints), of_two(x), causes, "the output with 2 heads of 6")
 
 
 def _check_project(yours: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -290,6 +344,12 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
         "one too few: a window of 3 is the word and 2 before it": (behind >= 0) & (behind < 2),
         "a query must see its own position; the window contains it": (behind > 0) & (behind <= 3),
         "all later words are allowed; a query must not see the future": behind < 3,
+        "it looks 3 words ahead and back to the start; positive diagonals are above the main one": (
+            behind >= -3
+        ),
+        "it is transposed: a query is a row, and looks back": right.T,
+        "nobody may look anywhere; what is too far back lies *below* the diagonal, where the "
+        "numbers of diagonals are negative": behind > 6,
         "that is the causal mask; words further back than the window are allowed": behind >= 0,
         "only words *further back* than the window are allowed": behind >= 3,
         "the sentence is cut into blocks; each word looks back from its own place": (
@@ -305,28 +365,45 @@ def window_mask(function: Callable[[int, int], Tensor]) -> str:
 def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) -> str:
     """Check attention that reads keys and values piece by piece."""
     generator = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 10, 4, generator=generator, dtype=torch.float64)
-    scores = q @ k.T
+    q = torch.randn(7, 6, generator=generator, dtype=torch.float64)
+    k, v = torch.randn(2, 10, 6, generator=generator, dtype=torch.float64)
+    raw = q @ k.T
     pieces = [taught.attend(q, *piece)[0] for piece in zip(k.split(4), v.split(4), strict=True)]
     own = "each piece has its own softmax; add up the denominators, and divide once"
     causes = {
-        "the scores are divided by D, not by √D": (scores / 4).softmax(-1) @ v,
-        "the scores are not divided by √D": scores.softmax(-1) @ v,
+        "the scores are divided by D, not by √D": (raw / 6).softmax(-1) @ v,
+        "the scores are not divided by √D": raw.softmax(-1) @ v,
+        f"the scores are divided by D/2, not by √D. {POWER}": (raw / 3).softmax(-1) @ v,
+        f"the scores are divided by 2D, not by √D. {POWER}": (raw / 12).softmax(-1) @ v,
+        "the scores are divided by the root of k.size(0), the number of keys; D is the last size": (
+            (raw / 10**0.5).softmax(-1) @ v
+        ),
+        "the scores are divided by the root of q.size(0), the number of queries; D is the last "
+        "size": (raw / 7**0.5).softmax(-1) @ v,
+        "the scores are divided by the root of the number of keys in a piece; D is the last size": (
+            (raw / torch.tensor([4] * 8 + [2] * 2).sqrt()).softmax(-1) @ v
+        ),
         f"{own} (you added them up)": torch.stack(pieces).sum(0),
         f"{own} (you averaged them)": torch.stack(pieces).mean(0),
         "the last piece is missing: 10 keys in pieces of 4 are 4, 4 and 2": (
             taught.attend(q, k[:8], v[:8])[0]
         ),
     }
-    answer, right = run(function, q, k, v, 4), taught.attend(q, k, v)[0]
-    otherwise = "Multiply both sums by e^(old maximum - new maximum) when a larger score comes."
-    expect(answer, right, causes, "the result for q of shape (10, 4)", otherwise=otherwise)
-    q = 2000 * q
-    if not torch.as_tensor(function(q, k, v, 4)).isfinite().all():
+    causes |= _wrong_sums(raw / 6**0.5, v)
+    right = taught.attend(q, k, v)[0]
+    expect(run(function, q, k, v, 4), right, causes, "the result for q of shape (7, 6)")
+    large, positive = 2000 * q.abs(), k.abs()
+    if not run(function, large, positive, v, 4).isfinite().all():
         raise Wrong(
             "Not yet: right for small scores, but exp overflows for large ones: subtract the "
             "largest score seen so far before exp."
         )
+    if not run(function, large, -positive, v, 4).isfinite().all():
+        raise Wrong(
+            "Not yet: right, but not where all scores lie far below 0: there every exp is 0, and "
+            "0 / 0 is nan. Start the largest score at -math.inf."
+        )
+    q = 2000 * q
     if not all(close(function(q, k, v, n), taught.attend(q, k, v)[0]) for n in (1, 3, 10, 99)):
         raise Wrong("Not yet: right for pieces of 4 keys, but not for pieces of 1, 3, 10 or 99.")
     q = torch.randn(7, 5, generator=generator)
@@ -339,6 +416,38 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
             "n = 3 allows 3. `k.split(n)` gives pieces of n keys (`k.chunk(n)` gives n pieces)."
         )
     return "Correct: equal to attend for pieces of any size, with at most n keys at a time."
+
+
+def _wrong_sums(scores: Tensor, v: Tensor) -> dict[str, Tensor]:
+    """Go through the keys four at a time with the usual slips in the loop."""
+    factor = "e^(old maximum - new maximum) when a larger score comes"
+    largest = scores.new_full((len(scores), 1), -math.inf)
+    top = bottom = raw_top = raw_bottom = own_top = own_bottom = early = scores.new_zeros(1)
+    for piece, values in zip(scores.split(4, dim=-1), v.split(4), strict=True):
+        best = piece.amax(-1, keepdim=True)
+        new = torch.maximum(largest, best)
+        old, parts, own = (largest - new).exp(), (piece - new).exp(), (piece - best).exp()
+        top, raw_top = old * top + parts @ values, raw_top + parts @ values
+        bottom, raw_bottom = old * bottom + parts.sum(-1, True), raw_bottom + parts.sum(-1, True)
+        own_top, own_bottom = own_top + own @ values, own_bottom + own.sum(-1, True)
+        early = (old * early + parts @ values) / bottom
+        largest = new
+    return {
+        f"multiply both sums by {factor}": raw_top / raw_bottom,
+        f"each piece subtracts its own maximum alone; multiply both sums by {factor}": (
+            own_top / own_bottom
+        ),
+        f"multiply the sum with the values too by {factor}": raw_top / bottom,
+        f"multiply the sum of the exponentials too by {factor}": top / raw_bottom,
+        "the division is missing: at the end divide by the sum of the exponentials": top,
+        "you divide in each piece; divide once, after the last": early,
+        "each piece takes the first values; it must take its own, as v.split(n) gives them": (
+            scores.softmax(-1) @ v[torch.arange(len(v)) % 4]
+        ),
+        "only the last piece is left: add its sums to those so far, and carry the largest on": (
+            scores[:, 8:].softmax(-1) @ v[8:]
+        ),
+    }
 
 
 class _KeysAtATime(TorchFunctionMode):

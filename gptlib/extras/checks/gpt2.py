@@ -13,22 +13,22 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gptlib.extras.checks.answers import (
+    POWER,
     Answer,
     Wrong,
     attempt,
     close,
     expect,
-    named,
     number_of,
     run,
     says,
     task,
-    tensor_of,
 )
 from gptlib.extras.models import load_model
 from gptlib.gpt2 import GPT, Block, GPTConfig, count_parameters
 
 CONFIG = GPTConfig(vocab_size=23, context_length=8, n_layer=3, n_head=2, n_embd=12)
+WIDTH = "It is right for 8 channels; take their number from x, as x.size(-1) or mean(-1) does."
 KEEPDIM = {"must match the size": "Keep the dimension when you take the mean: keepdim=True."}
 
 
@@ -90,12 +90,23 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
         f"{own} (yours are over the batch)": gain * normed(0) + bias,
         f"{own} (yours are over everything)": gain * normed(0, 1, 2) + bias,
         f"{own} (yours are over the positions too)": gain * normed(1, 2) + bias,
+        f"{own} (yours are over the batch and the positions)": gain * normed(0, 1) + bias,
         "the mean is not subtracted": gain * x / (square + 1e-5).sqrt() + bias,
         "the mean is not subtracted, neither above the line nor in the variance": (
             gain * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() + bias
         ),
+        "the variance is the mean of (x - μ)², not of x²": (
+            gain * centred / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() + bias
+        ),
+        "gain and bias are swapped: the gain multiplies, the bias is added": bias * y + gain,
         "the gain multiplies as it is; don't add 1": (1 + gain) * y + bias,
         "the square root is missing": gain * centred / (square + 1e-5) + bias,
+        f"you divide by half the variance, not by its root. {POWER}": (
+            gain * centred / (square / 2 + 1e-5) + bias
+        ),
+        f"you divide by the variance and by 2, not by its root. {POWER}": (
+            gain * centred / (square + 1e-5) / 2 + bias
+        ),
         "the mean is subtracted, but nothing is divided": gain * centred + bias,
         "you multiply by the root; divide by it": gain * centred * (square + 1e-5).sqrt() + bias,
         "the squares are summed; the variance is their mean": (
@@ -127,6 +138,9 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
     expect(run(function, x, gain, bias, 0.5, hints=keep), large, causes, "the result for eps 0.5")
     right = F.layer_norm(torch_x, (8,), gain, bias)
     _same_gradients(run(function, own_x, gain, bias), right, own_x, torch_x, atol=1e-2)
+    x, gain, bias = 1000 * x[..., :6], gain[:6], bias[:6]
+    got, right = run(function, x, gain, bias, hints={"": WIDTH}), F.layer_norm(x, (6,), gain, bias)
+    expect(got, right, {}, "the result for 6 channels", otherwise=WIDTH)
     return "Correct: equal to PyTorch's in value and gradient, for usual and for tiny numbers."
 
 
@@ -159,6 +173,7 @@ def gelu(function: Callable[[Tensor], Tensor]) -> str:
             x / 2 * (1 + torch.tanh(c * x + 0.044715 * x**3))
         ),
         "the root of 2/π is missing": x / 2 * (1 + torch.tanh(2 / math.pi * inner)),
+        f"2/π is halved; take its root. {POWER}": x / 2 * (1 + torch.tanh(inner / math.pi)),
         "the x³ is missing": x / 2 * (1 + torch.tanh(c * x)),
         "0.044715 multiplies x³, not x": x / 2 * (1 + torch.tanh(c * (0.044715 * x + x**3))),
         "it must be x³; you took x²": x / 2 * (1 + torch.tanh(c * (x + 0.044715 * x**2))),
@@ -199,6 +214,10 @@ def mlp(kind: Callable[..., Any]) -> str:
     causes = {
         "that is the exact GELU; GPT-2 has the form with tanh": yours.proj(F.gelu(hidden)),
         "that is ReLU; GPT-2 has GELU": yours.proj(hidden.relu()),
+        "that is SiLU; GPT-2 has GELU": yours.proj(F.silu(hidden)),
+        "that is the form with a sigmoid; GPT-2 has the one with tanh": (
+            yours.proj(hidden * (1.702 * hidden).sigmoid())
+        ),
         "there is no activation function between the two matrices": yours.proj(hidden),
         "the activation comes before expand; it belongs between the two matrices": (
             yours.proj(yours.expand(F.gelu(x, approximate="tanh")))
@@ -295,7 +314,8 @@ def block(kind: Callable[..., Any]) -> str:
         "the stream is normalised once more at the end; the model does that": two(right),
     }
     given = x.clone()
-    expect(run(yours.forward, given), right, causes, "the block's output")
+    hints = {"MLP.forward() takes": "mix is for attention alone; the MLP takes the stream."}
+    expect(run(yours.forward, given, hints=hints), right, causes, "the block's output")
     if not torch.equal(given, x):
         raise Wrong("Not yet: += changes the caller's x too; write x = x + ...")
 
@@ -422,6 +442,7 @@ def _judge_spread(kinds: dict[str, Tensor]) -> None:
         1 / math.sqrt(8): "is divided by √L; two parts of each block write, so it is √(2L)",
         1 / 16: "is divided by 2L; take the root",
         1 / 8: "is divided by L; it must be √(2L)",
+        1 / 32: f"is divided by 4L, not by √(2L). {POWER}",
         4.0: "is multiplied by √(2L); divide",
         1 / math.sqrt(2): "is divided by √2; L counts too: √(2L)",
     }
@@ -442,11 +463,15 @@ def gpt(kind: Callable[..., Any]) -> str:
     """Check the model step by step: head, stream, logits, and that head and table are one."""
     hints = {"cannot assign": "Assign the parameter: ... = self.embed.token_embedding.weight"}
     yours = _shaken(run(kind, CONFIG, hints=hints))
+    if isinstance(getattr(yours, "head", None), nn.Embedding | Tensor):
+        raise Wrong("Not yet: head must stay a layer; assign to self.head.weight, not self.head.")
     _parts(yours, "embed", "blocks", "ln_f", "head")
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(23, (2, 6), generator=generator)
     x = 2 * torch.randn(2, 6, 12, generator=generator)
     table = yours.embed.token_embedding.weight
+    if yours.head.weight.shape != table.shape:
+        raise Wrong("Not yet: the head's weight is (V, C) as the table is; don't transpose it.")
     logits = yours.head(yours.ln_f(x))
     causes = {
         "you score with the embedding's table; tie the head in __init__, and use self.head": (
@@ -470,6 +495,7 @@ def gpt(kind: Callable[..., Any]) -> str:
     right = yours.unembed(stream)
     causes = {
         "forward returns the stream; unembed makes logits of it": stream,
+        "ln_f is missing; call unembed, which holds it": yours.head(stream),
         "ln_f is applied twice; unembed holds it": yours.unembed(yours.ln_f(stream)),
         "those are probabilities; return the logits": right.softmax(-1),
         "only the last position is scored; score all T": right[:, -1],
@@ -554,39 +580,52 @@ def rms_norm(answer: Answer) -> str:
     generator = torch.Generator().manual_seed(0)
     x = 3 + 2 * torch.randn(2, 5, 8, generator=generator)  # (B, T, C)
     gain, eps = torch.rand(8, generator=generator) + 0.5, 1e-5
-    try:
-        got = tensor_of(answer, x.clone(), gain, eps, shape=(2, 5, 8))
-    except Wrong as problem:
-        hint = "\nKeep the dimension when you take the mean: keepdim=True."
-        return f"{problem}{hint if 'must match the size of tensor' in str(problem) else ''}"
+    got = run(answer, x.clone(), gain, eps, hints=KEEPDIM)
     _by_hand(answer, "rms_norm", "RMSNorm")
     mean_square = x.square().mean(-1, keepdim=True)
-    root, centred = (mean_square + eps).sqrt(), x - x.mean(-1, keepdim=True)
-    deviation = "You divided by the standard deviation, which subtracts the mean inside"
-    mistakes = {
-        "You subtracted the mean; RMSNorm doesn't": F.layer_norm(x, (8,), gain, None, eps),
-        "You divided by the mean of the squares; take its root": gain * x / (mean_square + eps),
-        "You forgot the gain": F.rms_norm(x, (8,), None, eps),
-        "You summed the squares; take their mean": gain * x / (mean_square * 8 + eps).sqrt(),
-        "You took the mean over the whole tensor; take it over the channels, dim=-1": (
+    root, mean = (mean_square + eps).sqrt(), x.mean(-1, keepdim=True)
+    deviation = "you divide by the standard deviation, which subtracts the mean inside"
+    causes = {
+        "you subtract the mean; RMSNorm doesn't": F.layer_norm(x, (8,), gain, None, eps),
+        "you divide by the mean of the squares; take its root": gain * x / (mean_square + eps),
+        f"you divide by half the mean of the squares, not by its root. {POWER}": (
+            gain * x / (mean_square + eps) * 2
+        ),
+        f"you divide by the mean of the squares and by 2, not by its root. {POWER}": (
+            gain * x / (mean_square + eps) / 2
+        ),
+        "you square the mean; take the mean of the squares": gain * x / (mean**2 + eps).sqrt(),
+        "the gain is missing": F.rms_norm(x, (8,), None, eps),
+        "you sum the squares; take their mean": gain * x / (mean_square * 8 + eps).sqrt(),
+        "you take the mean over the whole tensor; take it over the channels, dim=-1": (
             gain * x / (x.square().mean() + eps).sqrt()
         ),
-        "You took the mean over the positions; take it over the channels, dim=-1": (
+        "you take the mean over the positions; take it over the channels, dim=-1": (
             gain * x / (x.square().mean(-2, keepdim=True) + eps).sqrt()
         ),
         deviation: gain * x / (x.var(-1, unbiased=False, keepdim=True) + eps).sqrt(),
         f"{deviation} (and divides by C - 1)": gain * x / (x.var(-1, keepdim=True) + eps).sqrt(),
-        "You subtracted the mean above the line; RMSNorm doesn't": gain * centred / root,
-        "You multiplied by the root; divide by it": gain * x * root,
+        "you subtract the mean above the line; RMSNorm doesn't": gain * (x - mean) / root,
+        "you multiply by the root; divide by it": gain * x * root,
     }
-    if not close(got, F.rms_norm(x, (8,), gain, eps)):
-        mistake = named(got, mistakes)
-        return f"{mistake or 'Not yet: the values differ from F.rms_norm(x, (8,), gain, eps)'}."
-    small = x * 1e-3
-    if not close(run(answer, small.clone(), gain, eps), F.rms_norm(small, (8,), gain, eps)):
-        return "Nearly: for small x you differ from PyTorch; add eps inside the root."
-    if not close(run(answer, x.clone(), gain, 0.5), F.rms_norm(x, (8,), gain, 0.5)):
-        return "Nearly: eps is given, and you don't use it."
+    expect(got, F.rms_norm(x, (8,), gain, eps), causes, "the result for (2, 5, 8)")
+    small = x / 1000
+    mean_square = small.square().mean(-1, keepdim=True)
+    tiny = "right for usual numbers, but for tiny ones"
+    causes = {
+        f"{tiny} eps is outside the root; add it to the mean": (
+            gain * small / (mean_square.sqrt() + eps)
+        ),
+        f"{tiny} eps is missing": gain * small / mean_square.sqrt(),
+    }
+    got = run(answer, small.clone(), gain, eps)
+    expect(got, F.rms_norm(small, (8,), gain, eps), causes, "a tiny x")
+    causes = {"eps is given, and you don't use it": F.rms_norm(x, (8,), gain, eps)}
+    got = run(answer, x.clone(), gain, 0.5)
+    expect(got, F.rms_norm(x, (8,), gain, 0.5), causes, "the result for eps 0.5")
+    x, gain = x[..., :6], gain[:6]
+    got, right = run(answer, x, gain, eps, hints={"": WIDTH}), F.rms_norm(x, (6,), gain, eps)
+    expect(got, right, {}, "the result for 6 channels", otherwise=WIDTH)
     return "Correct: equal to F.rms_norm for numbers of usual size and for very small ones."
 
 
@@ -627,7 +666,7 @@ def parameters(answer: Answer) -> str:
         ),
         "You forgot qkv's 3C² weights": lambda c: -3 * c.n_layer * c.n_embd**2,
         "You forgot qkv's 3C biases": lambda c: -3 * c.n_layer * c.n_embd,
-        "2C are missing in each block: its two norms' biases, or two of qkv's three": (
+        "2C are missing in each block: one of its norms, both norms' biases, or two of qkv's": (
             lambda c: -2 * c.n_layer * c.n_embd
         ),
     }
@@ -636,14 +675,16 @@ def parameters(answer: Answer) -> str:
     if {"count_parameters", "GPT", "numel"} & {*used}:
         return "Not yet: compute it from the configuration's numbers, without building a model."
     if results == expected:
+        if isinstance(run(answer, configs[0]), float):
+            return "Not yet: the numbers are right; return them as int, a float may round."
         return "Correct: GPT-2 small and two small models have exactly as many."
     pairs = list(zip(configs, expected, results, strict=True))
     for text, off in offs.items():
         if all(got == right + off(config) for config, right, got in pairs):
-            return f"{text}."
+            return f"Not yet: {text[0].lower()}{text[1:]}."
     for (text, off), (other, off_too) in combinations(offs.items(), 2):
         if all(got == right + off(config) + off_too(config) for config, right, got in pairs):
-            return f"Two slips. {text}. {other}."
+            return f"Not yet: two slips. {text}. {other}."
     config, right, got = next(pair for pair in pairs if pair[1] != pair[2])
     gap = f"{abs(got - right):,.0f} {'more' if got > right else 'fewer'}"
     return (

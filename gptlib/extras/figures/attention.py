@@ -1,7 +1,7 @@
 """Figures of the chapter on attention: weights are blue, forbidden cells grey."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from matplotlib import colormaps
@@ -181,7 +181,7 @@ def heads_compared(losses: Mapping[int, Sequence[float]], wrong: Mapping[int, Te
         far = 100 * wrong[n_head][-1]
         ends.append(f"{name}: loss {smooth[-1]:.2f}, wrong far apart {far:.0f} %")
     left.set(xlabel="step", ylabel="loss, nats per answer", ylim=(1e-5, 2))
-    right.set(xlabel="positions between the two names", ylabel="wrong answers, %")
+    right.set(xlabel="distance of the two names, in words", ylabel="wrong answers, %")
     for ax in (left, right):
         ax.legend()
     alt = (
@@ -227,14 +227,28 @@ def all_heads(weights: Tensor, marked: Mapping[tuple[int, int], str]) -> Picture
     first = (weights[:, :, 1:, 0].mean(-1) > 0.3).sum()
     names = ", ".join(f"{name} (layer {a}, head {b})" for (a, b), name in marked.items())
     alt = (
-        f"Small maps of {n_layer} layers with {n_head} heads each. Marked: {names}. {first} heads "
-        "give more than 0.3 of their weight to the first token."
+        f"Small maps of {n_layer} layers with {n_head} heads each. Marked: {names}. Averaged over "
+        f"the later tokens, {first} heads give more than 0.3 of their weight to the first."
     )
     caption = (
         "A dark diagonal just below the edge: the token before. A dark left column: the first "
         "token. Single dark cells: something about the words."
     )
     return Picture(figure, alt, caption)
+
+
+def kept_mebibytes(function: Callable[..., Tensor], n: int) -> float:
+    """Count what attention over n words, 8 heads of 64, keeps for the backward pass, in MiB."""
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        function(*torch.randn(3, 1, 8, n, 64, requires_grad=True))
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    return sum(storages.values()) / 2**20
 
 
 def kept_memory(lengths: Sequence[int], kept: Mapping[str, Sequence[float]]) -> Picture:

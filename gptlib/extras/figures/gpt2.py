@@ -93,21 +93,6 @@ def six_ways(losses: Mapping[tuple[str, str], Sequence[float]], plateau: float) 
     return Picture(figure, alt, caption)
 
 
-def gradients(sizes: Mapping[str, Sequence[float]]) -> Picture:
-    """Draw the size of the gradient of each block's MLP."""
-    figure, ax = canvas(7, 2.8)
-    ends = []
-    for (name, values), color, line in zip(sizes.items(), COLORS, ("-", "--"), strict=False):
-        ax.plot(values, line, color=color)
-        ax.text(len(values) - 0.6, values[-1], name, color=color, va="center")
-        ends.append(f"{name} {values[0]:.2f} in the first, {values[-1]:.2f} in the last block")
-    ax.set(xlabel="block", ylabel="size of the gradient", ylim=(0, None))
-    ax.set(xlim=(-0.5, len(values) * 1.2), xticks=range(0, len(values), max(1, len(values) // 6)))
-    alt = f"The gradient of mlp.proj in each block before the first step: {'; '.join(ends)}."
-    caption = "Near the output the post-norm gradient stays large. The pre-norm one shrinks."
-    return Picture(figure, alt, caption)
-
-
 def likeliest(tokens: Sequence[str], probabilities: Sequence[float], text: str) -> Picture:
     """Draw the likeliest next tokens of a text as bars."""
     figure, ax = canvas(5.6, 0.3 * len(tokens) + 0.6)
