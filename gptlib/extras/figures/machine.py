@@ -100,7 +100,7 @@ def course_map() -> Picture:
         "The machine, with the number of the chapter that builds each part. From left to right: "
         "1 tokens, 2 vectors, then the block of chapter 4 with 3 attention and an MLP, 6 times, "
         "then 4 logits and 6 the next token, which is appended and read on. Above, with arrows to "
-        "a frame round 2, 3 and 4: 5 training and 7 weights, which fill it with numbers. Below: 8 classification, "
-        "9 instructions and 10 scaling, which use it."
+        "a frame round 2, 3 and 4: 5 training and 7 weights, which fill it with numbers. Below: "
+        "8 classification, 9 instructions and 10 scaling, which use it."
     )
     return Picture(figure, alt, "Each number is a chapter.")
