@@ -1,6 +1,7 @@
 """The checks of the chapter on embeddings know the unfinished, each mistake, and the right."""
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,8 @@ NEAREST: dict[str, Function] = {
     "squared lengths": lambda e, v, n: top(e @ v / e.square().sum(-1), n),
     "these are cosines": lambda e, v, n: cosines(e, v).topk(n).values.tolist(),
     "return a list of 3 ids": lambda e, v, n: cosines(e, v).topk(n),
+    "these are rows; return their ids": lambda e, v, n: e[cosines(e, v).topk(n).indices].tolist(),
+    "rows; return their ids, topk": lambda e, v, n: list(e[cosines(e, v).topk(n).indices]),
     "you return int": lambda e, v, n: int(cosines(e, v).argmax()),
     "changes the table": in_place,
     "compare along dim=-1": lambda e, v, n: top(F.cosine_similarity(e, v, dim=0), n),
@@ -103,6 +106,8 @@ LOOK_UP: dict[str, Function] = {
     "leave it, and take .float() of": lambda t, e: (F.one_hot(t, len(e)) @ e.long()).float(),
     ".to_dense() makes": lambda t, e: (F.one_hot(t, len(e)).float() @ e).to_sparse(),
     "Yours are transposed": lambda t, e: F.one_hot(t, len(e)).float().T @ e,
+    "A token can be 0": lambda t, e: F.one_hot(t - 1, len(e)).float() @ e,
+    "a column too late": lambda t, e: F.one_hot(t + 1, len(e)).float() @ e,
     "a column too early": lambda t, e: hot_rows(t, e, lambda i, t: (i, t - 1)),
     "a 1 for every token": lambda t, e: hot_rows(t, e, lambda i, t: (slice(None), t)),
     "other numbers": lambda t, e: 2 * e[t],
@@ -141,15 +146,24 @@ class Windows(TokenWindows):
     """The class of the chapter, to exchange a method for a wrong one."""
 
 
-def windows(length: Function | None = None, item: Function | None = None) -> type[Windows]:
+def windows(
+    length: Function | None = None,
+    item: Function | None = None,
+    first: int = 0,
+    end: type[Exception] = IndexError,
+) -> type[Windows]:
     """Make a class whose number of windows, or whose window number i, may be wrong."""
     methods: dict[str, Any] = {}
     if length:
         methods["__len__"] = lambda self: length(len(self.tokens), self.context_length, self.stride)
     if item:
-        methods["__getitem__"] = lambda self, i: item(
-            self.tokens, i * self.stride, self.context_length, i
-        )
+
+        def guarded(self: Any, i: int) -> Any:
+            if not first <= i < len(self):
+                raise end
+            return item(self.tokens, i * self.stride, self.context_length, i)
+
+        methods["__getitem__"] = guarded
     for name, method in methods.items():
         method.__name__ = name
     return type("Windows", (Windows,), methods)
@@ -187,8 +201,31 @@ WINDOWS: dict[str, type[Windows]] = {
     "as roll brings it round": windows(item=lambda x, a, t, i: (x[a:][:t], x[a:][:t].roll(-1))),
     "moved on by two": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 2 :][:t])),
     "*before*": windows(item=lambda x, a, t, i: (x[a:][:t], x[a - 1 :][:t])),
+    "the targets begin behind": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + t :][:t])),
     "the next window": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 3 :][:t])),
     "A window is one slice": windows(item=lambda x, a, t, i: (x[a, a + t], x)),
+}
+
+
+def cut(x: Tensor, a: int, t: int, i: int) -> tuple[Tensor, Tensor]:
+    return x[a : a + t], x[a + 1 : a + 1 + t]
+
+
+def endless(self: Windows, i: int) -> tuple[Tensor, Tensor]:
+    return cut(self.tokens, i * self.stride, self.context_length, i)
+
+
+def counted_back(self: Windows, i: int) -> tuple[Tensor, Tensor]:
+    return endless(self, range(len(self))[i])
+
+
+WINDOWS |= {
+    "window 9 must raise an IndexError": type("Windows", (Windows,), {"__getitem__": endless}),
+    "of 9 windows the last is 8; window 9": windows(item=cut, end=ValueError),
+    "there is no window -1": windows(item=cut, first=-99),
+    "Correct: 585 counts of windows, and": type(
+        "Windows", (Windows,), {"__getitem__": counted_back}
+    ),
 }
 
 
@@ -359,6 +396,15 @@ SHARE: dict[str, Function] = {
     "Correct": share(),
     "single tokens": lambda a, b, n: share()(a, b, 1),
     "each different run is counted once": share(asked=lambda b, n: set(cut_runs(b, n))),
+    "counted once each, and divided by all": lambda a, b, n: (
+        len({*cut_runs(a, n)} & {*cut_runs(b, n)}) / len(cut_runs(b, n))
+    ),
+    "by & of two Counters": lambda a, b, n: (
+        (Counter(cut_runs(a, n)) & Counter(cut_runs(b, n))).total() / len(cut_runs(b, n))
+    ),
+    "compare a short example": lambda a, b, n: (
+        len({*cut_runs(a, n)} & {*cut_runs(b, n)}) / len({*cut_runs(a, n)} | {*cut_runs(b, n)})
+    ),
     "the parts are swapped": lambda a, b, n: share()(b, a, n),
     "the order within a run": share(without_order, without_order),
     "cut into pieces": share(in_pieces, in_pieces),
@@ -395,6 +441,12 @@ def test_seen_share(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in said(checks.seen_share, SHARE[expected], capsys)
 
 
+def test_each_mistake_gives_a_share_of_its_own() -> None:
+    shares = checks._share_mistakes(checks.TRAIN, checks.HELD_OUT).values()
+    right = share()(checks.TRAIN, checks.HELD_OUT, 3)
+    assert len({round(number, 3) for number in (*shares, right)}) == len(shares) + 1
+
+
 def test_a_share_without_a_set_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     def by_comparison(train: Tensor, held_out: Tensor, length: int) -> Tensor:
         seen = train.unfold(1, length, 1).flatten(0, 1)
@@ -404,7 +456,14 @@ def test_a_share_without_a_set_is_right(capsys: pytest.CaptureFixture[str]) -> N
     assert "Correct" in said(checks.seen_share, by_comparison, capsys)
 
 
+def by_mask(x: Tensor, f: float = 0.1) -> tuple[Tensor, Tensor]:
+    held_out = torch.arange(len(x)) % round(1 / f) == 0
+    return x[~held_out], x[held_out]
+
+
 SPLIT: dict[str, Function] = {
+    "from the midst of the training text": by_mask,
+    "cut once, and take its end": lambda x, f=0.1: (torch.cat((x[:10], x[20:])), x[10:20]),
     "Not written yet": lambda x, f=0.1: None,
     "Correct": lambda x, f=0.1: (x[: len(x) - round(f * len(x))], x[len(x) - round(f * len(x)) :]),
     "return two tensors": lambda x, f=0.1: x[:30],
@@ -542,6 +601,16 @@ LAYER: dict[str, type[nn.Module]] = {
         lambda s, x, p: F.dropout(tokens_of(s, x) + s.position_embedding(p), s.dropout.p)
     ),
     "dropout never acts": layer(lambda s, x, p: tokens_of(s, x) + s.position_embedding(p)),
+    "dropout acts twice": layer(lambda s, x, p: s.dropout(Simple.forward(s, x, p))),
+    "leaves another share of the numbers": layer(
+        lambda s, x, p: F.dropout(tokens_of(s, x) + s.position_embedding(p), 0.5, s.training)
+    ),
+    "than it should; the last": layer(
+        lambda s, x, p: s.dropout(s.dropout(Simple.forward(s, x, p)))
+    ),
+    "must act on the sum": layer(
+        lambda s, x, p: s.dropout(tokens_of(s, x)) + s.position_embedding(p)
+    ),
     "on the sum, once": layer(
         lambda s, x, p: s.dropout(tokens_of(s, x)) + s.dropout(s.position_embedding(p))
     ),
@@ -612,6 +681,8 @@ GRADIENT: dict[str, Function] = {
     "upstream is read at the token": lambda t, u, v: summed(t, u[t], v),
     "start with zeros": lambda t, u, v: 1 + summed(t, u, v),
     "row 2 is [": lambda t, u, v: 2 * summed(t, u, v),
+    "V 8 and C 3; the gradient is (V, C)": lambda t, u, v: summed(t, u, u.size(1)),
+    "a row of C numbers for each id": lambda t, u, v: torch.zeros(v, v)[t] + u,
     "That is autograd's answer": by_autograd,
     "then add row by row": by_grad,
     "Write your own": by_vjp,

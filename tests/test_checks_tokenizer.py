@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain, combinations, pairwise, product
 from math import inf
 from typing import Any
 
@@ -159,6 +159,9 @@ WORDS: dict[str, type[WordTokenizer]] = {
     "come on top": words_by(
         lambda cls, text, size=None, c=False: cls(common(cls, text, size and size - 2, c), c)
     ),
+    "of 999 different ones you take 100": words_by(
+        lambda cls, text, size=100, c=False: cls(common(cls, text, size, c), c)
+    ),
     "on to split": words_by(
         lambda cls, text, size=None, c=False: cls(common(cls, text, size, False), c)
     ),
@@ -226,9 +229,23 @@ def emptied(parts: list[bytes]) -> Counter[Merge]:
     return counts
 
 
+def from_the_first(parts: list[bytes]) -> Counter[Merge]:
+    """Remember the token before, beginning with one that may not be there."""
+    counts: Counter[Merge] = Counter()
+    left = parts[0]
+    for right in parts[1:]:
+        counts[left, right] += 1
+        left = right
+    return counts
+
+
 PAIRS: dict[str, Function] = {
     "Correct": by_hand,
     "as most_common does": lambda parts: Counter(pairwise(parts)).most_common(),
+    "a list of pairs; count them": lambda parts: list(pairwise(parts)),
+    "paired with all behind it": lambda parts: Counter(combinations(parts, 2)),
+    "paired with every token": lambda parts: Counter(product(parts, parts)),
+    "has no first one": from_the_first,
     "you return int": lambda parts: len(parts),
     "you count tokens": Counter,
     "you glue the pair": lambda parts: Counter(a + b for a, b in pairwise(parts)),
@@ -316,7 +333,33 @@ def pair_behind(parts: list[bytes], pair: Merge) -> list[bytes]:
     return [*out, *parts[i:]]
 
 
+def in_a_for_loop(
+    parts: list[bytes], pair: Merge, last: int = 0, both: bool = False
+) -> list[bytes]:
+    """Go on by one place whatever was joined, and keep the token of a pair or not."""
+    joined = []
+    for i in range(len(parts) - last):
+        hit = tuple(parts[i : i + 2]) == pair
+        joined += [pair[0] + pair[1]] * hit + [parts[i]] * (both or not hit)
+    return joined
+
+
+def without_order(parts: list[bytes], pair: Merge, *, new: Function) -> list[bytes]:
+    joined, i = [], 0
+    while i < len(parts):
+        hit = i + 1 < len(parts) and {*parts[i : i + 2]} == {*pair}
+        joined.append(new(parts[i : i + 2], pair) if hit else parts[i])
+        i += 1 + hit
+    return joined
+
+
 JOINS: dict[str, Function] = {
+    "is joined again; go on two places": in_a_for_loop,
+    "is joined again, and the last one is lost": partial(in_a_for_loop, last=1),
+    "first token is still there": partial(in_a_for_loop, both=True),
+    "the left token comes first": partial(without_order, new=lambda two, pair: b"".join(pair)),
+    "compare left with left": partial(without_order, new=lambda two, pair: b"".join(two)),
+    "c, ab, c became": lambda p, pair: p if p[0] == b"c" else taught.join_pair(p, pair),
     "Correct": joiner(),
     "nothing is joined": lambda parts, pair: list(parts),
     "A list equals no tuple": joiner(same=lambda two, pair: two == pair),
@@ -362,18 +405,20 @@ def loop(
     further: int = 1,
     key: Function = lambda pair, counts, ids: (-counts[pair], ids[pair[0]], ids[pair[1]]),
     prepare: Function = lambda words: words,
+    order: Iterable[int] = byte_characters(),
+    left: slice = slice(None),
     give: Function = lambda merges: merges,
 ) -> Any:
     """Learn merges, with one step or the other left out."""
     words = prepare([list(word) for word in words])
-    ids = {bytes([byte]): i for i, byte in enumerate(byte_characters())}
+    ids = {bytes([byte]): i for i, byte in enumerate(order)}
     counts: Counter[Merge] = Counter()
     merges: list[Merge] = []
     for _ in range(n_merges):
         counts = Counter() if anew else counts
         counts.update(pair for word in words for pair in pairwise(word))
         best = min((p for p in counts if p[0] + p[1] not in ids), key=lambda p: key(p, counts, ids))
-        words = [taught.join_pair(word, best) for word in words] if join else words
+        words = [taught.join_pair(word, best) for word in words][left] if join else words
         if number:
             ids[best[0] + best[1]] = first_id + further * len(merges)
         merges.append(best)
@@ -415,7 +460,10 @@ def overwritten(words: list[list[bytes]], n_merges: int) -> list[Merge]:
 LOOPS: dict[str, Function] = {
     "your new tokens get wrong ids": partial(loop, first_id=0),
     "needs an id of its own, the next": partial(loop, further=0),
-    "Make one Counter before the loop": overwritten,
+    "make one Counter before the loop": overwritten,
+    "only the last word is left; collect": partial(loop, left=slice(-1, None)),
+    "There is no pair to choose from. Each round": partial(loop, prepare=lambda words: []),
+    "ids = byte_ids()": partial(loop, order=range(256)),
     "Correct": loop,
     "the same pair comes every time": partial(loop, join=False, number=False),
     "the pairs are chosen but not joined": partial(loop, join=False),
@@ -490,7 +538,26 @@ def last_word(words: list[list[bytes]], times: list[int]) -> Counter[Merge]:
     return counts
 
 
+def in_nested_loops(words: list[list[bytes]], times: list[int]) -> Counter[Merge]:
+    counts: Counter[Merge] = Counter()
+    for word, n in product(words, times):
+        for pair in pairwise(word):
+            counts[pair] += n
+    return counts
+
+
+def multiplied(words: list[list[bytes]], times: list[int]) -> Counter[Merge]:
+    counts: Counter[Merge] = Counter()
+    for word, n in zip(words, times, strict=True):
+        counts.update(pairwise(word))
+        for pair in counts:
+            counts[pair] *= n
+    return counts
+
+
 TIMES: dict[str, Function] = {
+    "with the numbers of all words": in_nested_loops,
+    "multiplies what earlier words counted": multiplied,
     "Correct": weighted,
     "each different word counts once": partial(weighted, add=lambda old, n: old + 1),
     "once for each word; in aaaa": partial(weighted, pairs=lambda word: set(pairwise(word))),
@@ -720,6 +787,7 @@ def shortened(tokens: Sequence[int], vocabulary: Sequence[bytes], end: str = "\u
         ),
         (lambda t, v: "".join(v[i] for i in t), "use b''.join"),
         (lambda t, v: v[t], "vocabulary[token] gives the bytes"),
+        (lambda t, v: bytes(t).decode(errors="replace"), "vocabulary[token] gives the bytes"),
         (lambda t, v: "War", "the tokens stand for"),
     ],
 )
@@ -732,6 +800,14 @@ def test_decode(answer: Function, expected: str, capsys: pytest.CaptureFixture[s
 
 def n_tokens(tokenizer: BPETokenizer, text: str) -> int:
     return len(tokenizer.encode(text))
+
+
+def mean_rate(tokenizer: BPETokenizer, words: list[str]) -> float:
+    return sum(len(word.encode()) / n_tokens(tokenizer, word) for word in words) / len(words)
+
+
+OF_THE_CHAPTER = BPETokenizer.train("the café on the corner, the café at the end", 270)
+"""A tokenizer that cuts the check's text as the check's own does."""
 
 
 def mean_length(tokenizer: BPETokenizer, text: str) -> float:
@@ -752,7 +828,10 @@ def mean_length(tokenizer: BPETokenizer, text: str) -> float:
         (lambda t, x: n_tokens(t, x) / len(x), "tokens per character"),
         (mean_length, "over the different tokens"),
         (lambda t, x: round(len(x.encode()) / n_tokens(t, x), 2), "Not yet: you round;"),
-        (lambda t, x: 99.0, "you say 99.000"),
+        (lambda t, x: mean_rate(t, taught.split_words(x)), "over the words"),
+        (lambda t, x: mean_rate(t, x.split()), "over the parts between blanks"),
+        (lambda t, x: len(x.encode()) / n_tokens(OF_THE_CHAPTER, x), "the one that is passed in"),
+        (lambda t, x: 5.0 * n_tokens(t, x), "you say 95.000"),
         (lambda t, x: "two", "return one number, bytes per token"),
     ],
 )
@@ -776,6 +855,10 @@ END = r"| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
         (START + r" ?\p{N}{1,3}" + END, "a space is still joined to the digits"),
         (START + r"\p{N}+" + END, "more than three digits"),
         (START + r"\p{N}" + END, "one by one"),
+        (START + r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))" + END, "from the right"),
+        (START + r"\p{N}{0,3}" + END, "fits the empty text, as {0,3} does"),
+        (START + r"\p{N}{1,2}" + END, "Not yet: 'in 1812' became ['in', ' ', '18', '12']"),
+        (regex.compile(START + r"\p{N}{1,3}" + END), "return its text, as SPLIT_PATTERN is"),
         (START + r"[0-9]{1,3}|\p{N}+" + END, "more than three digits"),
         (START + r"[0-9]{1,3}|\p{N}" + END, "only the digits 0 to 9"),
         (START + r"[0-9]{1,3}" + END, "only the digits 0 to 9"),

@@ -86,10 +86,22 @@ def found_by_value(words: list[str]) -> list[tuple[list[str], str]]:
     return [(words[: words.index(word)], word) for word in words[1:]]
 
 
+def found_by_a_dictionary(words: list[str]) -> list[tuple[list[str], str]]:
+    places = {word: place for place, word in enumerate(words)}
+    return [(words[: places[word]], word) for word in words[1:]]
+
+
+def each_word_once(words: list[str]) -> list[tuple[list[str], str]]:
+    words = list(dict.fromkeys(words))
+    return [(words[:n], words[n]) for n in range(1, len(words))]
+
+
 ANSWERS: dict[str, Callable[[list[str]], Any]] = {
     "Not written yet": lambda words: None,
     "Correct: ": lambda words: [(words[:n], words[n]) for n in range(1, len(words))],
-    "Correct: 3 words": lambda w: ((tuple(w[:-n]), w[-n]) for n in range(len(w) - 1, 0, -1)),
+    "Correct: 3 words": lambda w: tuple((tuple(w[:-n]), w[-n]) for n in range(len(w) - 1, 0, -1)),
+    "but in a generator; list(...)": lambda w: ((w[:n], w[n]) for n in range(1, len(w))),
+    "but in a zip": lambda words: zip((words[:n] for n in range(1, 9)), words[1:], strict=False),
     "before the first word": lambda words: [(words[:n], words[n]) for n in range(len(words))],
     "after the last word": lambda words: [
         (words[:n], (*words, "")[n]) for n in range(1, len(words) + 1)
@@ -99,7 +111,9 @@ ANSWERS: dict[str, Callable[[list[str]], Any]] = {
     "your beginning contains": lambda w: [(w[: i + 1], w[i]) for i in range(1, len(w))],
     "are one list, changed later; copy it": growing,
     "Correct: 3 words give 2 pairs": lambda words: growing(words, copied=True),
-    "but next_words(['so', 'it', 'is', 'so', 'odd']) is not": found_by_value,
+    "gets the same beginning both times": found_by_value,
+    "go through the places, not the words": found_by_a_dictionary,
+    "but next_words(['so', 'it', 'is', 'so', 'it']) is not": each_word_once,
     "right for three words": lambda words: [(["so"], "it"), (["so", "it"], "goes")],
     "It prints; return the result instead.": lambda words: print(words),
     "(words, word), not 3": lambda words: 3,

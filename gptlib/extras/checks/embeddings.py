@@ -1,5 +1,6 @@
 """Check the tasks and exercises of the chapter on embeddings."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 from unittest.mock import patch
@@ -43,6 +44,10 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
     if not torch.equal(table, before):
         raise Wrong("Not yet: your function changes the table; divide a copy, not in place.")
     ids = said.tolist() if isinstance(said, Tensor) else said
+    found = ids if isinstance(ids, list | tuple) else []
+    rows = [row.tolist() if isinstance(row, Tensor) else row for row in found]
+    if rows and all(row in table.tolist() for row in rows):
+        raise Wrong("Not yet: these are rows; return their ids, topk(n).indices.tolist().")
     if not isinstance(ids, list | tuple) or None in (numbers := [number(i) for i in ids]):
         raise Wrong(f"Not yet: {what(said)}; return a list of {n} ids, topk(n).indices.tolist().")
     cosines = torch.cosine_similarity(table, vector, dim=-1)
@@ -106,6 +111,7 @@ def look_up(function: Callable[[Tensor, Tensor], Tensor]) -> str:
         ),
         "size of tensor": "* multiplies number by number; the matrix product is @.",
         "num_classes": "The table has a row for each of the V tokens: len(table) classes.",
+        "non-negative": "A token can be 0; token t has column t, counted from 0.",
     }
     causes = {
         "these are the one-hot rows; multiply them with the table": rows,
@@ -117,6 +123,7 @@ def look_up(function: Callable[[Tensor, Tensor], Tensor]) -> str:
             table[tokens].trunc()
         ),
         "each 1 stands a column too early; token t has column t, counted from 0": table[tokens - 1],
+        "each 1 stands a column too late; token t has column t, counted from 0": table[tokens + 1],
         "each row has a 1 for every token; row i has a single 1, in column tokens[i]": (
             table[tokens.unique()].sum(0).expand(3, 2)
         ),
@@ -194,9 +201,34 @@ def windows(kind: Callable[..., Any]) -> str:
             "the targets are moved on by two": stream[start + 2 : start + 7],
             "the targets come *before* the inputs": stream[max(start - 1, 0) :][:5],
             "the targets are the next window; move on by one token": stream[start + 3 :][:5],
+            "the targets begin behind the window; each token has one, the token after it": (
+                stream[start + 5 : start + 10]
+            ),
         }
         expect(targets, stream[start + 1 : start + 6], causes, f"the targets of window {index}")
+    _check_ends(yours)
     return f"Correct: {len(counts)} counts of windows, and the targets one token on."
+
+
+def _check_ends(yours: Any) -> None:
+    def at(index: int) -> Any:
+        try:
+            return yours[index]
+        except Exception as error:
+            return error
+
+    n = len(yours)
+    if not isinstance(at(n), IndexError):
+        raise Wrong(
+            f"Not yet: of {n} windows the last is {n - 1}; window {n} must raise an IndexError, at "
+            "which a loop over the windows ends."
+        )
+    before, last = at(-1), list(at(n - 1))
+    counted_back = isinstance(before, list | tuple) and close(before, last)
+    if not isinstance(before, Exception) and not counted_back:
+        raise Wrong(
+            "Not yet: there is no window -1, but you return one; refuse it too, 0 <= index."
+        )
 
 
 FIT = (
@@ -372,12 +404,12 @@ def seen_share(function: Callable[[Tensor, Tensor, int], float]) -> str:
 
 
 TRAIN = torch.tensor(
-    [[4, 3, 2, 4, 3, 2, 3], [2, 1, 2, 3, 1, 3, 2], [4, 2, 2, 2, 3, 4, 3], [2, 4, 1, 3, 2, 1, 2]]
+    [[1, 1, 4, 1, 2, 1, 1], [1, 1, 3, 4, 1, 2, 1], [2, 3, 3, 1, 2, 1, 1], [2, 3, 4, 3, 2, 1, 3]]
 )
 HELD_OUT = torch.tensor(
     [
-        *([4, 3, 2, 4, 2, 4, 1], [1, 1, 2, 3, 4, 3, 2], [2, 1, 2, 3, 1, 3, 2]),
-        *([2, 3, 1, 3, 2, 3, 1], [2, 2, 1, 4, 3, 3, 4]),
+        *([1, 3, 4, 1, 2, 1, 3], [4, 3, 3, 3, 3, 4, 2], [3, 4, 1, 2, 1, 2, 1]),
+        *([3, 2, 3, 3, 1, 1, 3], [1, 1, 4, 1, 2, 1, 1]),
     ]
 )
 """Windows for which each mistake below gives another share."""
@@ -403,6 +435,11 @@ def _share_mistakes(train: Tensor, held_out: Tensor) -> dict[str, float]:
             share(held_out.flatten().tolist(), train.flatten().tolist())
         ),
         "each different run is counted once; count every run": share(list(set(runs)), seen),
+        "the seen runs are counted once each, and divided by all runs; count every run": (
+            len({*runs} & {*seen}) / len(runs)
+        ),
+        "a run counts only as often as training has it, as by & of two Counters; count each time "
+        "it comes": (Counter(runs) & Counter(seen)).total() / len(runs),
         "the parts are swapped; ask what validation shares with training": share(seen, runs),
         "the order within a run is ignored; 3, 2, 1 is not 1, 2, 3": (
             share([sorted(run) for run in runs], [sorted(run) for run in seen])
@@ -480,6 +517,11 @@ def split_tokens(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     first, second = train.tolist(), validation.tolist()
     in_order = stream.tolist() in (first + second, second + first)
     if sorted(first + second) == sorted(stream.tolist()) and not in_order:
+        if all([x for x in stream.tolist() if x in part] == part for part in (first, second)):
+            raise Wrong(
+                "Not yet: validation tokens are taken from the midst of the training text; cut "
+                "once, and take its end."
+            )
         raise Wrong("Not yet: the tokens are shuffled; keep their order, and cut once.")
     if second == stream[30:].tolist():
         causes["a token at the cut is in both parts"] = stream[:31]
@@ -568,11 +610,19 @@ def layer(kind: Callable[..., Any]) -> str:
     whole = careless(tokens)
     if not torch.equal(whole, careless(tokens)):
         raise Wrong("Not yet: dropout acts outside training too; use self.dropout.")
-    dropped = careless.train()(tokens)
-    if torch.equal(dropped, whole):
+    dropped = careless.train()(tokens.repeat(100, 1))
+    left = (dropped / whole.repeat(100, 1, 1))[dropped != 0]  # a tenth, ten times as large
+    if close(left, torch.ones_like(left)):
         raise Wrong("Not yet: dropout never acts; the last step is self.dropout.")
-    if not close(dropped, torch.where(dropped == 0, 0, 10 * whole)):  # a tenth is left, enlarged
+    if close(left, torch.full_like(left, 100)):
+        raise Wrong("Not yet: dropout acts twice; it acts once, on the sum.")
+    if not close(left, left[:1].expand_as(left)):
         raise Wrong("Not yet: dropout must act on the sum, once.")
+    if not close(left, torch.full_like(left, 10)):
+        raise Wrong(
+            "Not yet: dropout leaves another share of the numbers than it should; the last step is "
+            "self.dropout, once."
+        )
     return "Correct: what a token is and where it stands, added."
 
 
@@ -582,7 +632,11 @@ def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     tokens = torch.tensor([2, 0, 2, 5, 2, 1, 4])
     upstream = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     by_hand = "That is autograd's answer. Write your own: zeros, then add row by row."
-    hints = dict.fromkeys(("does not require grad", "requires_grad"), by_hand)
+    sizes = "T is 7 here, V 8 and C 3; the gradient is (V, C), a row of C numbers for each id."
+    hints = {
+        **dict.fromkeys(("does not require grad", "requires_grad"), by_hand),
+        **dict.fromkeys(("out of bounds", "size of tensor"), sizes),
+    }
     refuse = patch.object(torch.autograd, "grad", side_effect=RuntimeError("requires_grad"))
     with torch.inference_mode(), refuse:  # autograd has nothing to work on here
         got = run(function, tokens, upstream, 8, hints=hints)

@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import regex
@@ -51,7 +51,9 @@ def _run_on_copies(answer: Answer, *arguments: Any, hints: Mapping[str, str] = {
 def _as_counts(got: Any) -> dict[Any, int]:
     """Read counts of pairs, zeros left out."""
     if isinstance(got, list) and got and isinstance(got[0], tuple):
-        raise Wrong("Not yet: you return a list, as most_common does; return the Counter itself.")
+        if isinstance(got[0][-1], int):
+            raise Wrong("Not yet: you return a list, as most_common does; return the Counter.")
+        raise Wrong("Not yet: you return a list of pairs; count them in a Counter.")
     if not isinstance(got, Mapping):
         raise Wrong(f"Not yet: you return {type(got).__name__}; return a Counter of pairs.")
     if any(isinstance(key, tuple) and isinstance(key[0], int) for key in got):
@@ -91,6 +93,10 @@ def word_tokenizer(kind: Any) -> str:
         ]
     }
     _pick(run(kind.build_vocab, text, 3).itos, ["<pad>", "<unk>", *words[:3]], causes, _ORDER)
+    many = run(kind.build_vocab, " ".join(map(str, range(999)))).itos
+    if len(many) != 1001:
+        taken = f"of 999 different ones you take {len(many) - 2}"
+        raise Wrong(f"Not yet: without `size` all tokens are taken; {taken}.")
     cased = run(kind.build_vocab, "War war Peace war")
     causes = {
         "you write all letters small; War and war are two words": ["<pad>", "<unk>", "war", "peace"]
@@ -186,6 +192,12 @@ def count_pairs(answer: Callable[[list[bytes]], Mapping[Merge, int]]) -> str:
         "the last token has no right neighbour; you paired it with the first one": Counter(
             [*pairs, (parts[-1], parts[0])]
         ),
+        "each token is paired with all behind it; count neighbours only": Counter(
+            combinations(parts, 2)
+        ),
+        "each token is paired with every token; count neighbours only": Counter(
+            product(parts, parts)
+        ),
         "each pair counts once for you; count all its places": Counter(set(pairs)),
         "left and right are swapped": Counter((right, left) for left, right in pairs),
         "(a, b) and (b, a) are two different pairs; don't sort": Counter(
@@ -197,6 +209,8 @@ def count_pairs(answer: Callable[[list[bytes]], Mapping[Merge, int]]) -> str:
     got = _as_counts(_run_on_copies(answer, [b"th", b"e", b"th", b"e"]))
     _pick(got, {(b"th", b"e"): 2, (b"e", b"th"): 1}, {}, "tokens may be longer than one byte.")
     _pick(_as_counts(_run_on_copies(answer, [b"a"])), {}, {}, "one token alone has no pair.")
+    hints = {"index out of range": "A list without tokens has no first one, and no pair."}
+    _pick(_as_counts(_run_on_copies(answer, [], hints=hints)), {}, {}, "no token, no pair.")
     return "Correct: six different pairs in aaabdaaabac, and a, a four times."
 
 
@@ -218,6 +232,13 @@ def join_pair(answer: Callable[[list[bytes], Merge], list[bytes]]) -> str:
         ),
         "only the first place is joined; go on to the end": [b"aa", *parts[2:]],
         "the token after a joined pair is joined again; go on two places": overlapping,
+        "the token after a joined pair is joined again, and the last one is lost; go on two "
+        "places after a pair, else one, to the end": overlapping[:-1],
+        "the pair's first token is still there; after a joined pair go on two places": [
+            token
+            for left, after in pairwise([*parts, b""])
+            for token in ([left + after, left] if (left, after) == pair else [left])
+        ],
         "go from left to right: the first two of aaa are joined": [
             part[::-1] for part in reversed(taught.join_pair(parts[::-1], pair))
         ],
@@ -240,6 +261,12 @@ def join_pair(answer: Callable[[list[bytes], Merge], list[bytes]]) -> str:
     }
     got = _listed(_run_on_copies(answer, parts, pair))
     _pick(got, [*parts[:2], b"abc", b"abc"], causes, f"a, bc, ab, c, ab, c became {_shown(got)}.")
+    causes = {
+        "c, ab is not the pair ab, c; the left token comes first": [b"abc", b"c"],
+        "c, ab is not the pair ab, c; compare left with left and right with right": [b"cab", b"c"],
+    }
+    got = _listed(_run_on_copies(answer, [b"c", b"ab", b"c"], pair))
+    _pick(got, [b"c", b"abc"], causes, f"c, ab, c became {_shown(got)}.")
     for short in ([], [b"a"]):
         got = _listed(_run_on_copies(answer, short, pair, hints={"index": _SLICE}))
         _pick(got, short, {}, f"{short} has no pair and stays as it is; you make {got}.")
@@ -282,7 +309,7 @@ def _shown(parts: Iterable[Any]) -> str:
 @task
 def learn_merges(answer: Callable[[list[list[bytes]], int], list[Merge]]) -> str:
     """Check the loop of training, merge by merge."""
-    text = "low low low low low lower lower newest newest newest newest newest newest wide wide"
+    text = "low low low low low lower lower newest newest newest newest newest newest widespread"
     words = [_tokens(word) for word in text.split()]
     hints = {"b'": _NO_ID, "min()": _NO_PAIR, **LIST_KEY}
     got = _run_on_copies(answer, words, 8, hints=hints)
@@ -306,6 +333,12 @@ def learn_merges(answer: Callable[[list[list[bytes]], int], list[Merge]]) -> str
             _learn([list(word) for word in dict.fromkeys(map(tuple, words))], 8)
         ),
         "only the first word is counted": _learn(words[:1], 8),
+        "only the last word is counted; make one Counter before the loop over the words": (
+            _learn(words[-1:], 8)
+        ),
+        "after a merge only the last word is left; collect all joined words in a new list": _learn(
+            words, 8, keep=slice(-1, None)
+        ),
     }
     for cause, wrong in causes.items():
         if got == wrong:
@@ -321,6 +354,12 @@ def learn_merges(answer: Callable[[list[list[bytes]], int], list[Merge]]) -> str
         words = [*map(_tokens, ("cde", "cde", "abe", "abe", "ab", "ab", "cd"))]
         if _run_on_copies(answer, words, 3) != _learn(words, 3):
             raise Wrong(f"Not yet: each new token needs an id of its own, the next. {_NO_ID}")
+        words = [*map(_tokens, ("ab", " a"))]
+        if _run_on_copies(answer, words, 1) == [(b" ", b"a")]:
+            raise Wrong(
+                "Not yet: a, b and blank, a are equally frequent, and a, b has the smaller ids. "
+                "Take GPT-2's numbers of the bytes: ids = byte_ids()."
+            )
         return "Correct: eight merges, each the most frequent pair of its moment."
     rank = next(i for i, merge in enumerate(got) if i >= 8 or merge != right[i])
     raise Wrong(
@@ -331,8 +370,8 @@ def learn_merges(answer: Callable[[list[list[bytes]], int], list[Merge]]) -> str
 
 _NO_ID = "A new token needs an id, the next number: ids[left + right] = len(ids)."
 _NO_PAIR = (
-    "There is no pair to choose from. Make one Counter before the loop over the words, and add "
-    "each word's pairs to it."
+    "There is no pair to choose from. Each round counts the pairs of all words, in one Counter, "
+    "and hands all words on to the next round."
 )
 _WRONG_IDS: list[Callable[[int], int]] = [
     *(lambda n: n, lambda n: n + 1, lambda n: n + 255),
@@ -352,6 +391,7 @@ def _learn(
     join: bool = True,
     anew: bool = True,
     number: Callable[[int], int] = lambda n: 256 + n,
+    keep: slice = slice(None),
 ) -> list[Merge]:
     ids = {bytes([byte]): i for i, byte in enumerate(byte_characters())}
     merges: list[Merge] = []
@@ -362,7 +402,7 @@ def _learn(
         if not new:
             break
         best = min(new, key=lambda pair: (-counts[pair], ids[pair[0]], ids[pair[1]]))
-        words = [taught.join_pair(word, best) for word in words] if join else words
+        words = [taught.join_pair(word, best) for word in words][keep] if join else words
         ids[best[0] + best[1]] = number(len(merges))
         merges.append(best)
     return merges
@@ -385,6 +425,9 @@ def count_all(answer: Callable[[list[list[bytes]], list[int]], Mapping[Merge, in
 
     right = weighted(pairwise)
     last = {pair: n for word, n in zip(words, times, strict=True) for pair in pairwise(word)}
+    multiplied: dict[Merge, int] = {}
+    for word, n in zip(words, times, strict=True):
+        multiplied = {p: n * k for p, k in (Counter(multiplied) + _count([word])).items()}
     causes = {
         "each different word counts once for you; add the number of times it occurs": dict(
             _count(words)
@@ -398,6 +441,12 @@ def count_all(answer: Callable[[list[list[bytes]], list[int]], Mapping[Merge, in
             for word, n in zip(words, times, strict=True)
             for pair, k in Counter(pairwise(word)).items()
         },
+        "each word is counted with the numbers of all words; zip(words, times) gives its own": {
+            pair: k * sum(times) for pair, k in _count(words).items()
+        },
+        "each word's number multiplies what earlier words counted too; add n at each place": (
+            multiplied
+        ),
         "the number of times is added once for each word; add it at each place": {
             pair: sum(
                 Counter(pairwise(word))[pair] + n
@@ -556,7 +605,10 @@ def decode(answer: Callable[[list[int], list[bytes]], str]) -> str:
         "expected str instance, bytes found": "You join bytes with a string; use b''.join.",
         "invalid continuation byte": SPACES,
         "unexpected end of data": ALONE,
-        "list indices must be": "vocabulary[token] gives the bytes of one id.",
+        **dict.fromkeys(
+            ("list indices must be", "range(0, 256)"),
+            "vocabulary[token] gives the bytes of one id.",
+        ),
     }
     for text in ("the café 🙂 é", "naïve", "Ж" * 3, "", "the!", " the "):
         tokens = tokenizer.encode(text)
@@ -618,6 +670,12 @@ def bytes_per_token(answer: Answer) -> str:
     tokens = tokenizer.encode(text)
     n_bytes, n_tokens = len(text.encode()), len(tokens)
     got = number_of(answer, tokenizer, text, wanted="bytes per token")
+    same = attempt(answer, BPETokenizer([]), text) == got
+
+    def average(words: list[str]) -> float:
+        rates = [len(word.encode()) / len(tokenizer.encode(word)) for word in words]
+        return sum(rates) / len(rates)
+
     mistakes = {
         "you count characters; count the bytes of text.encode()": len(text) / n_tokens,
         "the fraction is upside down: these are tokens per byte": n_tokens / n_bytes,
@@ -635,11 +693,23 @@ def bytes_per_token(answer: Answer) -> str:
         "you average over the different tokens; count every token of the text": (
             sum(len(tokenizer.token_bytes(token)) for token in set(tokens)) / len(set(tokens))
         ),
+        **{
+            f"you average over {kind}; divide all bytes by all tokens": average(words)
+            for kind, words in (
+                ("the words", taught.split_words(text)),
+                ("the parts between blanks", text.split()),
+            )
+        },
     }
-    if abs(got - n_bytes / n_tokens) < 1e-9:
+    if abs(got - n_bytes / n_tokens) < 1e-9 and not same:
         return f"Correct: {n_bytes} bytes in {n_tokens} tokens are {got:.2f} bytes per token."
     if mistake := named(got, mistakes):
         raise Wrong(f"Not yet: {mistake}.")
+    if same:
+        raise Wrong(
+            "Not yet: a tokenizer without merges gets the same number from you; use the one that "
+            "is passed in, `tokenizer`."
+        )
     if any(got == round(n_bytes / n_tokens, digits) for digits in range(1, 9)):
         raise Wrong("Not yet: you round; return the number as it is, and round when you print.")
     raise Wrong(f"Not yet: {n_bytes} bytes in {n_tokens} tokens; you say {got:.3f}.")
@@ -649,6 +719,8 @@ def bytes_per_token(answer: Answer) -> str:
 def number_pattern(answer: Answer) -> str:
     """Check a split pattern that cuts numbers into groups of at most three digits."""
     pattern = run(answer)
+    if isinstance(pattern, regex.Pattern):
+        raise Wrong("Not yet: you return a compiled pattern; return its text, as SPLIT_PATTERN is.")
     try:
         groups = regex.compile(pattern).groups
     except (regex.error, TypeError) as error:
@@ -683,11 +755,15 @@ def _wrong_cut(text: str, expected: list[str], got: list[str]) -> str:
         return f"GPT-4 cuts off capital endings, 'LL, too; here only numbers change. {example}"
     if "".join(got) != text:
         return f"your pattern loses characters: every one must be in some word. {example}"
+    if "" in got:
+        return f"your pattern also fits the empty text, as {{0,3}} does; ask for a digit. {example}"
     if any(regex.fullmatch(r" \p{N}+", word) for word in got):
         return f"a space is still joined to the digits after it. {example}"
     if any(regex.fullmatch(r"\p{N}{4,}", word) for word in got):
         return f"there are still words of more than three digits. {example}"
     numbers = [word for word in got if regex.fullmatch(r"\p{N}+", word)]
+    if numbers == ["1", "812"]:
+        return f"you group the digits from the right; begin at the left. {example}"
     if len(numbers) > 1 and max(map(len, numbers)) == 1:
         return f"you cut digits one by one; up to three stay together. {example}"
     return example

@@ -11,10 +11,10 @@ def next_words(answer: Answer) -> str:
     """Check that a function pairs each beginning of a list of words with the word after it."""
     words = ["so", "it", "goes"]
     given = list(words)
-    found = run(answer, given)
+    returned = run(answer, given)
     if given != words:
         raise Wrong("Not yet: your function changes the list of words; slice it instead.")
-    found = _pairs(found)
+    found = _pairs(returned)
     if len({id(beginning) for beginning, _ in found}) < len(found):
         raise Wrong("Not yet: all your beginnings are one list, changed later; copy it.")
     right = [(["so"], "it"), (["so", "it"], "goes")]
@@ -33,8 +33,17 @@ def next_words(answer: Answer) -> str:
             raise Wrong(f"Not yet: {cause}.")
     if pairs != right:
         raise Wrong(f"Not yet: next_words({words}) is {right}, not {pairs}.")
-    words = ["so", "it", "is", "so", "odd"]
+    if not isinstance(returned, list | tuple):
+        kind = type(returned).__name__
+        raise Wrong(f"Not yet: the right pairs, but in a {kind}; list(...) makes a list of it.")
+    words = ["so", "it", "is", "so", "it"]
     pairs = [(list(beginning), word) for beginning, word in _pairs(run(answer, list(words)))]
+    first, last = {"so": 0, "it": 1, "is": 2}, {"is": 2, "so": 3, "it": 4}
+    if pairs in [[(words[: at[word]], word) for word in words[1:]] for at in (first, last)]:
+        raise Wrong(
+            f"Not yet: a word that comes twice in {words} gets the same beginning both times; go "
+            "through the places, not the words."
+        )
     if pairs != [(words[:n], words[n]) for n in range(1, 5)]:
         raise Wrong(f"Not yet: right for three words, but next_words({words}) is not {pairs}.")
     return "Correct: 3 words give 2 pairs, and each answer is the word after its beginning."

@@ -93,13 +93,14 @@ def course_map() -> Picture:
         ax.text(middle, 2.4, f"{CHAPTERS[name]}  {label}", ha="center", va="center")
     for x, y, label in AROUND:
         ax.text(x, y, label, ha="center", va="center", color=COLORS[0])
+    ax.add_patch(box((1.82, 1.32), 7.56, 1.62, fc="none", ls="--", ec=COLORS[0]))  # all numbers
     for x, end in ((4.4, 4.9), (7.9, 6.9)):
-        ax.add_patch(arrow((x, 0.7), (end, 1.55), color=COLORS[0]))
+        ax.add_patch(arrow((x, 0.7), (end, 1.28), color=COLORS[0]))
     alt = (
         "The machine, with the number of the chapter that builds each part. From left to right: "
         "1 tokens, 2 vectors, then the block of chapter 4 with 3 attention and an MLP, 6 times, "
         "then 4 logits and 6 the next token, which is appended and read on. Above, with arrows to "
-        "the block: 5 training and 7 weights, which fill it with numbers. Below: 8 classification, "
-        "9 instructions and 10 scaling, which use it."
+        "a frame round 2, 3 and 4: 5 training and 7 weights, which fill it with numbers. Below: "
+        "8 classification, 9 instructions and 10 scaling, which use it."
     )
     return Picture(figure, alt, "Each number is a chapter.")
