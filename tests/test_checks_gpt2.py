@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -93,6 +94,22 @@ NORMS: dict[str, Function] = {
     "layer_norm takes x, gain": lambda x, g, b: normed()(x, g, b),
     "keepdim=True": lambda x, g, b, eps=1e-5: g * (x - x.mean(-1)) / x.std(-1) + b,
     "no gradient comes back": lambda x, g, b, eps=1e-5: normed()(x.detach(), g, b, eps),
+    "through the variance": normed(root=lambda v, eps: (v + eps).sqrt().detach()),
+    "through the mean;": lambda x, g, b, eps=1e-5: (
+        g * (x - x.mean(-1, True).detach()) / (x.var(-1, correction=0, keepdim=True) + eps).sqrt()
+        + b
+    ),
+    "through the mean and the variance": lambda x, g, b, eps=1e-5: (
+        g * (x - x.mean(-1, True).detach()) / (x.var(-1, False, True).detach() + eps).sqrt() + b
+    ),
+    "the gradient of x should hold": lambda x, g, b, eps=1e-5: (
+        normed()(x, g, b, eps) + x - x.detach()
+    ),
+    "math's functions take one number": normed(root=lambda v, eps: math.sqrt(v + eps)),
+    "NumPy and Python numbers": lambda x, g, b, eps=1e-5: torch.from_numpy(
+        normed()(torch.from_numpy(x.numpy()), g, b, eps).numpy()
+    ),
+    "+= or another change in place": lambda x, g, b, eps=1e-5: narrowed(x, eps) * g + b,
     "must be a tensor; you return list": lambda x, g, b, eps=1e-5: x.tolist(),
     "must have shape": lambda x, g, b, eps=1e-5: x[0],
     "should hold other numbers": lambda x, g, b, eps=1e-5: 7 * x,
@@ -112,6 +129,13 @@ def by_eighths(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Right for 8 channels alone."""
     centred = x - x.sum(-1, keepdim=True) / 8
     return gain * centred / (centred.square().sum(-1, keepdim=True) / 8 + eps).sqrt() + bias
+
+
+def narrowed(x: Tensor, eps: float) -> Tensor:
+    """Right in value; the backward pass needs what the division overwrites."""
+    centred = x - x.mean(-1, keepdim=True)
+    centred /= (centred.square().mean(-1, keepdim=True) + eps).sqrt()
+    return centred
 
 
 ROOT = math.sqrt(2 / math.pi)
@@ -139,17 +163,33 @@ GELUS: dict[str, Function] = {
     "the x³ is missing": tanh_form(lambda x: ROOT * x),
     "multiplies x³, not x": tanh_form(lambda x: ROOT * (0.044715 * x + x**3)),
     "you took x²": tanh_form(lambda x: ROOT * (x + 0.044715 * x**2)),
+    "you took 3x": tanh_form(lambda x: ROOT * (x + 0.044715 * x * 3)),
+    "is cubed too": tanh_form(lambda x: ROOT * (x + (0.044715 * x) ** 3)),
+    "the whole sum is cubed": tanh_form(lambda x: ROOT * (x + 0.044715 * x) ** 3),
+    "multiplies x³ alone": tanh_form(lambda x: ROOT * (x + 0.044715) * x**3),
+    "0.044715 x³; you subtract": tanh_form(lambda x: ROOT * (x - 0.044715 * x**3)),
+    "1 + tanh; you subtract": tanh_form(outer=lambda x, t: x / 2 * (1 - t)),
+    "the 1 and the tanh": tanh_form(outer=lambda x, t: x / 2 * 1 + t),
+    "multiplies the tanh too": tanh_form(outer=lambda x, t: x / 2 * t + 1),
+    "the tanh is missing": lambda x: x / 2 * (1 + ROOT * (x + 0.044715 * x**3)),
+    "not √(π/2)": tanh_form(lambda x: math.sqrt(math.pi / 2) * (x + 0.044715 * x**3)),
+    "not of 2 alone": tanh_form(lambda x: math.sqrt(2) / math.pi * (x + 0.044715 * x**3)),
+    "not of π alone": tanh_form(lambda x: 2 / math.sqrt(math.pi) * (x + 0.044715 * x**3)),
+    "it is 0.044715, not 0.44715": tanh_form(lambda x: ROOT * (x + 0.44715 * x**3)),
+    "it is 0.044715, not 0.0044715": tanh_form(lambda x: ROOT * (x + 0.0044715 * x**3)),
+    "it is 0.044715, not 0.04715": tanh_form(lambda x: ROOT * (x + 0.04715 * x**3)),
+    "+= or another change in place": lambda x: x / 2 * (1 + torch.tanh(ROOT * risen(x))),
     "the x in front is missing": tanh_form(outer=lambda x, t: (1 + t) / 2),
     "form with a sigmoid": lambda x: x * (1.702 * x).sigmoid(),
     "that is SiLU": lambda x: x * x.sigmoid(),
-    "torch.tanh takes a tensor": lambda x: math.tanh(x),
+    "torch's take a tensor": lambda x: math.tanh(x),
     "write math.sqrt(2 / math.pi)": lambda x: torch.sqrt(cast(Any, 2 / math.pi)) * x,
     "lose the gradient": lambda x: torch.from_numpy(
         x.numpy() / 2 * (1 + np.tanh(ROOT * (x.numpy() + 0.044715 * x.numpy() ** 3)))
     ),
     "you change the caller's x": lambda x: bent(x) + 0 * x.mul_(1.1),
     "no gradient comes back": lambda x: torch.tensor([bent(y).item() for y in x]),
-    "compare √(2/π), 0.044715": tanh_form(lambda x: ROOT * (x + 0.44715 * x**3)),
+    "compare √(2/π), 0.044715": tanh_form(outer=lambda x, t: 2 * x * (1 + t)),
     "should hold other numbers": lambda x: x + 1,
 }
 
@@ -157,6 +197,13 @@ GELUS: dict[str, Function] = {
 @pytest.mark.parametrize("expected", GELUS)
 def test_gelu(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in said(capsys, checks.gelu, GELUS[expected])
+
+
+def risen(x: Tensor) -> Tensor:
+    y = x.clone()
+    cube = y**3
+    y += 0.044715 * cube
+    return y
 
 
 def bent(x: Tensor) -> Tensor:
@@ -175,6 +222,14 @@ MLPS: dict[str, Function] = {
     "that is SiLU": lambda self, x: self.dropout(self.proj(F.silu(self.expand(x)))),
     "the form with a sigmoid": lambda self, x: self.dropout(
         self.proj(self.expand(x) * (1.702 * self.expand(x)).sigmoid())
+    ),
+    "that is tanh alone": lambda self, x: self.proj(self.expand(x).tanh()),
+    "that is the sigmoid": lambda self, x: self.proj(self.expand(x).sigmoid()),
+    "+= or another change in place": lambda self, x: self.proj(
+        bent(h := self.expand(x)) + 0 * h.mul_(1)
+    ),
+    "raised AttributeError": lambda self, x: self.proj(
+        F.dropout(bent(self.expand(x)), self.rate) if self.training else bent(self.expand(x))
     ),
     "no activation function": lambda self, x: self.proj(self.expand(x)),
     "comes before expand": lambda self, x: self.proj(self.expand(bent(x))),
@@ -225,6 +280,12 @@ def test_changed_layers_are_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 def in_place(self: Any, x: Tensor, mix: Any = None) -> Tensor:
     x += self.attn(self.ln_1(x), mix)
+    x += self.mlp(self.ln_2(x))
+    return x
+
+
+def second_in_place(self: Any, x: Tensor, mix: Any = None) -> Tensor:
+    x = x + self.attn(self.ln_1(x), mix)
     x += self.mlp(self.ln_2(x))
     return x
 
@@ -281,7 +342,15 @@ BLOCKS: dict[str, Function] = {
         x + (a := b.attn(b.ln_1(x), mix)) + b.mlp(b.ln_2(a))
     ),
     "add none here": wired(second=lambda b, y: y + F.dropout(b.mlp(b.ln_2(y)), 0.5, b.training)),
-    "the gradient of x": wired(second=lambda b, y: y + b.mlp(b.ln_2(y.detach()))),
+    "the gradient of x should": wired(second=lambda b, y: y + b.mlp(b.ln_2(y.detach()))),
+    "no gradient comes back to x": wired(
+        lambda b, x, m: x.detach() + b.attn(b.ln_1(x.detach()), m)
+    ),
+    "+= or another change in place": second_in_place,
+    "overwrites what the backward pass needs": lambda b, x, mix=None: in_place(b, x.clone(), mix),
+    "raised AttributeError": wired(
+        second=lambda b, y: F.dropout(y, b.rate) if b.training else y + b.mlp(b.ln_2(y))
+    ),
     "the MLP is missing": wired(second=lambda b, y: y),
     "attention is missing": wired(lambda b, x, m: x),
     "once more at the end": wired(second=lambda b, y: b.ln_2(y + b.mlp(b.ln_2(y)))),
@@ -333,9 +402,32 @@ def evenly(p: Tensor, s: float, g: Any) -> None:
     nn.init.uniform_(p, -s * 3**0.5, s * 3**0.5, generator=g)
 
 
+def rebound(model: nn.Module, n_layer: int, generator: Any = None) -> None:
+    p: Tensor
+    for p in model.parameters():
+        p = torch.zeros_like(p)
+
+
+def layers_alone(model: nn.Module, n_layer: int, generator: Any = None) -> None:
+    """Right too: the norms start with biases of 0 and gains of 1."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            scale = (2 * n_layer) ** -0.5 if name.endswith("proj") else 1
+            nn.init.normal_(module.weight, std=0.02 * scale, generator=generator)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 INITIAL: dict[str, Function] = {
     "Not written yet": lambda model, n_layer, generator=None: None,
     "Correct": drawing(),
+    "p.zero_() does": rebound,
+    "some biases are left as they were; set them to 0. p = ...": drawing(bias=lambda p: None),
+    "you divide the others": drawing(
+        scaled=lambda name: not name.endswith("proj.weight"),
+    ),
+    "0.02 became the mean": drawing(draw=lambda p, s, g: nn.init.normal_(p, s, generator=g)),
+    "standard deviation 1.0": drawing(std=1.0),
     "is scaled too": drawing(scaled=lambda name: True),
     "attn.proj is not scaled": drawing(scaled=lambda name: name.endswith("mlp.proj.weight")),
     "mlp.proj is not scaled": drawing(scaled=lambda name: name.endswith("attn.proj.weight")),
@@ -377,12 +469,20 @@ def test_initialize(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_initialising_by_modules_is_right_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Correct" in said(capsys, checks.initialize, by_modules)
+    assert "Correct" in said(capsys, checks.initialize, layers_alone)
 
 
 def gpt(**methods: Function) -> type:
     for name, method in methods.items():
         method.__name__ = name if method.__name__ == "<lambda>" else method.__name__
     return type("GPT", (GPT,), methods)
+
+
+def unembedded(self: Any, x: Tensor) -> Tensor:
+    x = self.ln_f(x)
+    logits = self.head(x)
+    x += 0
+    return logits
 
 
 class Untied(GPT):
@@ -477,6 +577,37 @@ def each_the_embedding(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
     return y
 
 
+def without_dropout(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
+    x = embedding_of(self)[tokens] + self.embed.position_embedding.weight[: tokens.size(1)]
+    for block, mix in zip(self.blocks, mixes or [None] * len(self.blocks), strict=True):
+        x = block(x, mix)
+    return x
+
+
+def without_embed(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
+    """Right too: it does by itself what embed does."""
+    there = torch.arange(tokens.size(1))
+    x = self.embed.token_embedding(tokens) + self.embed.position_embedding(there)
+    x = self.embed.dropout(x)
+    for block, mix in zip(self.blocks, mixes or [None] * len(self.blocks), strict=True):
+        x = block(x, mix)
+    return x
+
+
+def nested(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
+    x = self.embed(tokens)
+    for block in self.blocks:
+        for mix in mixes or [None] * len(self.blocks):
+            x = block(x, mix)
+    return x
+
+
+def blind(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
+    for block in self.blocks:
+        x = block(tokens)
+    return x
+
+
 def added_again(self: Any, tokens: Tensor, mixes: Any = None) -> Tensor:
     x = self.embed(tokens)
     for block in self.blocks:
@@ -529,6 +660,42 @@ GPTS: dict[str, type] = {
     "every block gets the last mix": gpt(
         stream=lambda self, t, mixes=None: through(self, t, mixes and mixes[-1:] * 3)
     ),
+    "only the first block gets its mix": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes and [mixes[0], None, None])
+    ),
+    "only the last block gets its mix": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes and [None, None, mixes[2]])
+    ),
+    "every block runs once for each mix": gpt(stream=nested),
+    "self.embed makes them of tokens": gpt(stream=blind),
+    "ln_f first": gpt(unembed=lambda self, x: self.ln_f(self.head(x))),
+    "forward calls it once": gpt(forward=lambda self, t: self.head(self.unembed(self.stream(t)))),
+    "those are the likeliest tokens": gpt(
+        unembed=lambda self, x: self.head(self.ln_f(x)).argmax(-1)
+    ),
+    "likeliest tokens; return the logits": gpt(
+        forward=lambda self, t: self.unembed(self.stream(t)).argmax(-1)
+    ),
+    "no gradient comes back to embed.token_embedding.weight": gpt(
+        forward=torch.no_grad()(lambda self, t: self.unembed(self.stream(t)))
+    ),
+    "no gradient comes back to embed.position_embedding.weight": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes).detach()
+    ),
+    "the gradient of embed.token_embedding.weight should": gpt(
+        unembed=lambda self, x: F.linear(self.ln_f(x), self.head.weight.detach())
+    ),
+    "the embedding's dropout never acts": gpt(stream=without_dropout),
+    "Correct: tokens": gpt(stream=without_embed),
+    "embed and blocks have dropout of their own": gpt(
+        stream=lambda self, t, mixes=None: F.dropout(through(self, t, mixes), 0.5, self.training)
+    ),
+    "raised AttributeError": gpt(
+        stream=lambda self, t, mixes=None: (
+            through(self, t, mixes) * (self.rate if self.training else 1)
+        )
+    ),
+    "+= or another change in place": gpt(unembed=lambda self, x: unembedded(self, x)),
     "the mixes come backwards": gpt(
         stream=lambda self, t, mixes=None: through(self, t, mixes and mixes[::-1])
     ),
@@ -716,6 +883,13 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
         ),
         (lambda x, g, e: g * x * (mean_square(x, -1) + e).sqrt(), "divide by it"),
         (lambda x, g, e: g * x / (x.square().mean(-1) + e).sqrt(), "keepdim=True"),
+        (lambda x, g, e: g * x / (x.abs().mean(-1, True) + e), "the mean of |x|"),
+        (lambda x, g, e: g * x / math.sqrt(mean_square(x, -1) + e), "torch's take a tensor"),
+        (lambda x, g, e: g * x / (mean_square(x, -1) + e).sqrt().detach(), "through the root"),
+        (
+            lambda x, g, e: (g * x / (mean_square(x, -1) + e).sqrt()).detach(),
+            "no gradient comes back to x",
+        ),
         (lambda x, g, e: g * x / mean_square(x, -1).sqrt(), "eps is missing"),
         (lambda x, g, e: g * x / ((mean_square(x, -1) + e) ** 1 / 2), "half the mean"),
         (lambda x, g, e: g * x / (mean_square(x, -1) + e) ** 1 / 2, "and by 2, not by its root"),
@@ -754,30 +928,66 @@ def by_formula(c: GPTConfig) -> int:
         (lambda c: total(c) + c.vocab_size * c.n_embd, "counted the output layer too"),
         (lambda c: total(c) - c.context_length * c.n_embd, "forgot the table of positions"),
         (lambda c: total(c) - 2 * c.n_embd, "forgot the last norm"),
-        (lambda c: total(c) - 4 * c.n_layer * c.n_embd, "forgot the norms in the blocks"),
-        (lambda c: total(c) - (4 * c.n_layer + 2) * c.n_embd, "forgot all norms"),
-        (lambda c: total(c) - 9 * c.n_layer * c.n_embd, "biases of the four matrices"),
+        (
+            lambda c: total(c) - 4 * c.n_layer * c.n_embd,
+            "4C are missing in each block: both norms, expand's biases, or attention's",
+        ),
+        (
+            lambda c: total(c) - (4 * c.n_layer + 2) * c.n_embd,
+            "all norms are missing, it seems: 4C in each block, 2C outside",
+        ),
+        (lambda c: total(c) - 9 * c.n_layer * c.n_embd, "as many as the four matrices have biases"),
         (lambda c: total(c) - (2 * c.n_layer + 1) * c.n_embd, "norms' biases"),
         (
             lambda c: total(c) - (c.n_layer - 1) * (12 * c.n_embd**2 + 13 * c.n_embd),
             "one block only",
         ),
         (lambda c: total(c) - c.n_layer * c.n_embd**2, "output projection"),
-        (lambda c: total(c) - 2 * c.n_layer * c.n_embd**2, "you counted C²"),
-        (lambda c: total(c) - 3 * c.n_layer * c.n_embd**2, "qkv's 3C² weights"),
-        (lambda c: total(c) - 3 * c.n_layer * c.n_embd, "qkv's 3C biases"),
-        (lambda c: total(c) - 2 * c.n_layer * c.n_embd, "in each block: one of its norms"),
+        (lambda c: total(c) - 2 * c.n_layer * c.n_embd**2, "so it has 3C² weights"),
+        (
+            lambda c: total(c) - 3 * c.n_layer * c.n_embd**2,
+            "qkv's weights, or three of an MLP matrix's 4C²",
+        ),
+        (lambda c: total(c) - 3 * c.n_layer * c.n_embd, "qkv's biases, or three of expand's 4C"),
+        (
+            lambda c: total(c) - 2 * c.n_layer * c.n_embd,
+            "in each block: a norm, both norms' biases",
+        ),
         (lambda c: float(by_formula(c)), "return them as int"),
         (
             lambda c: total(c) - (11 * c.n_layer + 1) * c.n_embd,
-            "two slips. You forgot the biases of the four matrices. You forgot the norms' biases",
+            "11C are missing in each block, C outside, as many as all biases",
         ),
         (
             lambda c: total(c) - (c.context_length + 2) * c.n_embd,
-            "Not yet: two slips. You forgot the table of positions. You forgot the last norm",
+            "two slips: (1) you forgot the table of positions; (2) you forgot the last norm",
         ),
-        (lambda c: total(c) + 7 * c.n_layer * c.n_embd, "more: 7C in each block"),
-        (lambda c: total(c) + 4 * c.n_layer * c.n_embd**2, "more: 4C² in each block"),
+        (lambda c: total(c) + 7 * c.n_layer * c.n_embd, "7C too many in each block"),
+        (lambda c: total(c) + 4 * c.n_layer * c.n_embd**2, "4C² too many in each block"),
+        (lambda c: total(c) - 6 * c.n_layer * c.n_embd, "6C too few in each block; the biases"),
+        (lambda c: total(c) - c.n_layer * c.n_embd, "a proj's biases, or half a norm"),
+        (lambda c: total(c) + 2 * (c.n_layer - 1) * c.n_embd, "you count it in each"),
+        (lambda c: total(c) - c.n_embd, "ln_f has a gain and a bias"),
+        (lambda c: total(replace(c, n_layer=12)), "you count 12 blocks whatever"),
+        (
+            lambda c: total(c) - (c.vocab_size + c.context_length) * c.n_embd,
+            "the two tables are missing",
+        ),
+        (lambda c: total(c) - c.vocab_size * c.n_embd, "forgot the table of tokens"),
+        (
+            lambda c: total(c) + (c.n_layer - 1) * (c.vocab_size + c.context_length) * c.n_embd,
+            "the two tables are counted in each block",
+        ),
+        (
+            lambda c: total(c) + (c.n_layer - 1) * (c.vocab_size + c.context_length + 2) * c.n_embd,
+            "mind the brackets",
+        ),
+        (lambda c: total(c) - c.vocab_size * (c.n_embd - 1), "table of tokens has C numbers"),
+        (lambda c: total(c) - c.context_length * (c.n_embd - 1), "of positions has C numbers"),
+        (lambda c: total(c) - 8 * c.n_layer * c.n_embd**2, "the MLP's two matrices"),
+        (lambda c: total(c) + c.n_embd**2, "C² too many outside the blocks"),
+        (lambda c: math.inf, "you say inf"),
+        (lambda c: c.vocab_size * 2, "need 124,439,808; you say 100,514"),
         (lambda c: total(c) + c.vocab_size, "a bias of the output layer; it has none"),
         (lambda c: total(c) + 5, "you say 124,439,813, 5 more"),
     ],
