@@ -17,6 +17,8 @@ def definitions(cell: Cell) -> dict[str, Definition]:
 def with_answers(book: Notebook, solutions: Notebook) -> Notebook:
     """Replace each stub by its answer: the next definition of its name, else the solutions' one.
 
+    Promoted cells between a stub and its answer come along: they define what the answer calls.
+
     Raises:
         LookupError: If a stub has no answer.
     """
@@ -27,12 +29,15 @@ def with_answers(book: Notebook, solutions: Notebook) -> Notebook:
             continue
         lines = cell["source"].splitlines()
         for name, stub in reversed(definitions(cell).items()):
-            places = [*code_cells(book)[number + 1 :], *code_cells(solutions)]
-            found = [place for place in places if name in definitions(place)]
+            below = code_cells(book)[number + 1 :]
+            found = [c for c in [*below, *code_cells(solutions)] if name in definitions(c)]
             if not found:
                 raise LookupError(f"{name} has no answer")
             answer = ast.get_source_segment(found[0]["source"], definitions(found[0])[name])
             assert answer is not None
-            lines[stub.lineno - 1 : stub.end_lineno] = answer.splitlines()
+            between = below[: below.index(found[0])] if found[0] in below else []
+            helpers = [c["source"] for c in between if "promote" in tags(c)]
+            written = "\n\n\n".join([*helpers, answer])
+            lines[stub.lineno - 1 : stub.end_lineno] = written.splitlines()
         cell["source"] = "\n".join(lines)
     return answered

@@ -47,6 +47,13 @@ def test_a_stub_takes_its_answer_from_the_cells_below_it_or_from_the_solutions()
     assert alone.cells[0]["source"] == STUB
 
 
+def test_promoted_cells_above_an_answer_come_along() -> None:
+    above = new_code_cell("def helper(x): ...", metadata={"tags": ["promote"]})
+    cells = [task(STUB), new_code_cell("x = 1"), above, new_code_cell(ANSWER)]
+    answered = with_answers(new_notebook(cells=cells), new_notebook())
+    assert answered.cells[0]["source"] == f"def helper(x): ...\n\n\n{ANSWER}\n\n\nprint(double(2))"
+
+
 def test_a_stub_without_an_answer_is_found() -> None:
     with pytest.raises(LookupError, match="double has no answer"):
         with_answers(new_notebook(cells=[task(STUB)]), new_notebook())
