@@ -393,8 +393,19 @@ def test_heads_may_be_cut_first_and_parted_then(capsys: pytest.CaptureFixture[st
     assert "Correct" in said(checks.layer, layer(project=split_before_chunk), capsys=capsys)
 
 
-def test_the_taught_layer_is_right(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Correct" in said(checks.layer, CausalSelfAttention, capsys=capsys)
+class Buffered(CausalSelfAttention):
+    """It keeps something that the course's doesn't."""
+
+    def __init__(self, *sizes: Any, **more: Any) -> None:
+        super().__init__(*sizes, **more)
+        self.register_buffer("mask", torch.ones(6, 6).tril().bool())
+
+
+@pytest.mark.parametrize("layer", [CausalSelfAttention, Buffered])
+def test_the_taught_layer_is_right(
+    layer: type[CausalSelfAttention], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Correct" in said(checks.layer, layer, capsys=capsys)
 
 
 CELL = """import math

@@ -472,6 +472,23 @@ def test_initialising_by_modules_is_right_too(capsys: pytest.CaptureFixture[str]
     assert "Correct" in said(capsys, checks.initialize, layers_alone)
 
 
+def test_initialising_the_blocks_alone_by_their_place_is_right(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def placed(model: nn.Module, n_layer: int, generator: torch.Generator) -> None:
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                in_block = name.startswith("blocks") and name.endswith("proj.weight")
+                std = 0.02 / math.sqrt(2 * n_layer) if in_block else 0.02
+                nn.init.normal_(parameter, std=std, generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.ones_(parameter)
+
+    assert "Correct" in said(capsys, checks.initialize, placed)
+
+
 def gpt(**methods: Function) -> type:
     for name, method in methods.items():
         method.__name__ = name if method.__name__ == "<lambda>" else method.__name__
@@ -489,6 +506,14 @@ class Untied(GPT):
     def __init__(self, config: GPTConfig, generator: Any = None) -> None:
         super().__init__(config, generator)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+
+class Spare(GPT):
+    """It has a layer that nothing uses."""
+
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.spare = nn.Linear(2, 2)
 
 
 class CopiedHead(GPT):
@@ -687,6 +712,7 @@ GPTS: dict[str, type] = {
     ),
     "the embedding's dropout never acts": gpt(stream=without_dropout),
     "Correct: tokens": gpt(stream=without_embed),
+    "Correct: tokens to stream to": Spare,
     "embed and blocks have dropout of their own": gpt(
         stream=lambda self, t, mixes=None: F.dropout(through(self, t, mixes), 0.5, self.training)
     ),

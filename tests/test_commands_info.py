@@ -61,6 +61,8 @@ def test_a_variant_s_norms_are_counted(
 ) -> None:
     sizes = "n_layer: 2, n_head: 2, n_embd: 6, vocab_size: 9, context_length: 4"
     (tmp_path / "odd.yaml").write_text(f"model: {{{sizes}, norm: {norm}}}\n")
-    told = json.loads(written(capsys, "info", tmp_path / "odd.yaml", "--json"))["parameters"]
-    assert told["norms"] == norms * 2 * 6
-    assert told.pop("total") == sum(told.values())
+    told = json.loads(written(capsys, "info", tmp_path / "odd.yaml", "--json"))
+    parts, total = told["parameters"], told["parameters"].pop("total")
+    assert parts["norms"] == norms * 2 * 6
+    assert total == sum(parts.values())
+    assert told["bytes"]["weights"] == 2 * told["bytes"]["weights in bfloat16"] == 4 * total

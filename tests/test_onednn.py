@@ -136,5 +136,5 @@ def test_a_resumed_run_is_equal_to_the_bit(tmp_path: Path) -> None:
 
 def test_without_oneDNN_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="without oneDNN; leave the option out"):
+    with pytest.raises(ValueError, match="without oneDNN; train with --onednn=false"):
         twins()

@@ -175,7 +175,7 @@ def test_a_short_context_allows_no_more(model: GPT) -> None:
 
 
 def test_an_unknown_part_and_half_a_model_are_refused(model: GPT) -> None:
-    with pytest.raises(ValueError, match="part is 'head'; choose one of welcome, tokenizer"):
+    with pytest.raises(ValueError, match="part is 'head'; choose one of tokenizer, embeddings"):
         SentenceMachine("head")
     with pytest.raises(ValueError, match="pass a model together with its own tokenizer"):
         SentenceMachine("attention", WORDS, model)

@@ -218,9 +218,10 @@ def number(text: str) -> float:
     return _read(text, float)
 
 
-def truth(text: str) -> bool:
-    """Read the value of an option as true or false."""
-    return bool(_read(text, bool))
+def truth(text: str) -> bool | None:
+    """Read the value of an option as true, false or null."""
+    value: bool | None = _read(text, bool, is_optional=True)
+    return value
 
 
 def whole(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -301,7 +301,9 @@ def differences(folder: Path, config: str) -> dict[str, Any]:
         has none.
     """
     texts = (read_text(str(folder / CONFIG)), config)
-    silent = {"optimizer": ADAMW} | {f"model.{name}": value for name, value in DEFAULTS.items()}
+    silent = {"optimizer": ADAMW, "onednn": False} | {
+        f"model.{name}": value for name, value in DEFAULTS.items()
+    }
     saved, other = (silent | _flat(text) for text in texts)
     sections = {name.partition(".")[0] for name in saved}
     pairs = {name: [saved.get(name), other.get(name)] for name in saved | other}
@@ -377,19 +379,24 @@ def _begin_run(folder: Path, config: RunConfig, device: torch.device, overwrite:
         changed = differences(folder, to_yaml(config))
         if overwrite or any(n.startswith("data") or n == "model.vocab_size" for n in changed):
             _delete(folder)  # else what was prepared is used
-    if config.onednn is None:
-        could = device.type == "cpu" and config.training.precision == "float32"
-        config = replace(config, onednn=could and onednn_pays(config.model))
     with whole_file(folder / CONFIG) as draft:
         draft.write_text(to_yaml(config), encoding="utf-8")
     try:
-        return _load(folder, config, texts)
+        run = _load(folder, config, texts)
     except (ValueError, OSError):
         # nothing was learnt yet, so the corrected command finds the place free
         _delete(folder)
         with suppress(OSError):  # files that are somebody's own stay
             folder.rmdir()
         raise
+    if run.config.onednn is None:  # now that the tokenizer has said how large the vocabulary is
+        could = device.type == "cpu" and config.training.precision == "float32"
+        run = replace(
+            run, config=replace(run.config, onednn=could and onednn_pays(run.config.model))
+        )
+        with whole_file(folder / CONFIG) as draft:
+            draft.write_text(to_yaml(run.config), encoding="utf-8")
+    return run
 
 
 def open_run(folder: Path, config: RunConfig) -> Run:

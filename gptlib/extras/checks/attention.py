@@ -96,8 +96,6 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     causes = {
         "the scores are divided by the root of dimension 1, which here is the heads; D is the last "
         "one, q.size(-1)": taught.attend(q * math.sqrt(4 / 3), k, v, mask)[0],
-        "the scores are divided by the root of dimension 0, which here is the batch; D is the last "
-        "one, q.size(-1)": taught.attend(q * math.sqrt(4 / 2), k, v, mask)[0],
     }
     expect(many, right, causes, "the output for q of shape (B, H, T, D)")
     few = run(function, q[..., -2:, :], k, v, mask[-2:])[0]
@@ -286,7 +284,7 @@ def _check_other_sizes(kind: Callable[..., Any], x: Tensor) -> None:
     yours = run(kind, 12, 2).eval()
     of_two, of_four = (taught.CausalSelfAttention(12, n_head) for n_head in (2, 4))
     for other in (of_two, of_four):
-        other.load_state_dict(yours.state_dict())
+        other.load_state_dict(yours.state_dict(), strict=False)
     hints = {"": "It is right for 4 heads of 5 channels; this layer has 2 of 6, and 5 words."}
     causes = {"there are 4 heads, whatever n_head is; cut into self.n_head": of_four(x)}
     expect(run(yours.forward, x, hints=hints), of_two(x), causes, "the output with 2 heads of 6")

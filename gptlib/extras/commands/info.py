@@ -101,8 +101,11 @@ def _info(arguments: argparse.Namespace) -> int:
     parameters, operations = count_parameters(config), flops_per_token(config)
     with torch.device("meta"):
         norms = sum(p.numel() for name, p in build(config).named_parameters() if "ln_" in name)
-    parameters["total"] -= parameters["norms"] - norms  # a variant's blocks may have none
-    parameters["norms"] = norms
+    if fewer := parameters["norms"] - norms:  # a variant's blocks may have none
+        parameters["norms"], parameters["total"] = norms, parameters["total"] - fewer
+        memory["weights"] -= 4 * fewer
+        memory["weights in bfloat16"] -= 2 * fewer
+        memory["training, activations included"] -= 16 * fewer  # a gradient, and AdamW's averages
     if arguments.json:
         print_json(
             {

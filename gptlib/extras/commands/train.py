@@ -76,7 +76,7 @@ its own, and in the end the model in GPT-2's layout is there. Ctrl-C goes on to 
 
 Fields of the configuration are options, such as --training.n-steps 500; the n- of a number may be
 left out, so --training.steps 500 is the same. Options win over --config. With --resume, steps,
-rates, batches, intervals and precision may be others than the run was begun with."""
+rates, batches, intervals, precision and --onednn may be others than the run was begun with."""
 
 _EXAMPLES = """\
 examples:
@@ -216,7 +216,7 @@ def parser(prog: str) -> RunParser:
 
 
 def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
-    """Add the options of all runs; returns the group of those that change no number."""
+    """Add the options of all runs; returns the group of those for the run itself."""
     parser.add_argument(
         "--config",
         action="append",
@@ -253,7 +253,7 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
         const=True,
         metavar="true|false",
         help="on a CPU in float32: multiply with oneDNN, on some CPUs in half the time (default: "
-        "if it is faster in a short measurement when the run begins)",
+        "if it is faster in a short measurement when the run begins); write it behind TEXT",
     )
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     run.add_argument(
@@ -346,10 +346,12 @@ def _learn(
     if arguments.checkpoint_activations:
         checkpoint_activations(model)
     loss: Loss = chunked_loss
-    if run.config.onednn:
+    _say_beginning(run, changes, model, device)
+    can_use_onednn = device.type == "cpu" and plan.precision == "float32"
+    if run.config.onednn and can_use_onednn and not arguments.compile:
         multiply_in_onednn(model, LEAST)
         loss = onednn_loss
-    _say_beginning(run, changes, model, device)
+        note("matrices are multiplied in oneDNN; with --onednn=false they are not")
     parts = (model, run.train_part, run.validation_part, plan)
     kept: dict[str, Any] = {"checkpoint": run.folder / CHECKPOINT, "resume": run.step > 0}
     if run.config.form:
@@ -476,8 +478,6 @@ def _say_beginning(run: Run, changes: dict[str, Any], model: GPT, device: torch.
     )
     for name, (before, now) in changes.items():
         note(f"{name} was {before} and is {now} from here on")
-    if run.config.onednn:
-        note("matrices are multiplied in oneDNN; with --onednn=false they are not")
     if not sizes.bias or sizes.qkv_bias is False or sizes.positions != "learned":
         note("in GPT-2's layout, biases of zero or a table of positions will be added")
     if passes > 20:

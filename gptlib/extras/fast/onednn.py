@@ -110,7 +110,7 @@ def multiply_in_onednn(model: nn.Module, least: int = 0) -> None:
     for `chunked_loss`, which takes the output layer's weight for itself.
     """
     if not torch.backends.mkldnn.is_available():
-        raise ValueError("this PyTorch was built without oneDNN; leave the option out")
+        raise ValueError("this PyTorch was built without oneDNN; train with --onednn=false")
     swap_linears(model, OneDNNLinear, least)
 
 
@@ -120,10 +120,10 @@ def onednn_loss(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     return chunked_loss(model, inputs, targets, linear)
 
 
-def onednn_pays(sizes: GPTConfig, n_rows: int = 256) -> bool:
-    """Measure whether a model of these sizes learns faster in oneDNN, in some milliseconds.
+def onednn_pays(sizes: GPTConfig) -> bool:
+    """Measure whether a model of these sizes learns faster in oneDNN, in less than a second.
 
-    `n_rows` tokens go through the output layer as `onednn_loss` takes it, and through an MLP if
+    256 tokens go through the output layer as `onednn_loss` takes it, and through an MLP if
     that is large; in turns by PyTorch's own products and by oneDNN's, and the quickest of three
     counts. oneDNN has to be a tenth faster, so that a model for which it is all the same gets the
     same numbers each time.
@@ -135,7 +135,7 @@ def onednn_pays(sizes: GPTConfig, n_rows: int = 256) -> bool:
         return False
     swapped = copy.deepcopy(mlp)
     multiply_in_onednn(swapped)
-    x = torch.ones(n_rows, sizes.n_embd)
+    x = torch.ones(256, sizes.n_embd)
     seconds: list[list[float]] = [[], []]
     for _ in range(4):  # the first time warms up
         for times, linear, layers in zip(

@@ -8,10 +8,11 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from torch import Tensor
+from torch import Tensor, nn
 
 from gptlib.extras.figures import Picture, canvas, plain
 from gptlib.extras.plots import COLORS, heatmap
+from gptlib.scaling import activation_bytes
 
 
 def word_table(x: Tensor, words: list[str], channels: list[str]) -> Picture:
@@ -239,16 +240,8 @@ def all_heads(weights: Tensor, marked: Mapping[tuple[int, int], str]) -> Picture
 
 def kept_mebibytes(function: Callable[..., Tensor], n: int) -> float:
     """Count what attention over n words, 8 heads of 64, keeps for the backward pass, in MiB."""
-    kept: list[Tensor] = []
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        function(*torch.randn(3, 1, 8, n, 64, requires_grad=True))
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
-    return sum(storages.values()) / 2**20
+    q, k, v = torch.randn(3, 1, 8, n, 64, requires_grad=True)
+    return activation_bytes(nn.Module(), lambda: function(q, k, v)) / 2**20
 
 
 def kept_memory(lengths: Sequence[int], kept: Mapping[str, Sequence[float]]) -> Picture:

@@ -33,7 +33,6 @@ SENTENCE = (
 )
 """From War and Peace; chapters 1 to 4 follow it."""
 PARTS = {
-    "welcome": ("next", 12),
     "tokenizer": ("tokens", 3),
     "embeddings": ("vectors", 1),
     "attention": ("attention", 19),
