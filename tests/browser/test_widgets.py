@@ -28,6 +28,21 @@ def test_welcome_the_model_writes_and_the_bars_follow(book: Book) -> None:
     expect(line).to_contain_text("After “·his” the model says “·cap”, 21 %")
 
 
+def test_welcome_a_task_is_done_wrong_and_then_right(book: Book) -> None:
+    book.open("00_welcome.ipynb")
+    book.run_all()
+    cell = book.page.locator(".jp-CodeCell", has_text="checks.next_words(next_words)")
+    expect(cell.locator(".jp-OutputArea")).to_contain_text("Not written yet")
+    stub = cell.locator(".cm-content").inner_text()
+    for stop, said in (("len(words) + 1", "Not yet"), ("len(words)", "Correct")):
+        answer = f"return [(words[:n], words[n]) for n in range(1, {stop})]"
+        cell.locator(".cm-content").click()
+        book.page.keyboard.press("ControlOrMeta+a")
+        book.page.keyboard.insert_text(stub.replace("...  # your line here", answer))
+        book.page.keyboard.press("Control+Enter")
+        expect(cell.locator(".jp-OutputArea")).to_contain_text(said)
+
+
 def test_embeddings_the_picture_follows_the_position(book: Book) -> None:
     book.open("02_embeddings.ipynb")
     book.run_all()
