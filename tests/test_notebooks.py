@@ -96,6 +96,12 @@ def test_no_name_of_a_later_chapter_is_used(path: Path) -> None:
 
 
 @every_chapter
+def test_a_chapter_links_the_card_of_letters(path: Path) -> None:
+    assert "](../notebooks/symbols.md)" in "".join(cell["source"] for cell in read(path).cells[:5])
+    assert (ROOT / "notebooks" / "symbols.md").is_file()
+
+
+@every_chapter
 def test_a_chapter_has_the_rhythm_of_the_course(path: Path) -> None:
     assert list(rhythm_complaints(read(path), stem(path) in REWRITTEN)) == []
 
