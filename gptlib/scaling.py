@@ -18,6 +18,7 @@ Example:
 
 import math
 import os
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -282,6 +283,9 @@ def processes(kind: Literal["cpu", "cuda"] | None = None) -> Iterator[torch.devi
         yield device
     finally:
         dist.destroy_process_group()
+        # Gloo's threads still give back their last tensors, which takes Python; asking for it while
+        # Python ends aborts the process (PyTorch issue 190489)
+        time.sleep(0 if on_gpu else 0.5)
 
 
 class ForwardPass(nn.Module):
