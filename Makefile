@@ -49,10 +49,10 @@ $(OLDEST)/installed: pyproject.toml $(INSTALLED)
 test-oldest: $(OLDEST)/installed
 	$(OLDEST)/bin/python -m pytest $(or $(TEST),gptlib tests)
 
-# Needs Chromium or Chrome; CHROME=/path/to/it names one that is not found. A test that fails is
-# tried once more, and both tries are told. KEEP_PICTURES=1 renews the pictures of the README.
+# Needs Chromium or Chrome; CHROME=/path/to/it names one that is not found.
+# KEEP_PICTURES=1 renews the pictures of the README.
 test-browser: $(INSTALLED)
-	$(BIN)/python -m pytest tests/browser --reruns 1 -rR $(TEST)
+	$(BIN)/python -m pytest tests/browser $(TEST)
 
 # BOOKS="notebooks/03_attention.ipynb" refreshes one notebook.
 refresh: $(INSTALLED)
