@@ -51,6 +51,7 @@ CASES: dict[str, list[tuple[Callable[..., Any], str]]] = {
         (lambda x, y: -x.softmax(-1)[range(6), y].log().mean(), "Right for small logits"),
         (lambda x, y: nn.functional.cross_entropy(x, y), "you call F.cross_entropy"),
         (lambda x, y: nn.CrossEntropyLoss()(x, y), "you call F.cross_entropy"),
+        (nn.functional.cross_entropy, "you call F.cross_entropy"),
         (lambda x, y: (x.logsumexp(-1) - x[range(6), y]).mean(), "Correct"),
     ],
     "clip_gradients": [
