@@ -95,6 +95,9 @@ def test_after_a_nan_the_advice_leads_on(
     assert "--training.max-learning-rate 0.002" in advice
     assert call(*advice.split(), "--device", "cpu") == 0
     assert [step for step, *_ in losses_only(folder)] == list(range(1, N_STEPS + 1))
+    with pytest.raises(SystemExit):
+        call("train", book, *TINY, "--training.max-learning-rate", 1e30, "--folder", tmp_path / "s")
+    assert "--training.max-learning-rate 0.01" in capsys.readouterr().err
 
 
 def losses_only(folder: Path) -> list[tuple[int, float]]:
@@ -216,6 +219,17 @@ def records(tmp_path: Path) -> Path:
     return file
 
 
+def test_a_run_of_a_text_is_none_for_tune(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", book, *TINY, "--start-std", 0.02, "--folder", tmp_path / "r") == 0
+    capsys.readouterr()
+    said = refusal(capsys, "tune", "--resume", "--folder", tmp_path / "r")
+    assert "is for train; write train instead of tune" in said
+    said = refusal(capsys, "tune", book, "--config", "war-and-peace-cpu")
+    assert "is for train; write train instead of tune" in said
+
+
 @pytest.mark.parametrize("lora", [(), ("--lora",)])
 def test_tune_learns_answers_and_goes_on_to_the_bit(
     lora: tuple[str, ...],
@@ -244,7 +258,7 @@ def test_tune_learns_answers_and_goes_on_to_the_bit(
     assert form.name == "chat"
     capsys.readouterr()
     said = refusal(capsys, "train", "--resume", "--folder", folder)
-    assert "was begun with tune" in said
+    assert "is for tune; write tune instead of train" in said
     assert call("tune", "--resume", "--folder", folder) == 0
     assert "is complete: 6 steps are done" in capsys.readouterr().err
 
