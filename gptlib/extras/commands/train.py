@@ -317,7 +317,7 @@ def run_command(arguments: argparse.Namespace) -> int:
                 found = open_run(folder, known.run), {}
             return _learn(*found, device, arguments)
     except FloatingPointError as error:
-        rate = min(0.1, arguments.run.training.max_learning_rate) / 10  # a tenth of 1e300 is no help
+        rate = min(0.1, arguments.run.training.max_learning_rate) / 10  # 1e299 is no help
         step = checkpoint_step(folder)
         how = f"{arguments.parser.prog} --resume --folder {quoted(folder)}"
         way = f"go on from step {step} with: {how}" if step else "begin anew with the same command"
