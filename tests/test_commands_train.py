@@ -193,6 +193,10 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         (["BOOK", "--training.betas", "[1, 0.9]"], "it must be two numbers from 0 to below 1"),
         (["BOOK", "--training.seed", "-1"], "--training.seed is -1; it must be from 0 to 92233"),
         (["BOOK", "--start-std", "inf"], "--start-std is inf; it must be above 0 and at most 100"),
+        (
+            ["BOOK", "--model.n-layer", "99999999"],
+            "--model.n-layer is 99999999; it must be at most",
+        ),
         (["BOOK", "--lora.alpha", "inf"], "--lora.alpha is inf; it must be above 0 and finite"),
         (
             ["BOOK", "--model.n-head", "3"],
@@ -559,8 +563,9 @@ def test_a_loss_that_is_no_number_ends_in_one_line(
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert "lower the learning rate" in err
-    assert "begin anew with the same command and --training.max-learning-rate 1e+29" in err
-    assert call("train", book, *TINY, "--folder", tmp_path / "b") == 0, "no flag is needed"
+    assert "begin anew with the same command and --training.max-learning-rate 0.01" in err
+    words = (*words, "--training.max-learning-rate", 0.01)
+    assert call("train", book, *TINY, *words, "--folder", tmp_path / "b") == 0, "no flag is needed"
 
 
 def test_too_little_memory_is_told_with_the_way_out(

@@ -128,6 +128,7 @@ class RunConfig:
         plan, is_share = self.training, 0 < self.data.validation_fraction < 1
         check_fields(self.data, {"validation_fraction": ("between 0 and 1", is_share)})
         check_fields(self, {"start_std": ("above 0 and at most 100", 0 < self.start_std <= 100)})
+        check_fields(self.model, {"n_layer": ("at most 10000", self.model.n_layer <= 10_000)})
         named = ("one of " + ", ".join(OPTIMIZERS), self.optimizer in OPTIMIZERS)
         check_fields(self, {"optimizer": named})
         rules = {
@@ -286,7 +287,7 @@ def want_run(
             f"{folder} has done {step} steps, and n_steps is {config.training.n_steps}; ask for "
             "more, or leave it out"
         )
-    if changes:
+    if changes and step < config.training.n_steps:  # else no step is taken by the new plan
         with whole_file(folder / CONFIG) as draft:
             draft.write_text(to_yaml(config), encoding="utf-8")
     return open_run(folder, config), changes
