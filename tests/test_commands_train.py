@@ -197,6 +197,11 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
             ["BOOK", "--model.n-layer", "99999999"],
             "--model.n-layer is 99999999; it must be at most",
         ),
+        (
+            ["BOOK", "--model.n-embd", "8000000000"],
+            "--model.n-embd is 8000000000; it must be at most",
+        ),
+        (["BOOK", "--model.d-ff", "8000000000"], "--model.d-ff is 8000000000; it must be at most"),
         (["BOOK", "--lora.alpha", "inf"], "--lora.alpha is inf; it must be above 0 and finite"),
         (
             ["BOOK", "--model.n-head", "3"],
@@ -564,8 +569,8 @@ def test_a_loss_that_is_no_number_ends_in_one_line(
     err = capsys.readouterr().err
     assert "lower the learning rate" in err
     assert "begin anew with the same command and --training.max-learning-rate 0.01" in err
-    words = (*words, "--training.max-learning-rate", 0.01)
-    assert call("train", book, *TINY, *words, "--folder", tmp_path / "b") == 0, "no flag is needed"
+    lower = ("--training.max-learning-rate", 0.01, "--folder", tmp_path / "b")
+    assert call("train", book, *TINY, *words, *lower) == 0, "no flag is needed"
 
 
 def test_too_little_memory_is_told_with_the_way_out(
@@ -650,7 +655,7 @@ def test_under_torchrun_two_processes_learn_the_same_and_one_speaks(
     folder, alone = tmp_path / "two", tmp_path / "one"
     words = (*TINY, "--model.dropout", 0)
     said = torchrun(book, *words, "--folder", folder, "--strategy", "fsdp")
-    assert said.count("the model is in") == 1
+    assert said.count("parameters learn on") == said.count("the model is in") == 1
     assert call("train", book, *words, "--folder", alone) == 0
     for ours, theirs in zip(losses(folder), losses(alone), strict=True):
         assert ours[:2] == pytest.approx(theirs[:2], rel=1e-4)

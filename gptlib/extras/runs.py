@@ -128,7 +128,10 @@ class RunConfig:
         plan, is_share = self.training, 0 < self.data.validation_fraction < 1
         check_fields(self.data, {"validation_fraction": ("between 0 and 1", is_share)})
         check_fields(self, {"start_std": ("above 0 and at most 100", 0 < self.start_std <= 100)})
-        check_fields(self.model, {"n_layer": ("at most 10000", self.model.n_layer <= 10_000)})
+        sizes = {"n_layer": 10_000, "n_embd": 1_000_000, "d_ff": 10_000_000}
+        for name, most in sizes.items():  # above, it takes hours to say that memory is too small
+            fits = (getattr(self.model, name) or 0) <= most
+            check_fields(self.model, {name: (f"at most {most}", fits)})
         named = ("one of " + ", ".join(OPTIMIZERS), self.optimizer in OPTIMIZERS)
         check_fields(self, {"optimizer": named})
         rules = {
