@@ -186,19 +186,27 @@ class Sampling:
     repetition_penalty: float = knob(
         1.0,
         penalize_repetition,
-        "above 0 and finite; 1 is none",
-        lambda x: 0 < x < math.inf,
+        "from 1e-30 to 1e30; 1 is none",
+        lambda x: 1e-30 <= x <= 1e30,
         "texts",
     )
     """Above 1 makes tokens of the prompt and the text less likely, below 1 more; above 0."""
     frequency_penalty: float = knob(
-        0.0, penalize_frequency, "finite; 0 is none", math.isfinite, "new_texts"
+        0.0,
+        penalize_frequency,
+        "from -1e30 to 1e30; 0 is none",
+        lambda x: abs(x) <= 1e30,
+        "new_texts",
     )
-    """Subtracted from a logit for each time the token was written; any number."""
+    """Subtracted from a logit for each time the token was written; -1e30 to 1e30."""
     presence_penalty: float = knob(
-        0.0, penalize_presence, "finite; 0 is none", math.isfinite, "new_texts"
+        0.0,
+        penalize_presence,
+        "from -1e30 to 1e30; 0 is none",
+        lambda x: abs(x) <= 1e30,
+        "new_texts",
     )
-    """Subtracted from a logit once if the token was written at all; any number."""
+    """Subtracted from a logit once if the token was written at all; -1e30 to 1e30."""
     temperature: float = knob(
         1.0, apply_temperature, "at least 0 and finite; 0 is greedy", lambda x: 0 <= x < math.inf
     )

@@ -150,7 +150,7 @@ def test_a_message_beyond_the_context_is_cut_and_that_is_said(
     ("words", "message"),
     [
         (["hello"], "name a classifier with --model DIR; one is made with --train"),
-        (["--model", ".", "hello"], "has no config.json"),
+        (["--model", ".", "hello"], ". is no classifier; one is made with --train"),
         (["--model", ".", "a", "--file", "b"], "give messages or --file, not both"),
         (["--model", ".", "--file", "b"], "there is no file 'b'; name one that is there"),
         (["--save", "x", "hello"], "--save belongs to --train; add the file of records"),

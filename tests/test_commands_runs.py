@@ -68,6 +68,9 @@ def test_a_finished_run_goes_on_with_more_steps_and_another_plan(
     assert load_checkpoint(folder / "checkpoint.pt")["step"] == 16
     loaded, _ = load_model(folder)
     assert torch.equal(loaded.state_dict()["ln_f.weight"], weights(folder)["ln_f.weight"])
+    assert call("train", "--resume", "--folder", folder, "--training.report-every", 7) == 0
+    assert "is complete: 16 steps are done" in capsys.readouterr().err
+    assert parse("--config", folder / "config.yaml").training == plan  # no step followed another
     said = refusal(capsys, "train", "--resume", "--folder", folder, "--training.steps", 5)
     assert "has done 16 steps, and --training.n-steps is 5; ask for more, or leave it out" in said
     said = refusal(capsys, "train", "--resume", "--folder", folder, "--model.n-layer", 2)
@@ -216,6 +219,17 @@ def records(tmp_path: Path) -> Path:
     return file
 
 
+def test_a_run_of_a_text_is_none_for_tune(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("train", book, *TINY, "--start-std", 0.02, "--folder", tmp_path / "r") == 0
+    capsys.readouterr()
+    said = refusal(capsys, "tune", "--resume", "--folder", tmp_path / "r")
+    assert "is for train; write train instead of tune" in said
+    said = refusal(capsys, "tune", book, "--config", "war-and-peace-cpu")
+    assert "is for train; write train instead of tune" in said
+
+
 @pytest.mark.parametrize("lora", [(), ("--lora",)])
 def test_tune_learns_answers_and_goes_on_to_the_bit(
     lora: tuple[str, ...],
@@ -244,7 +258,7 @@ def test_tune_learns_answers_and_goes_on_to_the_bit(
     assert form.name == "chat"
     capsys.readouterr()
     said = refusal(capsys, "train", "--resume", "--folder", folder)
-    assert "was begun with tune" in said
+    assert "is for tune; write tune instead of train" in said
     assert call("tune", "--resume", "--folder", folder) == 0
     assert "is complete: 6 steps are done" in capsys.readouterr().err
 

@@ -126,6 +126,29 @@ def test_options_change_a_configuration_in_each_spelling_and_yaml_gives_the_same
     assert values["start_std"] == 0.1
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--onednn", "book.txt"), True),
+        (("--onednn", "false", "book.txt"), False),
+        (("--onednn=null", "book.txt"), None),
+        (("book.txt", "--onednn"), True),
+    ],
+)
+def test_a_switch_takes_a_value_and_never_a_text(words: tuple[str, ...], expected: object) -> None:
+    config = parse(*words)
+    assert config.onednn is expected
+    assert config.data.texts == ("book.txt",)
+
+
+@pytest.mark.parametrize("option", ["--read-special", "--data.read-special", "--model.bias"])
+def test_a_field_that_is_true_or_false_never_takes_a_text(option: str) -> None:
+    config = parse(option, "book.txt", "--model.tie-weights", "FALSE", "--model.qkv-bias")
+    assert config.data.texts == ("book.txt",)
+    assert config.data.read_special == option.endswith("special")
+    assert (config.model.bias, config.model.tie_weights, config.model.qkv_bias) == (1, 0, 1)
+
+
 def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         call("train", "--help")
@@ -166,17 +189,30 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         (["BOOK", "--training.stops", "5"], "--training.stops; did you mean --training.steps?"),
         (["BOOK", "--training.warmup-steps", "4500"], "--training.warmup-steps is 4500; it must"),
         (["BOOK", "--training.max-learning-rate", "inf"], "is inf; it must be above 0 and finite"),
-        (["BOOK", "--training.weight-decay", "nan"], "is nan; it must be at least 0 and finite"),
+        (["BOOK", "--training.weight-decay", "nan"], "is nan; it must be from 0 to 100"),
         (["BOOK", "--training.betas", "[1, 0.9]"], "it must be two numbers from 0 to below 1"),
         (["BOOK", "--training.seed", "-1"], "--training.seed is -1; it must be from 0 to 92233"),
-        (["BOOK", "--start-std", "inf"], "--start-std is inf; it must be above 0 and finite"),
+        (["BOOK", "--start-std", "inf"], "--start-std is inf; it must be above 0 and at most 100"),
+        (
+            ["BOOK", "--model.n-layer", "99999999"],
+            "--model.n-layer is 99999999; it must be at most",
+        ),
+        (
+            ["BOOK", "--model.n-embd", "8000000000"],
+            "--model.n-embd is 8000000000; it must be at most",
+        ),
+        (["BOOK", "--model.d-ff", "8000000000"], "--model.d-ff is 8000000000; it must be at most"),
         (["BOOK", "--lora.alpha", "inf"], "--lora.alpha is inf; it must be above 0 and finite"),
         (
             ["BOOK", "--model.n-head", "3"],
             "--model.n-embd is 128; it must be divisible by --model.n-head",
         ),
         (
-            ["BOOK", "--model.bias", "maybe"],
+            ["BOOK", "--model.bias", "no"],
+            "--model.bias: 'no' can't be used; write true or false",
+        ),
+        (
+            ["BOOK", "--model.bias=maybe"],
             "--model.bias: 'maybe' can't be used; write true or false",
         ),
         (["BOOK", "--data.validation-fraction", "1"], "--data.validation-fraction is 1.0; it must"),
@@ -191,6 +227,10 @@ def test_help_shows_every_field(capsys: pytest.CaptureFixture[str]) -> None:
         (["BOOK", "--wandb", "maybe"], "argument --wandb: invalid choice: 'maybe' (choose from"),
         (["BOOK", "--strategy", "ddp"], "--strategy is for several processes; start them with"),
         (["BOOK", "--resume", "--overwrite"], "--resume goes on and --overwrite begins anew"),
+        (
+            ["BOOK", "--device", "cpu", "BOOK"],
+            "belongs to no option; leave it out, or put texts side",
+        ),
         (["BOOK", "--resume"], "holds no run, so there is nothing to resume; leave --resume out"),
         ([""], "a text's name is empty; name a file or a folder"),
         (["BOOK", "--folder", ""], "--folder is empty; name the run's folder, or leave it out"),
@@ -528,8 +568,9 @@ def test_a_loss_that_is_no_number_ends_in_one_line(
     assert caught.value.code == 2
     err = capsys.readouterr().err
     assert "lower the learning rate" in err
-    assert "begin anew with the same command and --training.max-learning-rate 1e+29" in err
-    assert call("train", book, *TINY, "--folder", tmp_path / "b") == 0, "no flag is needed"
+    assert "begin anew with the same command and --training.max-learning-rate 0.01" in err
+    lower = ("--training.max-learning-rate", 0.01, "--folder", tmp_path / "b")
+    assert call("train", book, *TINY, *words, *lower) == 0, "no flag is needed"
 
 
 def test_too_little_memory_is_told_with_the_way_out(
@@ -614,7 +655,7 @@ def test_under_torchrun_two_processes_learn_the_same_and_one_speaks(
     folder, alone = tmp_path / "two", tmp_path / "one"
     words = (*TINY, "--model.dropout", 0)
     said = torchrun(book, *words, "--folder", folder, "--strategy", "fsdp")
-    assert said.count("the model is in") == 1
+    assert said.count("parameters learn on") == said.count("the model is in") == 1
     assert call("train", book, *words, "--folder", alone) == 0
     for ours, theirs in zip(losses(folder), losses(alone), strict=True):
         assert ours[:2] == pytest.approx(theirs[:2], rel=1e-4)

@@ -129,6 +129,14 @@ def test_adapters_are_put_into_the_model_that_is_named(
     assert_same_weights(load_model(tmp_path / "b")[0], right)
 
 
+def test_a_size_that_is_none_is_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("convert", folder, tmp_path / "x", "--to", "sharded", "--shard-size", "big")
+    assert "'big' is no size; write one like 500MB" in refusal(capsys, *words)
+    assert not (tmp_path / "x").exists()
+
+
 def test_a_folder_that_is_not_empty_is_left_alone(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

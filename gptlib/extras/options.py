@@ -21,7 +21,11 @@ EXIT_STATUS = (
     "nobody reads its output any more.\n"
 )
 
-_METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", tuple: "[A,B]"}
+TRUE_OR_FALSE = "[true|false]"
+"""The metavar of an option that is true if it stands alone."""
+
+_METAVARS: dict[Any, str] = {int: "N", float: "X", bool: TRUE_OR_FALSE, tuple: "[A,B]"}
+_TRUTHS = ("true", "false", "null", "yes", "no", "on", "off", "0", "1")
 
 
 def quoted(path: Path) -> str:
@@ -129,8 +133,6 @@ class CommandParser(argparse.ArgumentParser):
                 required=field.default is MISSING,
                 type=partial(_read, kind=kind, is_optional=is_optional),
                 metavar=_METAVARS.get(get_origin(kind) or kind, "NAME"),
-                nargs="?" if kind is bool else None,
-                const=True if kind is bool else None,
                 help=text.replace("%", "%%"),
             )
             for name in (field.name, field.name.removeprefix("n_")):
@@ -150,12 +152,21 @@ class CommandParser(argparse.ArgumentParser):
         """
         names = [word.partition("=") for word in words]
         words = ["".join((self.spellings.get(name, name), *rest)) for name, *rest in names]
+        actions = [action for action in self._actions if action.metavar == TRUE_OR_FALSE]
+        switches = {option for action in actions for option in action.option_strings}
+        words = [  # a text that follows is no value
+            word + "=true" * (word in switches and follower.lower() not in _TRUTHS)
+            for word, follower in pairwise([*words, ""])
+        ]
         known, unknown = self.parse_known_args(words)
         if unknown:
             parser: CommandParser = known.parser
             word = next((word for word in unknown if word.startswith("-")), unknown[0])
             if not word.startswith("-"):
-                parser.error(f"{word!r} is no option; put a text of several words in quotes")
+                way_out = "leave it out, or put texts side by side and the words of one in quotes"
+                if "--prompt" in parser._option_string_actions:
+                    way_out = 'write --prompt "TEXT", with its words in quotes'
+                parser.error(f"{word!r} belongs to no option; {way_out}")
             options = [*parser._option_string_actions, *parser.spellings]
             parser.error(f"there is no option {word}{suggestion(word.partition('=')[0], options)}")
         known.given = {
@@ -224,14 +235,14 @@ def truth(text: str) -> bool | None:
     return value
 
 
-def whole(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole(least: int, most: int = 2**63 - 1) -> Callable[[str], int]:
     """Make a reader of whole numbers within bounds, both allowed, for argparse's `type`."""
 
     def read(text: str) -> int:
         value: int = _read(text, int)
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is too small; write {least} or more")
-        if most is not None and value > most:
+        if value > most:
             raise argparse.ArgumentTypeError(f"{value} is too large; write {most} or less")
         return value
 

@@ -11,7 +11,6 @@ model/          in the end, the model in GPT-2's layout (a variant is in checkpo
 """
 
 import json
-import math
 import os
 import re
 import shutil
@@ -128,11 +127,15 @@ class RunConfig:
     def __post_init__(self) -> None:
         plan, is_share = self.training, 0 < self.data.validation_fraction < 1
         check_fields(self.data, {"validation_fraction": ("between 0 and 1", is_share)})
-        check_fields(self, {"start_std": ("above 0 and finite", 0 < self.start_std < math.inf)})
+        check_fields(self, {"start_std": ("above 0 and at most 100", 0 < self.start_std <= 100)})
+        sizes = {"n_layer": 10_000, "n_embd": 1_000_000, "d_ff": 10_000_000}
+        for name, most in sizes.items():  # above, it takes hours to say that memory is too small
+            fits = (getattr(self.model, name) or 0) <= most
+            check_fields(self.model, {name: (f"at most {most}", fits)})
         named = ("one of " + ", ".join(OPTIMIZERS), self.optimizer in OPTIMIZERS)
         check_fields(self, {"optimizer": named})
         rules = {
-            "weight_decay": ("at least 0 and finite", 0 <= plan.weight_decay < math.inf),
+            "weight_decay": ("from 0 to 100", 0 <= plan.weight_decay <= 100),
             "betas": ("two numbers from 0 to below 1", all(0 <= beta < 1 for beta in plan.betas)),
             "seed": ("from 0 to 9223372036854775807", 0 <= plan.seed < 2**63),
         }
@@ -287,7 +290,7 @@ def want_run(
             f"{folder} has done {step} steps, and n_steps is {config.training.n_steps}; ask for "
             "more, or leave it out"
         )
-    if changes:
+    if changes and step < config.training.n_steps:  # else no step is taken by the new plan
         with whole_file(folder / CONFIG) as draft:
             draft.write_text(to_yaml(config), encoding="utf-8")
     return open_run(folder, config), changes

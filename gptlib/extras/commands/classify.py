@@ -130,6 +130,10 @@ def _sort(arguments: argparse.Namespace) -> int:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="replace")
         lines = sys.stdin  # line by line, so that it can be a stream
+    if not Path(arguments.model, "config.json").is_file():  # a run's folder has none
+        raise ValueError(
+            f"{arguments.model} is no classifier; one is made with --train FILE --save DIR"
+        )
     classifier = load_classifier(arguments.model, load_model).to(best_device(arguments.device))
     for line in lines:
         message = line.strip("\r\n")

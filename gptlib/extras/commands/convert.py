@@ -1,6 +1,7 @@
 """The command `convert`: a model of any form into a form that another program reads."""
 
 import argparse
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -58,6 +59,7 @@ def parser(prog: str) -> CommandParser:
     )
     parser.add_argument(
         "--shard-size",
+        type=_size,
         metavar="SIZE",
         default="1GB",
         help="with --to sharded: most bytes of a file, such as 500MB (default: 1GB)",
@@ -65,6 +67,13 @@ def parser(prog: str) -> CommandParser:
     parser.add_argument("--base", metavar="DIR", help="of adapters: the model they belong to")
     add_special(parser, "which the model and its tokenizer get besides")
     return parser
+
+
+def _size(text: str) -> str:
+    """Read the value of `--shard-size`."""
+    if not re.fullmatch(r"[1-9]\d*(KB|MB|GB)", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write one like 500MB, in KB to GB")
+    return text
 
 
 def as_gpt2(model: GPT) -> GPT:

@@ -29,7 +29,7 @@ from gptlib.extras.fast.onednn import LEAST, multiply_in_onednn, onednn_loss
 from gptlib.extras.interrupt import end_at_once, ways_on
 from gptlib.extras.models import load_model
 from gptlib.extras.optimizers import OPTIMIZERS, check_muon
-from gptlib.extras.options import CommandParser, quoted, truth
+from gptlib.extras.options import TRUE_OR_FALSE, CommandParser, quoted, truth
 from gptlib.extras.run_logs import Log, TensorBoard, WeightsAndBiases, check_installed
 from gptlib.extras.runs import (
     ADAMW,
@@ -113,17 +113,24 @@ class RunParser(CommandParser):
             restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
             goes_on, folder = known.resume or restarts > 0, known.folder
             if goes_on and folder and (folder / CONFIG).is_file() and not known.print_config:
-                known = self._read_over([str(folder / CONFIG), *asked.config], words)
+                known = self._read_over([str(folder / CONFIG), *asked.config], words, is_run=True)
             known.goes_on, known.folder = goes_on, folder
         except ValueError as error:
             self.error(str(error))
         return known
 
-    def _read_over(self, configs: Sequence[str], words: Sequence[str]) -> argparse.Namespace:
-        """Understand words as changes of configurations."""
+    def _read_over(
+        self, configs: Sequence[str], words: Sequence[str], is_run: bool = False
+    ) -> argparse.Namespace:
+        """Understand words as changes of configurations, the first of them a run's own or not."""
         options = [option for name in configs for option in read_config(name)]
-        if "--form" not in self._option_string_actions and "--form=" in " ".join(options):
-            raise ValueError(f"{configs[0]} was begun with tune; write tune instead of train")
+        chosen = {option.partition("=")[0] for option in options}
+        is_tune, is_answers = "--form" in self._option_string_actions, "--form" in chosen
+        # a run of answers names their form, and tune has no option for the two others
+        is_texts = (is_run and not is_answers) or bool(chosen & {"--start-std", "--optimizer"})
+        if is_texts if is_tune else is_answers:
+            theirs, ours = ("train", "tune") if is_tune else ("tune", "train")
+            raise ValueError(f"{configs[0]} is for {theirs}; write {theirs} instead of {ours}")
         known = super().read([*options, *words])
         typed = {self.spellings.get(n, n) for n in (word.partition("=")[0] for word in words)}
         plan = known.given[TrainingConfig]
@@ -249,11 +256,9 @@ def add_run_options(parser: RunParser) -> argparse._ArgumentGroup:
     run.add_argument(
         "--onednn",
         type=truth,
-        nargs="?",
-        const=True,
-        metavar="true|false",
+        metavar=TRUE_OR_FALSE,
         help="on a CPU in float32: multiply with oneDNN, on some CPUs in half the time (default: "
-        "if it is faster in a short measurement when the run begins); write it behind TEXT",
+        "if it is faster in a short measurement when the run begins)",
     )
     run.add_argument("--tensorboard", action="store_true", help="also write curves for TensorBoard")
     run.add_argument(
@@ -312,7 +317,7 @@ def run_command(arguments: argparse.Namespace) -> int:
                 found = open_run(folder, known.run), {}
             return _learn(*found, device, arguments)
     except FloatingPointError as error:
-        rate = arguments.run.training.max_learning_rate / 10
+        rate = min(0.1, arguments.run.training.max_learning_rate) / 10  # 1e299 is no help
         step = checkpoint_step(folder)
         how = f"{arguments.parser.prog} --resume --folder {quoted(folder)}"
         way = f"go on from step {step} with: {how}" if step else "begin anew with the same command"
