@@ -841,6 +841,21 @@ def encoded(place: Path, encoding: str, mark: bool = True) -> None:
     assert read_messages(file, encoding=option).records == rows
 
 
+def without_mark(place: Path, encoding: str) -> None:
+    """Letters of the first 128 alone are UTF-8 too, with zeros between them."""
+    file = stored(place, table(",", ALL).encode(encoding))
+    with pytest.raises(ValueError, match=f"UTF-16 without a mark: add --encoding {encoding}$"):
+        read_messages(file)
+    assert read_messages(file, encoding=encoding).records == ALL
+
+
+def joined(place: Path, content: str, expected: Any, n_joined: int) -> None:
+    """A delimiter inside of a text without quotes takes nothing from it."""
+    found = read_messages(stored(place, content))
+    assert found.records == expected
+    assert dict(found.understood)["joined again"].startswith(f"{n_joined}: line ")
+
+
 def repeated(place: Path) -> None:
     found = read_messages(stored(place, "ham\tHi\nspam\tWin 5\nspam\twin 7!\nham\thi\n"))
     assert found.records == [("ham", "Hi"), ("spam", "Win 5")]
@@ -897,6 +912,29 @@ case("messages", "JSON with a list under a name", lambda f: messages(f, json.dum
 case("messages", "JSON with classes that are numbers", lambda f: messages(f, json.dumps([{"label": int(a == "spam"), "text": b} for a, b in ALL]), [(str(int(a == "spam")), b) for a, b in ALL]))
 for encoding in ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
     case("messages", f"in {encoding}", partial(encoded, encoding=encoding))
+for encoding in ("utf-16-le", "utf-16-be"):
+    case("messages", f"English in {encoding} without a mark", partial(without_mark, encoding=encoding))
+case("messages", "in Windows' Cyrillic", lambda f: refused(f, "ham\tПривет, как дела\nspam\tКупи сейчас\n".encode("cp1251")), r"most of its letters are not Latin ones: add --encoding .*cp1251")
+case("messages", "in Windows' Cyrillic, by its name", lambda f: messages(f, "ham\tПривет\nspam\tКупи\nham\tда\n".encode("cp1251"), [("ham", "Привет"), ("spam", "Купи"), ("ham", "да")], encoding="cp1251"))
+case("messages", "commas in texts without quotes", lambda f: joined(f, "".join(f"{a},{b}\n" for a, b in [*ALL, ("ham", "a, b, c"), ("spam", "so")]), [*ALL, ("ham", "a, b, c"), ("spam", "so")], 3))
+case("messages", "a tab in a text", lambda f: joined(f, "ham\tHi\tthere\nspam\tWin\nham\tok\n", [("ham", "Hi\tthere"), ("spam", "Win"), ("ham", "ok")], 1))
+case("messages", "Kaggle's: the rest of a text in a column without a name", lambda f: joined(f, 'v1,v2,,,\nham,Hi,,,\nspam,"Win",more, and so,\nham,ok,,,\nspam,now,,,\n', [("ham", "Hi"), ("spam", "Win,more, and so"), ("ham", "ok"), ("spam", "now")], 1))
+case("messages", "the text first, commas in one without quotes", lambda f: left_out(f, "text,label\nHi,ham\nWin, now,spam\nok,ham\n", {3: "it has 3 columns instead of 2; put quotes around its text"}, 2))
+case("messages", "blanks before quotes", lambda f: messages(f, 'ham, "Hi, are you there?"\nspam, "WIN ""1,000"" now"\nham, "See you"\nspam, "Call me now"\nham, "I said ok"\n'))
+case("messages", "quotes inside with a backslash", lambda f: messages(f, table(",", ALL).replace('""', '\\"')))
+case("messages", "Excel's sep=;", lambda f: messages(f, "sep=;\r\n" + table(";", [("label", "text"), *ALL], end="\r\n")))
+case("messages", "semicolons and quoted line breaks in UTF-16", lambda f: messages(f, table(";", [("label", "text"), *BREAK]).encode("utf-16"), BREAK, encoding="utf-16"))
+case("messages", "a header of names with blanks", lambda f: messages(f, table(",", [("Email Text", "Email Type"), *((b, a) for a, b in ALL)])))
+case("messages", "a header of other words above few lines, by its names", lambda f: messages(f, "kind,words\nham,Hi\nspam,Win\n", [("ham", "Hi"), ("spam", "Win")], label_column="kind", text_column="words"))
+case("messages", "a header alone", lambda f: refused(f, "label,text\n"), r"holds no record: only 2 columns \(label, text\) are named")
+case("messages", "blanks behind classes", lambda f: messages(f, "ham \tHi\nspam\tWin\nham\tSo\nspam \tnow\n", [("ham", "Hi"), ("spam", "Win"), ("ham", "So"), ("spam", "now")]))
+case("messages", "one class alone", lambda f: messages(f, "ham\tHi\nham\tyou\nham\tso\n", [("ham", "Hi"), ("ham", "you"), ("ham", "so")]))
+case("messages", "JSON of splits in an object", lambda f: messages(f, json.dumps({"data": {"train": OBJECTS[:3], "test": OBJECTS[3:]}})))
+case("messages", "JSON of texts by their class", lambda f: refused(f, json.dumps({"ham": ["Hi", "ok"], "spam": ["Win", "now"]})), r"has 2 columns \(ham, spam\), and needs one of classes and one of texts")
+case("messages", "JSON of classes by their text", lambda f: refused(f, json.dumps({b: a for a, b in ALL})), r"has 5 columns .* needs one of classes and one of texts")
+case("messages", "conversations", lambda f: refused(f, json.dumps([{"conversations": []}])), r"or learn to answer from it: python -m gptlib tune")
+case("messages", "a web page's table", lambda f: refused(f, "<table><tr><td>ham</td></tr></table>"), r"is a web page \(HTML\)")
+case("messages", "half an emoji", lambda f: left_out(f, '[{"label": "a", "text": "\\ud83d"}, {"label": "a", "text": "x"}]', {1: r"the text has half an emoji (\ud800 to \udfff alone), which is no character"}, 1))
 case("messages", "repeats", repeated)
 case("messages", "contradictions", contradictory, r"5 texts come with two classes: line 1 'say a so' and line 2 'Say a so!' are 'ham' and 'spam'; line 3.*; line 5.*; \.\.\.; correct them, or leave them all out with --skip-contradictions")
 case("messages", "lines without a text", lambda f: left_out(f, "ham\tHi\nham\t\nspam\tWin\nspam\n\tx\n", {2: "the text is empty", 4: "no tab between label and text", 5: "the label is empty"}, 2))
@@ -932,7 +970,8 @@ def instructions(
 
 
 def unclear(place: Path, content: Any, suffix: str = "json", **options: Any) -> Callable[[], Any]:
-    file = stored(place, content if isinstance(content, str) else json.dumps(content), suffix)
+    is_file = isinstance(content, str | bytes)
+    file = stored(place, content if is_file else json.dumps(content), suffix)
     return lambda: read_questions(file, **options)
 
 
@@ -971,6 +1010,15 @@ case("instructions", "an answer's own indentation", lambda f: instructions(f, [{
 case("instructions", "an answer that is a number", lambda f: instructions(f, [{"instruction": "Add.", "input": "1 2", "output": 3}, YES]))
 case("instructions", "an input that is null", lambda f: instructions(f, [ADD, YES | {"input": None}]))
 case("instructions", "an emoji in two halves", lambda f: instructions(f, '[{"instruction": "Hi", "output": "\\ud83d\\ude42"}]', [{"instruction": "Hi", "output": "🙂"}]))
+case("instructions", "splits of columns", lambda f: instructions(f, {n: {k: [r[k]] for k in ADD} for n, r in (("train", ADD), ("test", YES))}))
+case("instructions", "names of one's own in other letters", lambda f: instructions(f, names("Was", "Dazu", "Antwort"), fields={"instruction": "was", "input": "dazu", "output": "antwort"}))
+case("instructions", "semicolons and quoted line breaks", lambda f: instructions(f, table(";", [("instruction", "output"), ("Hi", CODE), ("a; b", "c")]), [{"instruction": "Hi", "output": CODE}, {"instruction": "a; b", "output": "c"}], suffix="csv"))
+case("instructions", "commas in an answer without quotes", lambda f: unclear(f, "instruction,output\nHi,Yes, you\nHo,Ya\n", "csv"), r"line 2: it has 3 columns instead of 2; put quotes around its text")
+case("instructions", "turns of other keys", lambda f: unclear(f, [{"conversations": [{"speaker": "human", "says": "Hi"}]}]), r"record 1: .* a turn has role and content, or from and value, and its first is speaker, says")
+case("instructions", "a conversation that is a text", lambda f: unclear(f, [{"messages": TALK}, {"messages": "Hi"}]), r"record 2: its conversation has no question .* its first is '\"Hi\"'")
+case("instructions", "JSON lines in UTF-16 without a mark", lambda f: unclear(f, "\n".join(map(json.dumps, TWO)).encode("utf-16-le"), "jsonl"), r"UTF-16 without a mark: add --encoding utf-16-le")
+case("instructions", "null", lambda f: unclear(f, "null"), r"record 1 of .* is 'null', not an object with names")
+case("instructions", "half an emoji", lambda f: unclear(f, '[{"instruction": "Hi", "output": "\\ud83d"}]'), r"record 1: the output has half an emoji")
 case("instructions", "a missing output", lambda f: unclear(f, [ADD, {"instruction": "Say yes."}]), r"1 of 2 records .* record 2: the output is empty \(keys: instruction, input, output\); .*--skip-broken")
 case("instructions", "outputs that are lists", lambda f: unclear(f, [ADD | {"output": ["3"]}]), r"record 1: the output is .*3.*, not a text")
 case("instructions", "unknown names", lambda f: unclear(f, [{"was": "x", "antwort": "y"}]), r"record 1 of .* has the keys was, antwort, .*--fields instruction=KEY,output=KEY")
@@ -1008,6 +1056,14 @@ def text_in(place: Path, encoding: str) -> None:
         read()
     option = str(caught.value).rpartition("--encoding ")[2].partition(",")[0]
     documents(place, prose.encode(encoding), [prose], encoding=option)
+
+
+def english_in(place: Path, encoding: str) -> None:
+    """Letters of the first 128 alone are UTF-8 too, with zeros between them."""
+    prose = "Well, Prince, so Genoa\n" * 3
+    with pytest.raises(ValueError, match=f"UTF-16 without a mark: add --encoding {encoding}"):
+        documents(place, prose.encode(encoding))()
+    documents(place, prose.encode(encoding), [prose], encoding=encoding)
 
 
 def noted(place: Path) -> None:
@@ -1053,6 +1109,16 @@ case("text", "marks inside of lines", noted)
 case("text", "an emoji in two halves", lambda f: text(f, b"ok \xed\xa0\xbd\xed\xb9\x82\n", ["ok 🙂\n"]))
 for encoding in ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be"):
     case("text", f"in {encoding}", partial(text_in, encoding=encoding))
+for encoding in ("utf-16-le", "utf-16-be"):
+    case("text", f"English in {encoding} without a mark", partial(english_in, encoding=encoding))
+case("text", "in Cyrillic of Unix", lambda f: documents(f, "Ну, князь, Генуя и Лукка".encode("koi8-r")), r"most of its letters are not Latin ones: add --encoding .*koi8-r")
+case("text", "in Japanese of Windows", lambda f: documents(f, "吾輩は猫である。名前はまだ無い。".encode("shift_jis")), r"most of its letters are not Latin ones: add --encoding .*shift_jis")
+case("text", "an archive of tar", lambda f: documents(f, b"book.txt" + bytes(92) + b"0000644" + bytes(400)), r"it looks like no text at all, as bytes of zero are in programs")
+case("text", "an archive of 7-Zip", lambda f: documents(f, b"7z\xbc\xaf'\x1c"), r"is packed with 7-Zip; unpack it")
+case("text", "XML", lambda f: documents(f, b"<?xml version='1.0'?>\n<FictionBook>"), r"is XML; save the text in it as plain text")
+case("text", "XHTML", lambda f: documents(f, b"\xef\xbb\xbf<?xml version='1.0'?>\n<!DOCTYPE html>\n<html>"), r"is a web page \(HTML\)")
+case("text", "HTML behind a comment", lambda f: documents(f, b"<!-- saved -->\n<html>"), r"is a web page \(HTML\)")
+case("text", "PDF behind an empty line", lambda f: documents(f, b"\n%PDF-1.7\n"), r"is a PDF; save its text")
 case("text", "half a character", lambda f: documents(f, "é".encode()[:1]), r"is no UTF-8 text: byte 0 is 0xc3; it looks like Latin-1: add --encoding latin-1, save it as UTF-8")
 case("text", "gzip", lambda f: documents(f, gzip.compress(b"Once upon")), r"is compressed with gzip; unpack it with gunzip")
 case("text", "docx", lambda f: documents(f, b"PK\x03\x04" + b"." * 99 + b"word/document.xml"), r"is a Word document \(docx\); save it as plain text")
