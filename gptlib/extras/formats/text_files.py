@@ -73,6 +73,18 @@ def check_kind(name: str, start: bytes) -> None:
         raise ValueError(f"{name} is {kind}")
 
 
+def check_file(path: Path) -> None:
+    """Name what lies in the place of a model's file, if it is plainly something else."""
+    with open(path, "rb") as file:
+        start = file.read(100).lstrip()
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
+    if start.lower().startswith((b"<!doctype", b"<html")):
+        raise ValueError(
+            f"{path} is a web page, not the file itself; download the file behind its link"
+        )
+
+
 def guess_encoding(content: bytes) -> str:
     """Name the likely encoding of bytes; "" if they are of another script than ours, or no text."""
     for mark, name in ((codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32")):
