@@ -1091,7 +1091,7 @@ case("instructions", "a conversation that is a text", lambda f: unclear(f, [{"me
 case("instructions", "JSON lines in UTF-16 without a mark", lambda f: unclear(f, "\n".join(map(json.dumps, TWO)).encode("utf-16-le"), "jsonl"), r"UTF-16 without a mark: add --encoding utf-16-le")
 case("instructions", "null", lambda f: unclear(f, "null"), r"record 1 of .* is 'null', not an object with names")
 case("instructions", "half an emoji", lambda f: unclear(f, '[{"instruction": "Hi", "output": "\\ud83d"}]'), r"record 1: the output has half an emoji")
-case("instructions", "a missing output", lambda f: unclear(f, [ADD, {"instruction": "Say yes."}]), r"1 of 2 records .* record 2: the output is empty \(keys: instruction, input, output\); .*--skip-broken")
+case("instructions", "a missing output", lambda f: unclear(f, [ADD, {"instruction": "Say yes."}]), r"1 of 2 records .* record 2: the output is empty \(keys: instruction, input, output\); .*leave them out with skip_broken=True")
 case("instructions", "outputs that are lists", lambda f: unclear(f, [ADD | {"output": ["3"]}]), r"record 1: the output is .*3.*, not a text")
 case("instructions", "unknown names", lambda f: unclear(f, [{"was": "x", "antwort": "y"}]), r"record 1 of .* has the keys was, antwort, .*--fields instruction=KEY,output=KEY")
 case("instructions", "a name that isn't there", lambda f: unclear(f, TWO, fields={"output": "answer"}), r"has no column 'answer'")
@@ -1183,6 +1183,7 @@ for encoding in ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be"):
     case("text", f"in {encoding}", partial(text_in, encoding=encoding))
 for encoding in ("utf-16-le", "utf-16-be"):
     case("text", f"English in {encoding} without a mark", partial(english_in, encoding=encoding))
+case("text", "in Windows-1252, more marks than letters", lambda f: documents(f, "“é” – €5 – “à”\n".encode("cp1252") * 9), r"it looks like Windows-1252: add --encoding cp1252")
 case("text", "in Cyrillic of Unix", lambda f: documents(f, "Ну, князь, Генуя и Лукка".encode("koi8-r")), r"most of its letters are not Latin ones: add --encoding .*koi8-r")
 case("text", "in Japanese of Windows", lambda f: documents(f, "吾輩は猫である。名前はまだ無い。".encode("shift_jis")), r"most of its letters are not Latin ones: add --encoding .*shift_jis")
 case("text", "an archive of tar", lambda f: documents(f, b"book.txt" + bytes(92) + b"0000644" + bytes(400)), r"it looks like no text at all, as bytes of zero are in programs")

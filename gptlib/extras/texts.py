@@ -265,7 +265,13 @@ def train_tokenizer(
     Raises:
         ValueError: If the size is too small for the kind, or a name or a text can't be used.
     """
-    documents = cut_long_words(read_documents(texts, "tokenizer"))
+
+    def read() -> Iterator[str]:
+        yield from cut_long_words(read_documents(texts, "tokenizer"))
+        if sys.stderr.isatty():  # the bar has come to its end, the work has not
+            note(f"all texts are read; {vocab_size:,} tokens are made of them")
+
+    documents = read()
     if kind == "bpe":
         return BPETokenizer.train(documents, vocab_size, special)
     return train_library_tokenizer(documents, kind, vocab_size, special)

@@ -532,7 +532,7 @@ def read_questions(
         raise ValueError(
             f"{len(skipped)} of {len(table.rows)} records of {file} can't be learnt from: "
             f"{_some(said)}; complete them, or map their keys with --fields"
-            + ", or leave them out with --skip-broken"
+            + ", or leave them out with skip_broken=True"
             * (not skip_broken)
         )
     if not records:

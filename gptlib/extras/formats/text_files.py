@@ -53,7 +53,8 @@ ODD_START = re.compile(
 """How files begin that `decode` may refuse, or read as something other than UTF-8."""
 
 
-_LETTERS = re.compile(rb"[A-Za-z]+")
+_LATIN = re.compile(rb"[A-Za-z]+")
+_FOREIGN = re.compile(rb"[\x80-\xff]{4,}")
 _CONTROL = re.compile("[\0-\x08\x0e-\x1f\ufffd]")
 
 
@@ -107,8 +108,9 @@ def guess_encoding(content: bytes) -> str:
         pass
     else:
         return "utf-8"
-    n_odd = some.decode("utf-8", "replace").count("\ufffd")
-    if n_odd > 8 and n_odd > sum(map(len, _LETTERS.findall(some))) // 2:
+    # Accents stand alone among Latin letters, the letters of other scripts beside each other.
+    n_foreign, n_latin = (sum(map(len, part.findall(some))) for part in (_FOREIGN, _LATIN))
+    if n_foreign > max(8, n_latin // 2):
         return ""
     # Latin-1 has nothing but control characters where Windows has quotes and dashes.
     windows = any(0x80 <= byte < 0xA0 for byte in some)
