@@ -996,6 +996,7 @@ case("messages", "blanks before quotes", lambda f: messages(f, 'ham, "Hi, are yo
 case("messages", "quotes inside with a backslash", lambda f: messages(f, table(",", ALL).replace('""', '\\"')))
 case("messages", "Excel's sep=;", lambda f: messages(f, "sep=;\r\n" + table(";", [("label", "text"), *ALL], end="\r\n")))
 case("messages", "semicolons and quoted line breaks in UTF-16", lambda f: messages(f, table(";", [("label", "text"), *BREAK]).encode("utf-16"), BREAK, encoding="utf-16"))
+case("messages", "R's header, which has no name for the rows' numbers", lambda f: messages(f, table("\t", [("label", "text"), *((str(i), a, b) for i, (a, b) in enumerate(ALL, start=1))], csv.QUOTE_ALL)))
 case("messages", "a header of names with blanks", lambda f: messages(f, table(",", [("Email Text", "Email Type"), *((b, a) for a, b in ALL)])))
 case("messages", "a header of other words above few lines, by its names", lambda f: messages(f, "kind,words\nham,Hi\nspam,Win\n", [("ham", "Hi"), ("spam", "Win")], label_column="kind", text_column="words"))
 case("messages", "a header alone", lambda f: refused(f, "label,text\n"), r"holds no record: only 2 columns \(label, text\) are named")

@@ -215,6 +215,9 @@ def _read_columns(file: str, text: str, delimiter: str | None, names: set[str]) 
     n_named = max((i for i in range(width) if filled[i] * 2 > len(rows)), default=0) + 1
     table = Table(columns, rows, form, delimiter=mark, n_named=n_named)
     first = [str(value).strip() for value in rows[0].values]
+    numbers = [row.values[0] for row in rows[1:] if len(row.values) == width]
+    if len(first) == width - 1 and all(number.isdecimal() for number in numbers):
+        first = ["", *first]  # R's rows have a number before them, and its header nothing
     if _is_header(table, first, names):
         table.n_named = max(i for i, name in enumerate(first) if name) + 1
         width = max(width, table.n_named)
