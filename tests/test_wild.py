@@ -835,7 +835,7 @@ case("folder", "a pointer of Git LFS in the place of a checkpoint", lambda f: in
 case("folder", "a web page in the place of a checkpoint", lambda f: instead(f, "ckpt.pt", b"<!DOCTYPE html>") / "ckpt.pt", r"ckpt.pt is a web page, not the file itself")
 case("folder", "a pointer of Git LFS in the place of a configuration", lambda f: changed(f, "config.json", LFS), r"config.json is a Git LFS pointer")
 case("folder", "weights of llama.cpp alone", lambda f: without(instead(f, "model.Q4.gguf"), "config.json"), r"has no config.json, only model.Q4.gguf, which is of llama.cpp")
-case("folder", "gpt-2-simple without its sizes", without_sizes, r"has a checkpoint of TensorFlow and no hparams.json, which says its sizes; copy it")
+case("folder", "gpt-2-simple without its sizes", without_sizes, r"has no hparams.json, which says the sizes of a checkpoint of TensorFlow; copy it")
 case("folder", "a cache of Hugging Face's", lambda f: inside(f, "snapshots/a1b2"), r"holds no model itself; name one of its folders: snapshots/a1b2")
 case("folder", "a pickle with code in it", with_bomb, r"only as pytorch_model.bin, a pickle, which can run code .* no code in it was run")
 case("folder", "a checkpoint with code in it", lambda f: with_bomb(f, "x.pt") / "x.pt", r"no code in it was run")
