@@ -151,8 +151,8 @@ def read_hparams(folder: Path) -> GPTConfig:
     path = folder / "hparams.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} has no hparams.json, which says the sizes of a checkpoint of TensorFlow; copy "
-            "it from the model that was tuned"
+            f"{folder} has no hparams.json, which says the sizes of a checkpoint of TensorFlow; "
+            "copy it from the model that was tuned"
         )
     values = read_json(path)
     try:
