@@ -184,6 +184,21 @@ def test_tokenizer_train_writes_what_the_library_learns(
     written(capsys, *words, "--overwrite")
 
 
+def test_a_terminal_is_told_how_far_a_tokenizer_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "dna.txt"
+    place.write_text("ACGGTCATTAGC" * 25_000)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert (
+        main(["tokenizer", "train", str(place), "--vocab-size", "270", "--save", str(tmp_path)])
+        == 0
+    )
+    told = capsys.readouterr().err
+    assert "tokenizer:   0%" in told
+    assert told.endswith("note: all texts are read; 270 tokens are made of them\n")
+
+
 @pytest.mark.parametrize("special", [(), ("--special",)])
 @pytest.mark.parametrize("own", [True, False])
 def test_encode_and_decode_give_every_byte_back(

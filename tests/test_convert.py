@@ -16,6 +16,7 @@ from gptlib.classification import encode_texts, load_classifier, pad_batch
 from gptlib.extras.commands.convert import as_gpt2
 from gptlib.extras.models import load_model
 from gptlib.gpt2 import GPT
+from gptlib.tokenizer import vocabulary_size
 from gptlib.weights import save_gpt2
 
 
@@ -59,6 +60,20 @@ def test_what_nanogpt_is_given_has_its_names_and_layout(
     assert ours["model_args"].keys() == theirs["model_args"].keys()
 
 
+@pytest.mark.parametrize("by_file", [False, True])
+def test_nanogpts_padded_checkpoint_keeps_its_rows_and_draws_no_padding(
+    by_file: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = nanogpt(tmp_path / "out", n_rows=50304)
+    convert(capsys, source / "ckpt.pt" if by_file else source, tmp_path / "new")
+    model, tokenizer = load_model(tmp_path / "new")
+    theirs = GPT2LMHeadModel.from_pretrained(tmp_path / "new").eval()
+    assert (
+        theirs.config.vocab_size == model.config.vocab_size == vocabulary_size(tokenizer) == 50304
+    )
+    assert torch.isinf(model(torch.arange(9)[None])[..., 50257:]).all()
+
+
 def test_a_pickle_becomes_safetensors_and_half_the_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +108,7 @@ def test_a_classifier_of_transformers_becomes_ours_and_says_the_same(
 ) -> None:
     folder = classifier(tmp_path / "theirs", n_labels=3)
     assert "class 0, class 1, class 2" in convert(capsys, folder, tmp_path / "ours")
+    assert "class 0" in convert(capsys, folder / "model.safetensors", tmp_path / "by-its-file")
     ours = load_classifier(tmp_path / "ours")
     theirs = GPT2ForSequenceClassification.from_pretrained(folder).eval()
     for text in ("the prince said", "so"):

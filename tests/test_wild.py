@@ -78,6 +78,7 @@ TEXTS = (
 )
 Make = Callable[[Path], Any]
 CASES: list[Any] = []
+LFS = b"version https://git-lfs.github.com/spec/v1\noid"
 
 
 def case(kind: str, name: str, make: Make, said: str = "") -> None:
@@ -312,6 +313,22 @@ def changed(folder: Path, file: str, content: str | bytes | None) -> Path:
     return folder
 
 
+def appended(folder: Path, file: str, content: str) -> Path:
+    save_gpt2(tiny(), TOKENIZER, folder)
+    with open(folder / file, "a") as there:
+        there.write(content)
+    return folder
+
+
+def in_utf_16(folder: Path) -> None:
+    """As a shell of Windows writes what a command prints."""
+    folder.mkdir()
+    made = library()
+    (folder / "tokenizer.json").write_text(made.to_str(), encoding="utf-16")
+    _, ours = load_model(with_model(folder, made.get_vocab_size()))
+    assert ours.encode(TEXT) == made.encode(TEXT).ids
+
+
 def only(folder: Path, file: str, content: str = "x") -> Path:
     """A folder whose tokenizer is only this file."""
     save_gpt2(tiny(), TOKENIZER, folder)
@@ -335,6 +352,9 @@ case("tokenizer", "merges.txt lacks nine lines", lambda f: cut_merges(f, 9), r"n
 case("tokenizer", "vocab.json is cut off", lambda f: changed(f, "vocab.json", '{"a": 1,'), r"vocab.json is damaged: its 8 bytes of JSON")
 case("tokenizer", "merges.txt is gone", lambda f: changed(f, "merges.txt", None), r"has no merges.txt; a model's folder holds")
 case("tokenizer", "another model's tokenizer", lambda f: changed(f, "vocab.json", "{}"), r"merges.txt|vocab.json")
+case("tokenizer", "a pointer of Git LFS", lambda f: changed(f, "tokenizer.json", LFS), r"tokenizer.json is a Git LFS pointer")
+case("tokenizer", "tokenizer.json in UTF-16", in_utf_16)
+case("tokenizer", "merges.txt with a broken line", lambda f: appended(f, "merges.txt", "a b c\n"), r"vocab.json with merges.txt is not the file of a tokenizer .* reads")
 case("tokenizer", "SentencePiece alone", lambda f: only(f, "spiece.model"), r"spiece.model, a file of SentencePiece; write it as tokenizer.json")
 case("tokenizer", "another program's tokenizer.json", lambda f: only(f, "tokenizer.json", '{"config": {}}'), r"not the file of a tokenizer that the tokenizers library .* reads")
 case("tokenizer", "no tokenizer", lambda f: only(f, "notes.txt"), r"has no vocab.json; a model's folder holds")
@@ -644,7 +664,19 @@ def adapters(folder: Path, base: str | None = None, **changes: Any) -> Path:
     return folder / "adapters"
 
 
-def merged_adapters(folder: Path, **changes: Any) -> None:
+def without(folder: Path, name: str) -> Path:
+    (folder / name).unlink()
+    return folder
+
+
+def with_config(folder: Path) -> Path:
+    """Adapters beside the configuration of their model, which isn't there."""
+    made = adapters(folder, "somebody/gpt2-large")
+    shutil.copy(folder / "base" / "config.json", made)
+    return made
+
+
+def merged_adapters(folder: Path, as_pickle: bool = False, **changes: Any) -> None:
     made = adapters(folder, **changes)
     theirs = GPT2LMHeadModel.from_pretrained(folder / "base").eval()
     parts = load_file(made / "adapter_model.safetensors")
@@ -654,7 +686,11 @@ def merged_adapters(folder: Path, **changes: Any) -> None:
         with torch.no_grad():
             change = scale * (parts[name.replace("_A.", "_B.")] @ parts[name]).T
             theirs.get_submodule(place).weight += change
+    if as_pickle:
+        torch.save(parts, made / "adapter_model.bin")
+        (made / "adapter_model.safetensors").unlink()
     same(made, theirs)
+    same(made, theirs, made=made / "adapter_config.json")
 
 
 def our_adapters(folder: Path) -> Path:
@@ -696,8 +732,31 @@ def instead(folder: Path, file: str, content: bytes = b"x") -> Path:
     return folder
 
 
-def inside(folder: Path) -> Path:
-    save_gpt2(tiny(), TOKENIZER, folder / "checkpoint-500")
+def replaced(folder: Path, file: str, content: bytes) -> Path:
+    (folder / file).write_bytes(content)
+    return folder
+
+
+def without_sizes(folder: Path) -> Path:
+    tensorflow(folder, (7,))
+    return without(folder, "hparams.json")
+
+
+def adapted(folder: Path) -> None:
+    """Adapters of a compiled model are those of the model in it, and go into another."""
+    from gptlib.extras.adapters import load_adapters, save_adapters
+
+    folder.mkdir()
+    live: Any = torch.compile(add_lora(tiny()), backend="eager")
+    save_adapters(live, folder / "adapters.safetensors")
+    again: Any = torch.compile(tiny(), backend="eager")
+    for model in (tiny(), again):
+        load_adapters(model, folder / "adapters.safetensors")
+        assert len(lora_layers(model)) == 4
+
+
+def inside(folder: Path, place: str = "checkpoint-500") -> Path:
+    save_gpt2(tiny(), TOKENIZER, folder / place)
     return folder
 
 
@@ -762,13 +821,26 @@ case("model", "of DDP and torch.compile, alive", lambda f: in_parallel(f, lambda
 case("folder", "adapters of PEFT and their model", merged_adapters)
 case("folder", "adapters of PEFT, rank-stabilised", lambda f: merged_adapters(f, use_rslora=True))
 case("folder", "adapters of PEFT without their model", lambda f: adapters(f, "somebody/gpt2-large"), r"adapters of PEFT alone, and their model is not here .* convert .* --base DIR")
+case("folder", "adapters of PEFT in a pickle", lambda f: merged_adapters(f, as_pickle=True))
+case("folder", "adapters of PEFT beside their model's configuration", with_config, r"adapters of PEFT alone, and their model is not here .* convert .* --base DIR")
+case("folder", "adapters of PEFT that name no model", lambda f: adapters(f, base_model_name_or_path=None), r"adapters of PEFT alone, .*its base_model_name_or_path names none.* --base DIR")
+case("folder", "adapters of PEFT of several scales", lambda f: adapters(f, alpha_pattern={"c_fc": 16}), r"can't be added .* all of one scale.*merge_and_unload")
+case("folder", "adapters of PEFT whose weights are gone", lambda f: without(adapters(f), "adapter_model.safetensors"), r"has no adapter_model.safetensors beside adapter_config.json; copy it")
+case("folder", "adapters of PEFT that are a pointer of Git LFS", lambda f: replaced(adapters(f), "adapter_model.safetensors", LFS), r"adapter_model.safetensors is a Git LFS pointer")
 case("folder", "adapters of PEFT that are more than LoRA", lambda f: adapters(f, use_dora=True), r"can't be added .* more than LoRA's two matrices")
 case("folder", "adapters of ours alone", our_adapters, r"holds adapters alone; load the model that they were trained for")
-case("folder", "a classifier of transformers", classifier, r"a classifier of 2 classes .*python -m gptlib convert FOLDER|python -m gptlib convert")
+case("folder", "a classifier of transformers", classifier, r"^FOLDER holds a classifier of 2 classes .*python -m gptlib convert FOLDER FOLDER, and then")
+case("model", "of torch.compile, with adapters", adapted)
+case("folder", "a pointer of Git LFS in the place of a checkpoint", lambda f: instead(f, "ckpt.pt", LFS) / "ckpt.pt", r"ckpt.pt is a Git LFS pointer")
+case("folder", "a web page in the place of a checkpoint", lambda f: instead(f, "ckpt.pt", b"<!DOCTYPE html>") / "ckpt.pt", r"ckpt.pt is a web page, not the file itself")
+case("folder", "a pointer of Git LFS in the place of a configuration", lambda f: changed(f, "config.json", LFS), r"config.json is a Git LFS pointer")
+case("folder", "weights of llama.cpp alone", lambda f: without(instead(f, "model.Q4.gguf"), "config.json"), r"has no config.json, only model.Q4.gguf, which is of llama.cpp")
+case("folder", "gpt-2-simple without its sizes", without_sizes, r"has no hparams.json, which says the sizes of a checkpoint of TensorFlow; copy it")
+case("folder", "a cache of Hugging Face's", lambda f: inside(f, "snapshots/a1b2"), r"holds no model itself; name one of its folders: snapshots/a1b2")
 case("folder", "a pickle with code in it", with_bomb, r"only as pytorch_model.bin, a pickle, which can run code .* no code in it was run")
 case("folder", "a checkpoint with code in it", lambda f: with_bomb(f, "x.pt") / "x.pt", r"no code in it was run")
 case("folder", "a pickle that is cut off", lambda f: instead(f, "pytorch_model.bin", b"PK\x03\x04abc"), r"pytorch_model.bin is damaged: it is cut off")
-case("folder", "a pointer of Git LFS", lambda f: instead(f, "model.safetensors", b"version https://git-lfs.github.com/spec/v1\noid"), r"is a Git LFS pointer, not the file itself; run `git lfs pull`")
+case("folder", "a pointer of Git LFS", lambda f: instead(f, "model.safetensors", LFS), r"is a Git LFS pointer, not the file itself; run `git lfs pull`")
 case("folder", "a web page in the place of weights", lambda f: instead(f, "pytorch_model.bin", b"<!DOCTYPE html><html>"), r"is a web page, not the file itself")
 case("folder", "weights of Keras", lambda f: instead(f, "tf_model.h5"), r"only tf_model.h5, which is of TensorFlow's Keras")
 case("folder", "weights of Flax", lambda f: instead(f, "flax_model.msgpack"), r"only flax_model.msgpack, which is of Flax")
@@ -841,6 +913,21 @@ def encoded(place: Path, encoding: str, mark: bool = True) -> None:
     assert read_messages(file, encoding=option).records == rows
 
 
+def without_mark(place: Path, encoding: str) -> None:
+    """Letters of the first 128 alone are UTF-8 too, with zeros between them."""
+    file = stored(place, table(",", ALL).encode(encoding))
+    with pytest.raises(ValueError, match=f"UTF-16 without a mark: add --encoding {encoding}$"):
+        read_messages(file)
+    assert read_messages(file, encoding=encoding).records == ALL
+
+
+def joined(place: Path, content: str, expected: Any, n_joined: int) -> None:
+    """A delimiter inside of a text without quotes takes nothing from it."""
+    found = read_messages(stored(place, content))
+    assert found.records == expected
+    assert dict(found.understood)["joined again"].startswith(f"{n_joined}: line ")
+
+
 def repeated(place: Path) -> None:
     found = read_messages(stored(place, "ham\tHi\nspam\tWin 5\nspam\twin 7!\nham\thi\n"))
     assert found.records == [("ham", "Hi"), ("spam", "Win 5")]
@@ -897,6 +984,30 @@ case("messages", "JSON with a list under a name", lambda f: messages(f, json.dum
 case("messages", "JSON with classes that are numbers", lambda f: messages(f, json.dumps([{"label": int(a == "spam"), "text": b} for a, b in ALL]), [(str(int(a == "spam")), b) for a, b in ALL]))
 for encoding in ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32"):
     case("messages", f"in {encoding}", partial(encoded, encoding=encoding))
+for encoding in ("utf-16-le", "utf-16-be"):
+    case("messages", f"English in {encoding} without a mark", partial(without_mark, encoding=encoding))
+case("messages", "in Windows' Cyrillic", lambda f: refused(f, "ham\tПривет, как дела\nspam\tКупи сейчас\n".encode("cp1251")), r"most of its letters are not Latin ones: add --encoding .*cp1251")
+case("messages", "in Windows' Cyrillic, by its name", lambda f: messages(f, "ham\tПривет\nspam\tКупи\nham\tда\n".encode("cp1251"), [("ham", "Привет"), ("spam", "Купи"), ("ham", "да")], encoding="cp1251"))
+case("messages", "commas in texts without quotes", lambda f: joined(f, "".join(f"{a},{b}\n" for a, b in [*ALL, ("ham", "a, b, c"), ("spam", "so")]), [*ALL, ("ham", "a, b, c"), ("spam", "so")], 3))
+case("messages", "a tab in a text", lambda f: joined(f, "ham\tHi\tthere\nspam\tWin\nham\tok\n", [("ham", "Hi\tthere"), ("spam", "Win"), ("ham", "ok")], 1))
+case("messages", "Kaggle's: the rest of a text in a column without a name", lambda f: joined(f, 'v1,v2,,,\nham,Hi,,,\nspam,"Win",more, and so,\nham,ok,,,\nspam,now,,,\n', [("ham", "Hi"), ("spam", "Win,more, and so"), ("ham", "ok"), ("spam", "now")], 1))
+case("messages", "the text first, commas in one without quotes", lambda f: left_out(f, "text,label\nHi,ham\nWin, now,spam\nok,ham\n", {3: "it has 3 columns instead of 2; put quotes around its text"}, 2))
+case("messages", "blanks before quotes", lambda f: messages(f, 'ham, "Hi, are you there?"\nspam, "WIN ""1,000"" now"\nham, "See you"\nspam, "Call me now"\nham, "I said ok"\n'))
+case("messages", "quotes inside with a backslash", lambda f: messages(f, table(",", ALL).replace('""', '\\"')))
+case("messages", "Excel's sep=;", lambda f: messages(f, "sep=;\r\n" + table(";", [("label", "text"), *ALL], end="\r\n")))
+case("messages", "semicolons and quoted line breaks in UTF-16", lambda f: messages(f, table(";", [("label", "text"), *BREAK]).encode("utf-16"), BREAK, encoding="utf-16"))
+case("messages", "R's header, which has no name for the rows' numbers", lambda f: messages(f, table("\t", [("label", "text"), *((str(i), a, b) for i, (a, b) in enumerate(ALL, start=1))], csv.QUOTE_ALL)))
+case("messages", "a header of names with blanks", lambda f: messages(f, table(",", [("Email Text", "Email Type"), *((b, a) for a, b in ALL)])))
+case("messages", "a header of other words above few lines, by its names", lambda f: messages(f, "kind,words\nham,Hi\nspam,Win\n", [("ham", "Hi"), ("spam", "Win")], label_column="kind", text_column="words"))
+case("messages", "a header alone", lambda f: refused(f, "label,text\n"), r"holds no record: only 2 columns \(label, text\) are named")
+case("messages", "blanks behind classes", lambda f: messages(f, "ham \tHi\nspam\tWin\nham\tSo\nspam \tnow\n", [("ham", "Hi"), ("spam", "Win"), ("ham", "So"), ("spam", "now")]))
+case("messages", "one class alone", lambda f: messages(f, "ham\tHi\nham\tyou\nham\tso\n", [("ham", "Hi"), ("ham", "you"), ("ham", "so")]))
+case("messages", "JSON of splits in an object", lambda f: messages(f, json.dumps({"data": {"train": OBJECTS[:3], "test": OBJECTS[3:]}})))
+case("messages", "JSON of texts by their class", lambda f: refused(f, json.dumps({"ham": ["Hi", "ok"], "spam": ["Win", "now"]})), r"has 2 columns \(ham, spam\), and needs one of classes and one of texts")
+case("messages", "JSON of classes by their text", lambda f: refused(f, json.dumps({b: a for a, b in ALL})), r"has 5 columns .* needs one of classes and one of texts")
+case("messages", "conversations", lambda f: refused(f, json.dumps([{"conversations": []}])), r"or learn to answer from it: python -m gptlib tune")
+case("messages", "a web page's table", lambda f: refused(f, "<table><tr><td>ham</td></tr></table>"), r"is a web page \(HTML\)")
+case("messages", "half an emoji", lambda f: left_out(f, '[{"label": "a", "text": "\\ud83d"}, {"label": "a", "text": "x"}]', {1: r"the text has half an emoji (\ud800 to \udfff alone), which is no character"}, 1))
 case("messages", "repeats", repeated)
 case("messages", "contradictions", contradictory, r"5 texts come with two classes: line 1 'say a so' and line 2 'Say a so!' are 'ham' and 'spam'; line 3.*; line 5.*; \.\.\.; correct them, or leave them all out with --skip-contradictions")
 case("messages", "lines without a text", lambda f: left_out(f, "ham\tHi\nham\t\nspam\tWin\nspam\n\tx\n", {2: "the text is empty", 4: "no tab between label and text", 5: "the label is empty"}, 2))
@@ -932,7 +1043,8 @@ def instructions(
 
 
 def unclear(place: Path, content: Any, suffix: str = "json", **options: Any) -> Callable[[], Any]:
-    file = stored(place, content if isinstance(content, str) else json.dumps(content), suffix)
+    is_file = isinstance(content, str | bytes)
+    file = stored(place, content if is_file else json.dumps(content), suffix)
     return lambda: read_questions(file, **options)
 
 
@@ -971,7 +1083,16 @@ case("instructions", "an answer's own indentation", lambda f: instructions(f, [{
 case("instructions", "an answer that is a number", lambda f: instructions(f, [{"instruction": "Add.", "input": "1 2", "output": 3}, YES]))
 case("instructions", "an input that is null", lambda f: instructions(f, [ADD, YES | {"input": None}]))
 case("instructions", "an emoji in two halves", lambda f: instructions(f, '[{"instruction": "Hi", "output": "\\ud83d\\ude42"}]', [{"instruction": "Hi", "output": "🙂"}]))
-case("instructions", "a missing output", lambda f: unclear(f, [ADD, {"instruction": "Say yes."}]), r"1 of 2 records .* record 2: the output is empty \(keys: instruction, input, output\); .*--skip-broken")
+case("instructions", "splits of columns", lambda f: instructions(f, {n: {k: [r[k]] for k in ADD} for n, r in (("train", ADD), ("test", YES))}))
+case("instructions", "names of one's own in other letters", lambda f: instructions(f, names("Was", "Dazu", "Antwort"), fields={"instruction": "was", "input": "dazu", "output": "antwort"}))
+case("instructions", "semicolons and quoted line breaks", lambda f: instructions(f, table(";", [("instruction", "output"), ("Hi", CODE), ("a; b", "c")]), [{"instruction": "Hi", "output": CODE}, {"instruction": "a; b", "output": "c"}], suffix="csv"))
+case("instructions", "commas in an answer without quotes", lambda f: unclear(f, "instruction,output\nHi,Yes, you\nHo,Ya\n", "csv"), r"line 2: it has 3 columns instead of 2; put quotes around its text")
+case("instructions", "turns of other keys", lambda f: unclear(f, [{"conversations": [{"speaker": "human", "says": "Hi"}]}]), r"record 1: .* a turn has role and content, or from and value, and its first is speaker, says")
+case("instructions", "a conversation that is a text", lambda f: unclear(f, [{"messages": TALK}, {"messages": "Hi"}]), r"record 2: its conversation has no question .* its first is '\"Hi\"'")
+case("instructions", "JSON lines in UTF-16 without a mark", lambda f: unclear(f, "\n".join(map(json.dumps, TWO)).encode("utf-16-le"), "jsonl"), r"UTF-16 without a mark: add --encoding utf-16-le")
+case("instructions", "null", lambda f: unclear(f, "null"), r"record 1 of .* is 'null', not an object with names")
+case("instructions", "half an emoji", lambda f: unclear(f, '[{"instruction": "Hi", "output": "\\ud83d"}]'), r"record 1: the output has half an emoji")
+case("instructions", "a missing output", lambda f: unclear(f, [ADD, {"instruction": "Say yes."}]), r"1 of 2 records .* record 2: the output is empty \(keys: instruction, input, output\); .*leave them out with skip_broken=True")
 case("instructions", "outputs that are lists", lambda f: unclear(f, [ADD | {"output": ["3"]}]), r"record 1: the output is .*3.*, not a text")
 case("instructions", "unknown names", lambda f: unclear(f, [{"was": "x", "antwort": "y"}]), r"record 1 of .* has the keys was, antwort, .*--fields instruction=KEY,output=KEY")
 case("instructions", "a name that isn't there", lambda f: unclear(f, TWO, fields={"output": "answer"}), r"has no column 'answer'")
@@ -1008,6 +1129,14 @@ def text_in(place: Path, encoding: str) -> None:
         read()
     option = str(caught.value).rpartition("--encoding ")[2].partition(",")[0]
     documents(place, prose.encode(encoding), [prose], encoding=option)
+
+
+def english_in(place: Path, encoding: str) -> None:
+    """Letters of the first 128 alone are UTF-8 too, with zeros between them."""
+    prose = "Well, Prince, so Genoa\n" * 3
+    with pytest.raises(ValueError, match=f"UTF-16 without a mark: add --encoding {encoding}"):
+        documents(place, prose.encode(encoding))()
+    documents(place, prose.encode(encoding), [prose], encoding=encoding)
 
 
 def noted(place: Path) -> None:
@@ -1053,6 +1182,17 @@ case("text", "marks inside of lines", noted)
 case("text", "an emoji in two halves", lambda f: text(f, b"ok \xed\xa0\xbd\xed\xb9\x82\n", ["ok 🙂\n"]))
 for encoding in ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be"):
     case("text", f"in {encoding}", partial(text_in, encoding=encoding))
+for encoding in ("utf-16-le", "utf-16-be"):
+    case("text", f"English in {encoding} without a mark", partial(english_in, encoding=encoding))
+case("text", "in Windows-1252, more marks than letters", lambda f: documents(f, "“é” – €5 – “à”\n".encode("cp1252") * 9), r"it looks like Windows-1252: add --encoding cp1252")
+case("text", "in Cyrillic of Unix", lambda f: documents(f, "Ну, князь, Генуя и Лукка".encode("koi8-r")), r"most of its letters are not Latin ones: add --encoding .*koi8-r")
+case("text", "in Japanese of Windows", lambda f: documents(f, "吾輩は猫である。名前はまだ無い。".encode("shift_jis")), r"most of its letters are not Latin ones: add --encoding .*shift_jis")
+case("text", "an archive of tar", lambda f: documents(f, b"book.txt" + bytes(92) + b"0000644" + bytes(400)), r"it looks like no text at all, as bytes of zero are in programs")
+case("text", "an archive of 7-Zip", lambda f: documents(f, b"7z\xbc\xaf'\x1c"), r"is packed with 7-Zip; unpack it")
+case("text", "XML", lambda f: documents(f, b"<?xml version='1.0'?>\n<FictionBook>"), r"is XML; save the text in it as plain text")
+case("text", "XHTML", lambda f: documents(f, b"\xef\xbb\xbf<?xml version='1.0'?>\n<!DOCTYPE html>\n<html>"), r"is a web page \(HTML\)")
+case("text", "HTML behind a comment", lambda f: documents(f, b"<!-- saved -->\n<html>"), r"is a web page \(HTML\)")
+case("text", "PDF behind an empty line", lambda f: documents(f, b"\n%PDF-1.7\n"), r"is a PDF; save its text")
 case("text", "half a character", lambda f: documents(f, "é".encode()[:1]), r"is no UTF-8 text: byte 0 is 0xc3; it looks like Latin-1: add --encoding latin-1, save it as UTF-8")
 case("text", "gzip", lambda f: documents(f, gzip.compress(b"Once upon")), r"is compressed with gzip; unpack it with gunzip")
 case("text", "docx", lambda f: documents(f, b"PK\x03\x04" + b"." * 99 + b"word/document.xml"), r"is a Word document \(docx\); save it as plain text")
@@ -1083,9 +1223,9 @@ def judge(make: Make, said: str, place: Path) -> str:
     work = made if callable(made) else partial(load_model, made)
     with pytest.raises((ValueError, OSError)) as caught:
         work()
-    message = " ".join(str(caught.value).split())
+    message = " ".join(str(caught.value).split()).replace(str(place), "FOLDER")
     assert re.search(said, message), message
-    return message.replace(str(place), "FOLDER")
+    return message
 
 
 def main() -> int:

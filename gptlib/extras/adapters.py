@@ -18,12 +18,14 @@ from torch import Tensor
 from gptlib.gpt2 import GPT
 from gptlib.instructions import LoRAConfig, add_lora
 from gptlib.tokenizer import whole_file
+from gptlib.training import unwrap
 from gptlib.weights import damaged, open_weights
 
 
 def adapter_tensors(model: GPT) -> dict[str, Tensor]:
     """Collect the numbers that `add_lora` added, by name: no other part has a `down` or an `up`."""
-    return {n: p for n, p in model.named_parameters() if n.endswith((".down", ".up"))}
+    parts = unwrap(model).named_parameters()
+    return {name: part for name, part in parts if name.endswith((".down", ".up"))}
 
 
 def fingerprint(model: GPT) -> str:
@@ -31,6 +33,7 @@ def fingerprint(model: GPT) -> str:
 
     What `add_lora` added doesn't count, and a table that the head shares counts once.
     """
+    model = unwrap(model)
     digest, left_out = hashlib.sha256(), {*adapter_tensors(model)}
     left_out |= {"head.weight"} if model.config.tie_weights else set()
     for name, tensor in model.state_dict().items():
@@ -44,7 +47,7 @@ def save_adapters(model: GPT, path: str | Path) -> None:
     tensors = {name: part.detach().cpu() for name, part in adapter_tensors(model).items()}
     if not tensors:
         raise ValueError("the model has no adapters to save; call add_lora first")
-    layer: Any = model.get_submodule(next(iter(tensors)).rpartition(".")[0])
+    layer: Any = unwrap(model).get_submodule(next(iter(tensors)).rpartition(".")[0])
     notes = {"lora": json.dumps(asdict(layer.config)), "fingerprint": fingerprint(model)}
     with whole_file(Path(path)) as draft:
         save_file(tensors, draft, notes)
@@ -79,7 +82,7 @@ def load_adapters(model: GPT, path: str | Path) -> GPT:
             f"{theirs[:12]}..., these have {ours[:12]}...; load the model they belong to"
         )
     with torch.device("meta"):  # shapes without values
-        expected = adapter_tensors(add_lora(GPT(model.config), config))
+        expected = adapter_tensors(add_lora(GPT(unwrap(model).config), config))
     if {n: t.shape for n, t in tensors.items()} != {n: t.shape for n, t in expected.items()}:
         raise damaged(path, f"its {len(tensors)} tensors are not those of {config}")
     added = adapter_tensors(add_lora(model, config))

@@ -16,6 +16,7 @@ from gptlib.extras.formats.folders import (
     read_pickle,
 )
 from gptlib.extras.formats.hub import RELEASES, find_release
+from gptlib.extras.formats.text_files import check_file
 from gptlib.extras.formats.tokenizer_files import FILES, fit_tokenizer, read_any_tokenizer
 from gptlib.extras.tokens import quick
 from gptlib.extras.variants import as_config, build
@@ -78,16 +79,22 @@ def load_model(
             f"there is no folder {str(wanted)!r}; pass one, or one of "
             + ", ".join([SHIPPED, *RELEASES])
         )
+    whole = [*path.glob("model*.safetensors"), *path.glob("pytorch_model*.bin")]
+    if (path / _ADAPTERS).is_file() and not whole:
+        return load_peft(path, dtype)
     if (path / "config.json").exists():
         return load_folder(path, dtype)
     if (path / "config.yaml").is_file():
         return _load_trained(path, dtype)
-    if (path / "adapter_config.json").is_file():
-        return load_peft(path, dtype)
     if runs := sorted([*path.glob("*.pt"), *path.glob("*.pth"), *path.glob("*.ckpt")]):
         return _load_file(_choose_run(runs), dtype)
     marks = ("config.json", "hparams.json", "config.yaml")
-    inside = [part.parent.name for mark in marks for part in sorted(path.glob(f"*/{mark}"))]
+    inside = [
+        str(part.parent.relative_to(path))
+        for mark in marks
+        for place in ("*", "snapshots/*")  # the latter in a cache of Hugging Face's
+        for part in sorted(path.glob(f"{place}/{mark}"))
+    ]
     if inside and not (path / "hparams.json").is_file():
         raise FileNotFoundError(
             f"{path} holds no model itself; name one of its folders: {', '.join(inside[:9])}"
@@ -98,7 +105,8 @@ def load_model(
 
 def _load_file(path: Path, dtype: torch.dtype) -> tuple[GPT, Tokenizer]:
     """Load a model whose weights are in one file, with what lies beside it."""
-    if path.name.startswith("adapter_model."):
+    check_file(path)
+    if path.name.startswith("adapter_"):
         return load_peft(path.parent, dtype)
     if path.suffix in (".index", ".safetensors", ".bin", ".json"):
         name_adapters(path.parent)
@@ -204,29 +212,42 @@ def _with_lora(model: GPT, folder: Path) -> GPT:
 
 # Adapters without their model
 
+_ADAPTERS = "adapter_config.json"
+"""What PEFT writes beside adapters."""
+
 
 def load_peft(
     folder: Path, dtype: torch.dtype, base: str | Path | None = None
 ) -> tuple[GPT, Tokenizer]:
     """Add a folder's adapters of PEFT to the weights of their model, or of `base`."""
-    values = read_json(folder / "adapter_config.json")
-    base = base or str(values.get("base_model_name_or_path"))
+    values = read_json(folder / _ADAPTERS)
+    base = base or values.get("base_model_name_or_path")
     try:
+        if not base:
+            raise FileNotFoundError("its base_model_name_or_path names none")
         model, tokenizer = load_model(base)
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"{folder} holds adapters of PEFT alone, and their model is not here ({error}); say "
             f"where it is: python -m gptlib convert {folder} FOLDER --base DIR"
         ) from error
-    path = folder / "adapter_model.safetensors"
+    path, old = folder / "adapter_model.safetensors", folder / "adapter_model.bin"
+    if not path.is_file() and not old.is_file():
+        raise FileNotFoundError(f"{folder} has no {path.name} beside {_ADAPTERS}; copy it, too")
+    check_file(path if path.is_file() else old)
     try:
-        if values["peft_type"] != "LORA" or values.get("use_dora") or values.get("modules_to_save"):
-            raise ValueError("they are more than LoRA's two matrices a layer")
+        more = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern")
+        if values["peft_type"] != "LORA" or any(values.get(name) for name in more):
+            raise ValueError("they are more than LoRA's two matrices a layer, all of one scale")
         rank = values["r"] ** (0.5 if values.get("use_rslora") else 1)
-        views, parts = gpt2_view(model), read_shapes(path)
+        views = gpt2_view(model)
+        if path.is_file():
+            parts = {name: read_tensor(path, name) for name in read_shapes(path)}
+        else:
+            parts = read_pickle(old)
         for name in sorted(name for name in parts if ".lora_A." in name):
-            down = read_tensor(path, name)  # (r, in)
-            up = read_tensor(path, name.replace(".lora_A.", ".lora_B."))  # (out, r)
+            down = parts[name]  # (r, in)
+            up = parts[name.replace(".lora_A.", ".lora_B.")]  # (out, r)
             place = bare_name(name.removeprefix("base_model.")).partition(".lora_A.")[0]
             change = (up.float() @ down.float() * (values["lora_alpha"] / rank)).T
             views[f"{place}.weight"] += change  # (in, out)

@@ -19,13 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from gptlib.extras.datasets import DATA_SETS, course_text, data_folder, state
-from gptlib.extras.formats.text_files import (
-    ENCODINGS,
-    ODD_START,
-    decode,
-    guess_encoding,
-    join_surrogates,
-)
+from gptlib.extras.formats.text_files import ODD_START, decode, join_surrogates, way_to_read
 from gptlib.extras.formats.tokenizer_files import KINDS, train_library_tokenizer
 from gptlib.extras.models import MADE_BY, SHIPPED, find_shipped, load_run_tokenizer
 from gptlib.extras.terminal import note
@@ -217,11 +211,10 @@ def _read_lines(
             except UnicodeDecodeError as error:
                 if not (line := join_surrogates(raw)):
                     content.seek(max(0, place - 1000))  # what is around it says what it may be
-                    likely = guess_encoding(content.read(100_000))
                     raise ValueError(
                         f"{file} is no UTF-8 text: byte {place + error.start} is "
-                        f"0x{raw[error.start]:02x}; it looks like {ENCODINGS[likely]}: add "
-                        f"--encoding {likely}, save it as UTF-8, or leave it out"
+                        f"0x{raw[error.start]:02x}; {way_to_read(content.read(100_000))}, save it "
+                        "as UTF-8, or leave it out"
                     ) from None
             place += len(raw)
             advance(len(raw))
@@ -272,7 +265,13 @@ def train_tokenizer(
     Raises:
         ValueError: If the size is too small for the kind, or a name or a text can't be used.
     """
-    documents = cut_long_words(read_documents(texts, "tokenizer"))
+
+    def read() -> Iterator[str]:
+        yield from cut_long_words(read_documents(texts, "tokenizer"))
+        if sys.stderr.isatty():  # the bar has come to its end, the work has not
+            note(f"all texts are read; {vocab_size:,} tokens are made of them")
+
+    documents = read()
     if kind == "bpe":
         return BPETokenizer.train(documents, vocab_size, special)
     return train_library_tokenizer(documents, kind, vocab_size, special)

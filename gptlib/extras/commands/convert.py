@@ -96,7 +96,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; name a new folder")
     source = Path(arguments.source).expanduser()
-    classifier = load_their_classifier(source) if source.is_dir() else None
+    classifier = load_their_classifier(source) if source.exists() else None
     if classifier:
         if arguments.to != "gpt2":
             raise ValueError("a classifier has one form only; leave out --to")

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gptlib.classification import TextClassifier
 from gptlib.extras.formats.tensorflow import read_checkpoint
+from gptlib.extras.formats.text_files import check_file
 from gptlib.extras.formats.tokenizer_files import (
     LibraryTokenizer,
     fit_tokenizer,
@@ -69,9 +70,18 @@ def load_folder(
         stored = {name: Stored(t.shape, t.read) for name, t in read_checkpoint(file).items()}
         tensors = name_as_gpt2(stored, file)
     else:
-        require_files(folder, ["config.json"])
-        config = _read_sizes(folder / "config.json")
+        path = folder / "config.json"
+        if not path.is_file() and (others := _other_files(folder)):
+            raise FileNotFoundError(f"{folder} has no config.json{others}")
+        require_files(folder, [path.name])
+        config = _read_sizes(path)
         tensors = find_tensors(folder, file)
+    if "score.weight" in tensors:
+        raise ValueError(
+            f"{folder} holds a classifier of {tensors['score.weight'].shape[0]} classes "
+            "(score.weight), not a model that writes; make it one of ours: python -m gptlib "
+            f"convert {folder} FOLDER, and then python -m gptlib classify --model FOLDER"
+        )
     return build(config, tensors, read_any_tokenizer(folder, config.vocab_size), dtype)
 
 
@@ -79,12 +89,6 @@ def build(
     config: GPTConfig, tensors: dict[str, Stored], tokenizer: Tokenizer, dtype: torch.dtype
 ) -> tuple[GPT, Tokenizer]:
     """Build a model of tensors with GPT-2's names; what its tokenizer lacks is never written."""
-    if "score.weight" in tensors:
-        raise ValueError(
-            f"the folder holds a classifier of {tensors['score.weight'].shape[0]} classes "
-            "(score.weight), not a model that writes; make it one of ours: python -m gptlib "
-            "convert SOURCE FOLDER, and then python -m gptlib classify --model FOLDER"
-        )
     head, table = tensors.pop("lm_head.weight", None), tensors.get("wte.weight")
     if head and not table:  # the two are one, and some programs keep it by this name
         tensors["wte.weight"] = head
@@ -114,14 +118,17 @@ def _hide_from(n_tokens: int, _layer: nn.Module, _inputs: Any, logits: Tensor) -
     return torch.cat([logits[..., :n_tokens], hidden], dim=-1)  # (B, T, V)
 
 
-def load_their_classifier(folder: Path) -> TextClassifier | None:
-    """Load a classifier of transformers as one of ours; None if the folder holds another model.
+def load_their_classifier(source: Path) -> TextClassifier | None:
+    """Load a classifier of transformers as one of ours; None if a folder or file is of another.
 
     Its head reads the last token's state and has no bias, so ours gets one of zeros.
     """
+    folder, file = (source, None) if source.is_dir() else (source.parent, source)
+    if file and file.suffix not in (".safetensors", ".bin"):
+        return None
     if not (folder / "config.json").is_file() or (folder / "head.safetensors").is_file():
         return None
-    config, tensors = _read_sizes(folder / "config.json"), find_tensors(folder)
+    config, tensors = _read_sizes(folder / "config.json"), find_tensors(folder, file)
     config = replace(config, tie_weights=True)  # it has no output layer, whatever is said of one
     if not (head := tensors.pop("score.weight", None)):
         return None
@@ -141,8 +148,12 @@ def load_their_classifier(folder: Path) -> TextClassifier | None:
 
 def read_hparams(folder: Path) -> GPTConfig:
     """Read the sizes of OpenAI's release of 2019, which says nothing of what it computes."""
-    require_files(folder, ["hparams.json"])
     path = folder / "hparams.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no hparams.json, which says the sizes of a checkpoint of TensorFlow; "
+            "copy it from the model that was tuned"
+        )
     values = read_json(path)
     try:
         return GPTConfig(
@@ -159,6 +170,7 @@ def read_hparams(folder: Path) -> GPTConfig:
 
 
 def _read_sizes(path: Path) -> GPTConfig:
+    check_file(path)
     if "quantization_config" in read_json(path):
         raise ValueError(
             f"{path.parent} has its weights in fewer bits (quantization_config); write them whole "
@@ -257,7 +269,7 @@ def find_tensors(folder: Path, file: Path | None = None) -> dict[str, Stored]:
     tensors: dict[str, Stored] = {}
     for part in (folder / name for name in files):
         if part.suffix == ".safetensors":
-            _check_kind(part)
+            check_file(part)
             for name, shape in read_shapes(part).items():
                 tensors[name] = Stored(shape, partial(read_tensor, part, name))
         else:
@@ -275,18 +287,6 @@ def _other_files(folder: Path) -> str:
                 "was made, and write it again by model.save_pretrained(FOLDER)"
             )
     return ""
-
-
-def _check_kind(path: Path) -> None:
-    """Name what lies in the place of a file of weights, if it is plainly something else."""
-    with open(path, "rb") as file:
-        start = file.read(100).lstrip()
-    if start.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull`")
-    if start.lower().startswith((b"<!doctype", b"<html")):
-        raise ValueError(
-            f"{path} is a web page, not the file itself; download the file behind its link"
-        )
 
 
 def _read_index(index: Path) -> list[str]:
@@ -313,7 +313,7 @@ def _read_index(index: Path) -> list[str]:
 
 def read_pickle(path: Path) -> Any:
     """Read a file of torch.save that holds tensors and plain values; more is never run."""
-    _check_kind(path)
+    check_file(path)
     # What training programs put beside the weights, and what can't run anything.
     harmless: list[Any] = [argparse.Namespace, np.dtype, type(np.dtype("f4")), type(np.dtype("f8"))]
     harmless += [type(np.dtype("i8")), np._core.multiarray.scalar]  # type: ignore[attr-defined]

@@ -8,8 +8,9 @@ import csv
 import io
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -68,28 +69,39 @@ class Table:
     """What a place counts."""
     notes: list[str] = field(default_factory=list)
     """What else was understood."""
+    delimiter: str = ""
+    """What stands between columns; "" in JSON."""
+    n_named: int = 0
+    """Columns before those that only have what was cut off by a delimiter inside a text."""
 
 
 # Files into tables
 
 
-def read_table(file: str, encoding: str | None = None, delimiter: str | None = None) -> Table:
+def read_table(
+    file: str,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    names: Collection[str | None] = (),
+) -> Table:
     """Read JSON, JSON lines, or lines with a delimiter; standard input if the file is "-".
 
     Args:
         encoding: None expects UTF-8.
         delimiter: What stands between columns; None finds it.
+        names: Of columns that somebody asked for: a first line that has them names the columns.
     """
     text = read_whole(file, encoding)
     if not text.strip():
         raise ValueError(f"{file} is empty; name a file with records")
-    if text.lstrip()[0] in "[{":
+    if text.lstrip()[0] in "[{" or file.endswith((".json", ".jsonl")):
         try:
             return _read_json(file, text)
         except json.JSONDecodeError:  # a message may begin with a bracket, too
             if text.lstrip()[0] == "{" or file.endswith((".json", ".jsonl")):
                 raise
-    return _read_columns(file, text, delimiter)
+    asked = {name.lower() for name in names if name and not name.isdecimal()}
+    return _read_columns(file, text, delimiter, asked)
 
 
 def _read_json(file: str, text: str) -> Table:
@@ -103,6 +115,7 @@ def _read_json(file: str, text: str) -> Table:
         return _from_objects(file, _read_lines(file, text, whole), "JSON lines", "line", notes)
     if isinstance(content, dict):
         content = _open_object(content, notes)
+    content = content if isinstance(content, list) else [content]
     found = list(enumerate(content, start=1))
     return _from_objects(file, found, "JSON", "record", notes)
 
@@ -135,6 +148,9 @@ def _open_object(content: dict[str, Any], notes: list[str]) -> list[Any]:
         return [dict(zip(lists, row, strict=True)) for row in rows]  # columns
     values = list(content.values())
     if values and all(isinstance(value, dict) for value in values):
+        if all(isinstance(part, list) for value in values for part in value.values()):
+            notes.append("parts: " + ", ".join(content))  # each of splits or columns again
+            return [record for value in values for record in _open_object(value, notes)]
         same = all(value.keys() == values[0].keys() for value in values)
         if same and len(values) > 1 and all(key.isdecimal() for key in values[0]):
             return [{n: column[key] for n, column in content.items()} for key in values[0]]
@@ -160,19 +176,28 @@ def _from_objects(
     return Table(list(columns), rows, form, what, notes)
 
 
-def _read_columns(file: str, text: str, delimiter: str | None) -> Table:
+def _read_columns(file: str, text: str, delimiter: str | None, names: set[str]) -> Table:
     """Read lines with a delimiter, quoted or not: whichever cuts them into equal rows."""
     csv.field_size_limit(2**31 - 1)  # a message may be a book
     delimiter = delimiter.replace("\\t", "\t") if delimiter else None
     if delimiter and (len(delimiter) > 1 or delimiter in '\r\n"'):
         raise ValueError(f"the delimiter is {delimiter!r}; write one character, or \\t for a tab")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if said := re.match("sep=(.)\n", text):  # Excel's
+        delimiter, text = delimiter or said[1], text[said.end() - 1 :]
     found = []
     for mark in [delimiter] if delimiter else DELIMITERS:
         ways = ((False, True) if mark == "\t" else (True, False)) if '"' in text else (False,)
-        for quoted in ways:
-            if rows := _cut(text, mark, quoted):
-                found.append((_regularity(rows), mark, quoted, rows))
+        several = [(quoted, rows) for quoted in ways if (rows := _cut(text, mark, quoted))]
+        # Quotes behind a blank, or a backslash before those inside: where they keep rows whole.
+        rare: dict[str, dict[str, Any]] = {f'{mark} "': {"skipinitialspace": True}}
+        rare['\\"'] = {"escapechar": "\\", "doublequote": False}
+        for sign, options in rare.items():
+            best_rank = max((_rank(rows) for _, rows in several), default=(0.0, 0))
+            rows = _cut(text, mark, True, **options) if sign in text else []
+            if rows and _rank(rows) > best_rank:
+                several.insert(0, (True, rows))
+        found += [(_rank(rows)[0], mark, quoted, rows) for quoted, rows in several]
     if not found:
         raise ValueError(f"{file} has a quote that is opened and never closed; close it")
     best = max(found, key=lambda way: way[0])  # of equals the first
@@ -184,19 +209,28 @@ def _read_columns(file: str, text: str, delimiter: str | None) -> Table:
     columns = [str(number) for number in range(1, max(width, 1) + 1)]
     between = f"{DELIMITERS[mark]}s" if mark in DELIMITERS else repr(mark)
     form = f"columns between {between}" + ", quoted" * quoted
-    table = Table(columns, rows, form)
+    filled = [
+        sum(len(row.values) > i and row.values[i] != "" for row in rows) for i in range(width)
+    ]
+    n_named = max((i for i in range(width) if filled[i] * 2 > len(rows)), default=0) + 1
+    table = Table(columns, rows, form, delimiter=mark, n_named=n_named)
     first = [str(value).strip() for value in rows[0].values]
-    if _is_header(table, first):
+    numbers = [row.values[0] for row in rows[1:] if len(row.values) == width]
+    if len(first) == width - 1 and all(number.isdecimal() for number in numbers):
+        first = ["", *first]  # R's rows have a number before them, and its header nothing
+    if _is_header(table, first, names):
+        table.n_named = max(i for i, name in enumerate(first) if name) + 1
+        width = max(width, table.n_named)
         table.columns, table.rows = _unique(first, width), rows[1:]
         table.notes.append(f"line {rows[0].place} names the columns")
     return table
 
 
-def _cut(text: str, delimiter: str, quoted: bool) -> list[Row]:
+def _cut(text: str, delimiter: str, quoted: bool, **options: Any) -> list[Row]:
     """Cut a text with Python's csv; nothing if quotes are used in another way."""
     quoting: Any = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=quoted)
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=quoted, **options)
     rows, start = [], 1
     try:
         for values in reader:
@@ -215,22 +249,29 @@ def _is_quoted(rows: Sequence[Row]) -> bool:
     return len(inside) == len(cells) or any('""' in cell for cell in inside)
 
 
-def _regularity(rows: Sequence[Row]) -> float:
-    """Say which share of rows have the commonest width, if that is at least two columns."""
+def _rank(rows: Sequence[Row]) -> tuple[float, int]:
+    """Say which share of rows have the commonest width, 0 if that is one column; and that width.
+
+    The width is negative, so that of equals that of fewer columns is the greater.
+    """
     widths = Counter(len(row.values) for row in rows)
     width, n_rows = max(widths.items(), key=lambda item: (item[0] > 1, item[1]))
-    return n_rows / len(rows) if width > 1 else 0.0
+    return n_rows / len(rows) if width > 1 else 0.0, -width
 
 
-def _is_header(table: Table, first: list[str]) -> bool:
+def _is_header(table: Table, first: list[str], asked: set[str]) -> bool:
     """Whether the first row names columns: known names, or words that are no record's values."""
     names = [name.lower() for name in first]
+    if asked and asked <= {*names}:
+        return True
     if any(name in LABELS for name in names) and any(name in TEXTS for name in names):
         return True
     if any(name in ASKED for name in names) and any(name in ANSWERED for name in names):
         return True
     others = [row.values for row in table.rows[1:]]
-    if len(others) < 3 or len(set(filter(None, names))) < 2 or any(" " in name for name in names):
+    if len(others) < 3 or len(set(filter(None, names))) < 2:
+        return False
+    if any(len(name.split()) > 3 or name.endswith((".", "!", "?")) for name in names):
         return False
     label, text = _find_pair(Table(table.columns, table.rows[1:], ""))
     seen = Counter(values[label].strip() for values in others if len(values) > label)
@@ -261,30 +302,38 @@ def read_messages(
         text_column: That of the texts.
         skip_contradictions: Leave out texts that come with two classes instead of refusing them.
     """
-    table = read_table(file, encoding, delimiter)
+    table = read_table(file, encoding, delimiter, (label_column, text_column))
     label, text = _find_pair(
         table,
         _find_column(file, table, label_column) if label_column else None,
         _find_column(file, table, text_column) if text_column else None,
     )
     if label == text or max(label, text) >= len(table.columns):
+        asked = {*TALKS, *ASKED}.intersection(name.lower() for name in table.columns)
         raise ValueError(
             f"{file} has {_listed(table)}, and needs one of classes and one of texts; name them "
             "with --label-column and --text-column"
-            + (f", or their delimiter with --delimiter ({table.form})" if label != text else "")
+            + f", or what stands between them ({table.form}) with --delimiter"
+            * bool(table.delimiter)
+            + ", or learn to answer from it: python -m gptlib tune" * bool(asked)
         )
     kept: list[tuple[int, LabeledText]] = []
+    joined: list[str] = []
     skipped: dict[int, str] = {}
     for place, values in table.rows:
         cells = [*values, *[None] * (len(table.columns) - len(values))]
-        reasons = (_missing(cells[label], "label"), _missing(cells[text], "text"))
+        more = _surplus(table, values, max(label, text))
+        if more and text == table.n_named - 1:  # a delimiter in the text, without quotes around it
+            cells[text] = table.delimiter.join(values[text:]).rstrip(table.delimiter)
+            joined.append(f"{table.what} {place} {_cut_short(cells[text])}")
+            more = ""
+        reasons = (more or _missing(cells[label], "label"), _missing(cells[text], "text"))
         if len(values) < 2 and table.what == "line":
             reasons = (f"no {_named(table.form)} between label and text", "")
         if reason := reasons[0] or reasons[1]:
             skipped[place] = reason
         else:
-            pair = [_text(cells[column]).strip("\r\n") for column in (label, text)]
-            kept.append((place, (pair[0], pair[1])))
+            kept.append((place, (_text(cells[label]).strip(), _text(cells[text]).strip("\r\n"))))
     records, repeats, contradictions = _sift(kept, table.what)
     if contradictions and not skip_contradictions:
         raise ValueError(
@@ -293,7 +342,8 @@ def read_messages(
         )
     said = [f"{table.what} {place}: {reason}" for place, reason in skipped.items()]
     if not records:
-        raise ValueError(f"{file} holds no record: {_some(said)}")
+        reason = _some(said) or f"only {_listed(table)} are named"
+        raise ValueError(f"{file} holds no record: {reason}")
     classes = Counter(label for label, _ in records).most_common()
     named = ", ".join(f"{name[:30]} {n:,}" for name, n in classes[:9])
     others = [name for i, name in enumerate(table.columns) if i not in (label, text)]
@@ -302,9 +352,17 @@ def read_messages(
     understood = [
         *_describe(table, columns),
         ("classes", named + f" and {len(classes) - 9} more" * (len(classes) > 9)),
-        *_count({"left out": said, "repeated": repeats, "contradictory": contradictions}),
+        *_count({"joined again": joined, "left out": said, "repeated": repeats}),
+        *_count({"contradictory": contradictions}),
     ]
     return Found(records, skipped, repeats, understood)
+
+
+def _surplus(table: Table, values: list[Any], last: int) -> str:
+    """Say that a row has values behind the last named column, where nothing should be."""
+    if not table.delimiter or last >= table.n_named or not any(values[table.n_named :]):
+        return ""
+    return f"it has {len(values)} columns instead of {table.n_named}; put quotes around its text"
 
 
 def _describe(table: Table, columns: str) -> list[tuple[str, str]]:
@@ -343,8 +401,11 @@ def _find_pair(table: Table, label: int | None = None, text: int | None = None) 
             kinds[i] = len(set(values)), sum(map(len, values)) / len(values)
     if len(kinds) < 2:
         return 0, 0 if len(table.columns) < 2 else 1
-    if label is None:  # few different values, but more than one; of equals the first
-        label = min((kinds[i][0] < 2, kinds[i][0], i) for i in kinds if i != text)[2]
+    if label is None:  # values that come again, and more than one; of equals the first
+        odd = {i: 2 * (kinds[i][0] == len(some)) or kinds[i][0] == 1 for i in kinds}
+        rank, _, label = min((odd[i], kinds[i][0], i) for i in kinds if i != text)
+        if rank == 2 and not table.delimiter:  # of JSON, whose names say what is what
+            return 0, 0
     if text is None:
         text = max((i for i in kinds if i != label), key=lambda i: kinds[i][1])
     return label, text
@@ -358,6 +419,8 @@ def _missing(value: Any, name: str) -> str:
         return f"the {name} is nan, not a text"
     if isinstance(value, list | dict):
         return f"the {name} is {_shown(value)}, not a text"
+    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        return f"the {name} has half an emoji (\\ud800 to \\udfff alone), which is no character"
     return ""
 
 
@@ -427,10 +490,10 @@ def read_questions(
         fields: The file's names for "instruction", "input" and "output", where they aren't clear.
         skip_broken: Leave out records without a question or an answer instead of refusing them.
     """
-    table, fields = read_table(file, encoding), dict(fields or {})
-    for name in fields.values():
-        _find_column(file, table, name)
-    known = {column.lower(): column for column in table.columns}
+    table = read_table(file, encoding, names=(fields or {}).values())
+    columns = {what: _find_column(file, table, name) for what, name in (fields or {}).items()}
+    fields = {what: table.columns[i] for what, i in columns.items()}
+    known = {column.strip().lower(): column for column in table.columns}
     talk = next((known[name] for name in TALKS if name in known), "")
     asked = fields.get("instruction") or next((known[n] for n in ASKED if n in known), "")
     rest = [name for name in GIVEN if known.get(name) not in (asked, None)]
@@ -448,14 +511,19 @@ def read_questions(
     n_talks = 0
     for place, values in table.rows:
         row = dict(zip(table.columns, values, strict=False))
-        if talk and isinstance(row.get(talk), list) and not fields:
-            pairs, n_talks = _read_talk(row[talk]), n_talks + 1
-            reason = "" if pairs else "its conversation has no question with an answer"
+        if talk and not fields and (isinstance(row[talk], list) or not (asked and answered)):
+            turns, n_talks = row[talk] if isinstance(row[talk], list) else [], n_talks + 1
+            pairs, first = _read_talk(turns), turns[0] if turns else row[talk]
+            keys = ", ".join(map(str, first)) if isinstance(first, dict) else _shown(first)
+            reason = "its conversation has no question with an answer: a turn has role and content"
+            reason += f", or from and value, and its first is {keys[:99]}"
+            reason *= not pairs
         else:
             pairs = [{"instruction": row.get(asked), "output": row.get(answered)}]
             pairs[0] |= {"input": row[given]} if row.get(given) not in (None, "") else {}
             pairs[0] |= {"task": row["task"]} if isinstance(row.get("task"), str) else {}
-            reasons = [_missing(value, name) for name, value in pairs[0].items()]
+            reasons = [_surplus(table, values, table.n_named - 1)]
+            reasons += [_missing(value, name) for name, value in pairs[0].items()]
             reason = next(filter(None, reasons), "")
             reason += f" (keys: {', '.join(map(str, row))[:99]})" if reason else ""
         if reason:
@@ -467,13 +535,13 @@ def read_questions(
         raise ValueError(
             f"{len(skipped)} of {len(table.rows)} records of {file} can't be learnt from: "
             f"{_some(said)}; complete them, or map their keys with --fields"
-            + ", or leave them out with --skip-broken"
+            + ", or leave them out with skip_broken=True"
             * (not skip_broken)
         )
     if not records:
         raise ValueError(f"{file} holds no record; name a file with records")
-    columns = f"{asked}: question, {answered}: answer" + f", {given}: input" * bool(given)
-    understood = _describe(table, f"{talk}: conversations" if n_talks else columns)
+    used = f"{asked}: question, {answered}: answer" + f", {given}: input" * bool(given)
+    understood = _describe(table, f"{talk}: conversations" if n_talks else used)
     understood += [("records", f"{len(records):,}"), *_count({"left out": said})]
     return Found(records, skipped, [], understood)
 

@@ -11,6 +11,7 @@ import tiktoken
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from gptlib.extras.formats.text_files import check_file
 from gptlib.extras.tokens import QuickTokenizer, quick
 from gptlib.tokenizer import (
     END_OF_TEXT,
@@ -147,6 +148,9 @@ def read_any_tokenizer(folder: Path, n_rows: int | None = None) -> Tokenizer:
         FileNotFoundError: If there is no tokenizer.
         ValueError: If a file is damaged, or the files do not belong together.
     """
+    for path in (folder / name for name in FILES):
+        if path.is_file():
+            check_file(path)
     config = {
         name: value
         for file in ("special_tokens_map.json", "tokenizer_config.json")
@@ -229,15 +233,14 @@ def from_characters(ids: dict[str, int]) -> LibraryTokenizer:
 
 def _read_library(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.Tokenizer, str | None]:
     """Let the library read a folder's tokenizer; says which token ends a text, too."""
-    path = folder / "tokenizer.json"
+    path, names = folder / "tokenizer.json", ""
     pair = next(((folder / v, folder / m) for v, m in PAIRS if (folder / v).is_file()), None)
     roles: dict[str, Any] = {}
     try:
         if path.is_file():
-            read_json(path)  # says so if it is damaged
-            library = tokenizers.Tokenizer.from_str(path.read_bytes().decode())
+            library = tokenizers.Tokenizer.from_str(json.dumps(read_json(path)))
         elif pair:
-            path = pair[0]
+            path, names = pair[0], f" with {pair[1].name}"
             require_files(folder, [pair[1].name])
             library = _read_pair(*pair, bool(config.get("add_prefix_space", False)))
             roles = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
@@ -258,15 +261,15 @@ def _read_library(folder: Path, config: dict[str, Any]) -> tuple[tokenizers.Toke
         raise
     except BaseException as error:  # errors of no kind, and panics, which are no Exception
         raise ValueError(
-            f"{path} is not the file of a tokenizer that the tokenizers library "
+            f"{path}{names} is not the file of a tokenizer that the tokenizers library "
             f"{tokenizers.__version__} reads ({error}); a newer one may, or it is another program's"
         ) from error
-    names = [_name((roles | config).get("eos_token"))]
+    ends = [_name((roles | config).get("eos_token"))]
     model = folder / "config.json"
     end = (read_json(model) if model.is_file() else {}).get("eos_token_id")
-    names += [library.id_to_token(end)] if type(end) is int and 0 <= end < MOST_IDS else []
+    ends += [library.id_to_token(end)] if type(end) is int and 0 <= end < MOST_IDS else []
     vocabulary = library.get_vocab()
-    return library, next((name for name in [*names, *ENDS] if name in vocabulary), None)
+    return library, next((name for name in [*ends, *ENDS] if name in vocabulary), None)
 
 
 def _read_pair(vocab: Path, merges: Path, add_prefix_space: bool) -> tokenizers.Tokenizer:
