@@ -138,6 +138,9 @@ def _read_lines(file: str, text: str, whole: json.JSONDecodeError) -> list[tuple
 def _open_object(content: dict[str, Any], notes: list[str]) -> list[Any]:
     """Find the records in an object: splits, columns, or one list among other things."""
     lists = {name: value for name, value in content.items() if isinstance(value, list)}
+    shown = [row["row"] for row in lists.get("rows", []) if isinstance(row, dict) and "row" in row]
+    if shown and len(shown) == len(lists["rows"]):  # what a viewer of data sets hands out
+        return shown
     if lists and all(value and isinstance(value[0], dict) for value in lists.values()):
         is_talk = len(lists) == 1 and next(iter(lists)) in TALKS
         if not is_talk:
@@ -185,6 +188,8 @@ def _read_columns(file: str, text: str, delimiter: str | None, names: set[str]) 
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if said := re.match("sep=(.)\n", text):  # Excel's
         delimiter, text = delimiter or said[1], text[said.end() - 1 :]
+    if all(line.startswith("__label__") for line in text.split("\n") if line.strip()):  # fastText's
+        delimiter, text = "\t", re.sub(r"(?m)^__label__(\S+)[ \t]+", r"\1\t", text)
     found = []
     for mark in [delimiter] if delimiter else DELIMITERS:
         ways = ((False, True) if mark == "\t" else (True, False)) if '"' in text else (False,)
