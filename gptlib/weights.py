@@ -174,7 +174,7 @@ def build_model(
         odd = f"{len(shapes)} tensors can't be {config.n_layer} layers"
     odd = odd or compare_shapes(shapes, layout(config))
     if odd:
-        raise ValueError(f"the weights don't fit config.json: {odd}; copy all files again")
+        raise ValueError(f"the weights don't fit config.json: {odd}; take both from one model")
     with torch.device("meta"):
         model = GPT(config).to(dtype)
     # to_empty made two tables of the shared one.

@@ -198,11 +198,11 @@ def double_a_name(tensors: dict[str, Tensor]) -> None:
         (double_a_name, "ln_f.bias is there twice, maybe with a prefix"),
         (
             lambda t: t.pop("ln_f.bias"),
-            r"config.json: ln_f.bias missing instead of \(8,\); copy",
+            r"config.json: ln_f.bias missing instead of \(8,\); take",
         ),
         (
             lambda t: t.update(x=torch.ones(1)),
-            r"config.json: x \(1,\) instead of nothing; copy",
+            r"config.json: x \(1,\) instead of nothing; take",
         ),
         (
             lambda t: t.update({"wpe.weight": torch.ones(15, 8)}),
