@@ -322,7 +322,7 @@ def test_a_prompt_that_can_not_be_gone_on_from_is_refused_and_nothing_lost(
     [
         ("top_p", 0.0, "top_p is 0.0; it must be above 0"),
         ("top_k", -1, "top_k is -1; it must be at least 1"),
-        ("repetition_penalty", 0.0, "repetition_penalty is 0.0; it must be above 0"),
+        ("repetition_penalty", 0.0, "repetition_penalty is 0.0; it must be from 1e-30"),
     ],
 )
 def test_bad_settings_show_the_librarys_error_and_lose_nothing(
