@@ -92,6 +92,13 @@ ATTEND: dict[str, Function] = {
     "Not written yet": lambda q, k, v, m: None,
     "Correct": variant(),
     "return two things": lambda q, k, v, m: attend(q, k, v, m)[0],
+    "Correct: weights, output": lambda q, k, v, m: [*attend(q, k, v, m)],
+    "exp overflows for large ones": variant(
+        weigh=lambda s, m: s.exp() / s.exp().sum(-1, keepdim=True)
+    ),
+    "the sums of the rows divide the columns": variant(
+        weigh=lambda s, m: s.exp() / s.exp().sum(-1)
+    ),
     "the mixed values come first": lambda q, k, v, m: attend(q, k, v, m)[::-1],
     "not divided by √D": variant(scale=lambda q, k: 1),
     "multiplied by √D": variant(scale=lambda q, k: 1 / math.sqrt(q.size(-1))),
@@ -127,7 +134,7 @@ ATTEND: dict[str, Function] = {
         q, k, v, tril(q.size(-2), k.size(-2), k.size(-2) - q.size(-2)).bool()
     ),
     "Count dimensions from the end": variant(score=lambda q, k: q @ k.transpose(1, 2)),
-    "divided by √T": variant(scale=lambda q, k: math.sqrt(q.size(-2))),
+    "root of the number of words": variant(scale=lambda q, k: math.sqrt(q.size(-2))),
     "over the queries": variant(weigh=lambda s, m: s.softmax(-2)),
     "the mask comes after the softmax": variant(mask=keep, weigh=lambda s, m: s.softmax(-1) * m),
     "the mask is not used": variant(mask=keep),
@@ -189,6 +196,7 @@ SPLIT: dict[str, Function] = {
     "must have shape (2, 4, 3, 5)": lambda x, h: x,
     "mixes positions": lambda x, h: x.reshape(len(x), h, x.size(1), -1),
     "there are always 4 heads": lambda x, h: x.unflatten(-1, (4, -1)).transpose(1, 2),
+    "positions and channels first": lambda x, h: x.mT.reshape(len(x), h, x.size(1), -1),
     "every fourth channel": lambda x, h: x.unflatten(-1, (-1, h)).permute(0, 3, 1, 2),
     "positions come last": lambda x, h: x.unflatten(-1, (h, -1)).permute(0, 2, 3, 1),
     "other numbers": lambda x, h: x.unflatten(-1, (h, -1)).transpose(1, 2).flip(1),
@@ -368,6 +376,14 @@ LAYERS: dict[str, type[nn.Module]] = {
     ),
     "and nowhere else": layer(
         merge=lambda self, h: self.dropout(self.proj(self.dropout(h.transpose(1, 2).flatten(2))))
+    ),
+    "project has a dropout": layer(
+        project=lambda self, x: Plain.project(self, self.dropout(x)),
+    ),
+    "end with self.merge(heads)": layer(
+        forward=lambda self, x, mix=None: self.proj(
+            (mix or attend_causally)(*self.project(x)).transpose(1, 2).flatten(2)
+        )
     ),
     "gradient of qkv.weight": layer(
         forward=lambda self, x, mix=None: (

@@ -193,6 +193,19 @@ WORDS: dict[str, type[WordTokenizer]] = {
     "a blank at the end": words_by(
         decode=lambda self, t: "".join(f"{self.itos[i]} " for i in t if i)
     ),
+    "a token again": words_by(
+        encode=lambda self, text: [
+            self.stoi.get(t, 1) for t in dict.fromkeys(self.split(text, self.characters))
+        ]
+    ),
+    "a comma is a token like any other": words_by(
+        decode=lambda self, t: " ".join(self.itos[i] for i in t if i).replace(" ,", ",")
+    ),
+    "leave out strip": words_by(
+        decode=lambda self, t: (
+            ("" if self.characters else " ").join(self.itos[i] for i in t if i).strip()
+        )
+    ),
     "characters are joined by nothing": words_by(
         decode=lambda self, t: " ".join(self.itos[i] for i in t if i)
     ),
@@ -408,16 +421,19 @@ def loop(
     order: Iterable[int] = byte_characters(),
     left: slice = slice(None),
     give: Function = lambda merges: merges,
+    pairs: Function = pairwise,
+    onward: bool = True,
 ) -> Any:
     """Learn merges, with one step or the other left out."""
-    words = prepare([list(word) for word in words])
+    words = first = prepare([list(word) for word in words])
     ids = {bytes([byte]): i for i, byte in enumerate(order)}
     counts: Counter[Merge] = Counter()
     merges: list[Merge] = []
     for _ in range(n_merges):
         counts = Counter() if anew else counts
-        counts.update(pair for word in words for pair in pairwise(word))
+        counts.update(pair for word in words for pair in pairs(word))
         best = min((p for p in counts if p[0] + p[1] not in ids), key=lambda p: key(p, counts, ids))
+        words = words if onward else first
         words = [taught.join_pair(word, best) for word in words][left] if join else words
         if number:
             ids[best[0] + best[1]] = first_id + further * len(merges)
@@ -483,6 +499,9 @@ LOOPS: dict[str, Function] = {
     "each a pair (left, right)": partial(loop, give=len),
     "ids[left + right] = len(ids)": partial(loop, number=False),
     "which the caller still needs": loop_in_place,
+    "at each of its places in a word": partial(loop, pairs=lambda word: set(pairwise(word))),
+    "the rarest pair is taken": partial(loop, key=lambda p, c, i: (c[p], i[p[0]], i[p[1]])),
+    "again with the words of the start": partial(loop, onward=False),
 }
 
 

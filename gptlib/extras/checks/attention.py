@@ -56,7 +56,7 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     result = run(function, q, k, v, mask, hints=hints)
     if not torch.equal(q, before):
         raise Wrong("Not yet: you change the caller's q; write q / ..., not q /= ...")
-    if not isinstance(result, tuple) or len(result) != 2:
+    if not isinstance(result, tuple | list) or len(result) != 2:
         raise Wrong("Not yet: return two things, the mixed values and the weights.")
     output, right = taught.attend(q, k, v, mask)
     given, weights = result
@@ -79,6 +79,11 @@ def attend(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     expect(
         other, taught.attend(q, k, v, odd)[0], causes, "the output with a mask that is not causal"
     )
+    if not run(function, 300 * k, k, v, torch.ones_like(mask))[0].isfinite().all():
+        raise Wrong(
+            "Not yet: right for small scores, but exp overflows for large ones; softmax doesn't, "
+            "because it subtracts the largest first."
+        )
     q = -300 * k  # each query's own key, which it may see, scores far below 0
     if not function(q, k, v, mask)[0].allclose(taught.attend(q, k, v, mask)[0], atol=1e-3):
         raise Wrong(
@@ -136,7 +141,9 @@ def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, T
     return {
         "the scores are not divided by √D": masked(raw),
         "the scores are multiplied by √D; divide": masked(raw * root),
-        "the scores are divided by the root of v's size; take q's": masked(raw / v.size(-1) ** 0.5),
+        "the scores are divided by √3, the root of v's size; take q's": (
+            masked(raw / v.size(-1) ** 0.5)
+        ),
         "the scores are divided by D, not by √D": masked(raw / q.size(-1)),
         f"the scores are divided by D/2, not by √D. {POWER}": masked(raw / (q.size(-1) / 2)),
         f"the scores are divided by 2D, not by √D. {POWER}": masked(raw / q.size(-1) / 2),
@@ -149,7 +156,12 @@ def _wrong_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> dict[str, T
         "that is the cosine; here the lengths count, and only √D divides": masked(
             raw / (q.norm(dim=-1)[:, None] * k.norm(dim=-1))
         ),
-        "the scores are divided by √T; D is the last size of q": masked(raw / len(q) ** 0.5),
+        "the scores are divided by the root of the number of words; D is the last size of q": (
+            masked(raw / len(q) ** 0.5)
+        ),
+        "the sums of the rows divide the columns; keep the dimension, keepdim=True": (
+            hidden.exp() / hidden.exp().sum(-1)
+        ),
         "the softmax goes over the queries; each *row* must sum to 1": hidden.softmax(-2),
         "the softmax is applied twice": hidden.softmax(-1).softmax(-1),
         "the softmax is applied twice; mask the scores, then apply it once": masked(
@@ -181,6 +193,9 @@ def split_heads(function: Callable[[Tensor, int], Tensor]) -> str:
         "the shape is (B, T, H, D); now swap positions and heads": cut,
         "a view straight to (B, H, T, D) mixes positions; cut the channels, then swap": x.view(
             batch, heads, length, size
+        ),
+        "you swap positions and channels first, which mixes them; cut the channels, then swap": (
+            x.mT.reshape(batch, heads, length, size)
         ),
         "each head has every fourth channel; it should have 5 neighbouring ones": (
             x.view(batch, length, size, heads).permute(0, 3, 1, 2)
@@ -269,6 +284,10 @@ def layer(kind: Callable[..., Any]) -> str:
         raise Wrong("Not yet: dropout never acts in merge; its last step is self.dropout.")
     if not close(dropped, torch.where(dropped == 0, 0, 10 * whole)):  # a tenth is left, enlarged
         raise Wrong("Not yet: in merge, dropout must come after proj, and nowhere else.")
+    if not torch.equal(careless.train().project(x)[0], careless.eval().project(x)[0]):
+        raise Wrong("Not yet: project has a dropout; it acts in merge, after proj, and there only.")
+    if not (careless.train()(x) == 0).any():
+        raise Wrong("Not yet: forward passes merge's dropout by; end with self.merge(heads).")
     return "Correct: project, mix and merge, equal to nn.MultiheadAttention in value and gradient."
 
 
@@ -393,8 +412,8 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
     large, positive = 2000 * q.abs(), k.abs()
     if not run(function, large, positive, v, 4).isfinite().all():
         raise Wrong(
-            "Not yet: right for small scores, but exp overflows for large ones: subtract the "
-            "largest score seen so far before exp."
+            "Not yet: right for small scores, but exp overflows for large ones: for each query, "
+            "subtract the largest of its own scores so far before exp."
         )
     if not run(function, large, -positive, v, 4).isfinite().all():
         raise Wrong(
