@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,6 +36,15 @@ def in_place(table: Tensor, vector: Tensor, n: int) -> list[int]:
     return top(table @ vector, n)
 
 
+def vector_in_place(table: Tensor, vector: Tensor, n: int) -> list[int]:
+    vector /= vector.norm()
+    return top(F.normalize(table) @ vector, n)
+
+
+def by_numpy(table: Tensor, vector: Tensor, n: int) -> Any:
+    return np.argsort(-(table @ vector).numpy() / np.linalg.norm(table, axis=1))[:n]
+
+
 NEAREST: dict[str, Function] = {
     "Not written yet: <lambda> returns nothing.": lambda e, v, n: None,
     "Correct": lambda e, v, n: top(cosines(e, v), n),
@@ -52,17 +62,23 @@ NEAREST: dict[str, Function] = {
     "these are rows; return their ids": lambda e, v, n: e[cosines(e, v).topk(n).indices].tolist(),
     "rows; return their ids, topk": lambda e, v, n: list(e[cosines(e, v).topk(n).indices]),
     "you return int": lambda e, v, n: int(cosines(e, v).argmax()),
-    "changes the table": in_place,
+    "changes the caller's table": in_place,
+    "changes the caller's vector": vector_in_place,
+    "you return ndarray": by_numpy,
+    "you return list; return a list of 3 ids": lambda e, v, n: list(cosines(e, v).numpy()),
+    "you return tuple": lambda e, v, n: tuple([part] for part in cosines(e, v).topk(2)),
+    "the mean of the rows is subtracted": lambda e, v, n: top(cosines(e - e.mean(0), v), n),
     "compare along dim=-1": lambda e, v, n: top(F.cosine_similarity(e, v, dim=0), n),
     "table @ vector": lambda e, v, n: top(v + e.T, n),
     "Only a tensor of one number": lambda e, v, n: int(cosines(e, v).topk(n).indices),
-    "you say [0, 1, 2]": lambda e, v, n: [0, 1, 2],
+    "you say [0, 1, 5]": lambda e, v, n: [0, 1, 5],
     "in a tensor; .tolist()": lambda e, v, n: cosines(e, v).topk(n).indices,
     "each is a Tensor; .tolist()": lambda e, v, n: list(cosines(e, v).topk(n).indices),
     "each is a float": lambda e, v, n: cosines(e, v).topk(n).indices.double().tolist(),
-    "table.norm() is one number for all": lambda e, v, n: top(e / e.norm() @ v, n),
+    "divided by the same number": lambda e, v, n: top(e / e.norm() @ v, n),
     "each column is divided by its length": lambda e, v, n: top(e / e.norm(dim=0) @ v, n),
-    "row nearest to row 4": lambda e, v, n: [2, 5, 1] if n == 3 else [5],
+    "row nearest to row 4": lambda e, v, n: [2, 0, 1] if n == 3 else [5],
+    "row 4 itself: [4]": lambda e, v, n: top(cosines(e, v), n) if n > 1 else 4,
 }
 
 
@@ -77,6 +93,7 @@ def test_nearest_in_another_style(capsys: pytest.CaptureFixture[str]) -> None:
         return sorted(range(len(table)), key=lambda i: -float(unit[i]))[:n]
 
     assert "Correct" in said(checks.nearest, by_sorting, capsys)
+    assert "Correct" in said(checks.nearest, lambda e, v, n: list(by_numpy(e, v, n)), capsys)
     ids = lambda e, v, n: [int(i) for i in (e @ v / e.norm(dim=1)).topk(n).indices]  # noqa: E731
     assert "Correct" in said(checks.nearest, ids, capsys)
 

@@ -1,7 +1,9 @@
 """Check the tasks and exercises of the chapter on embeddings."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 from unittest.mock import patch
 
@@ -24,14 +26,26 @@ from gptlib.extras.checks.answers import (
 )
 
 
+@contextmanager
+def _kept(**tensors: Tensor) -> Iterator[None]:
+    """Refuse an answer that changes the caller's tensors."""
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    yield
+    for name, tensor in tensors.items():
+        if not torch.equal(tensor, before[name]):
+            raise Wrong(
+                f"Not yet: your function changes the caller's {name}. /=, zero_() and [i] = work "
+                f"in place, on a row or a slice of it too; work on {name}.clone()."
+            )
+
+
 @task
 def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
     """Check the ids of the rows that point most nearly where a vector points."""
     table = torch.tensor(
-        [[8.0, 0], [0.5, 0.6], [1, 1], [0, 2], [-5, -5], [6, 7], [2, -1], [-1, 0.5]]
+        [[8.0, 6], [0.5, 0.6], [1, 1], [0, 2], [-5, -5], [6, -4], [2, -1], [-1, 0.5]]
     )
     vector, n = torch.tensor([1.0, 0.9]), 3  # no row of the table
-    before = table.clone()
     hints = {
         "size of tensor": "A matrix of shape (V, C) times a vector of shape (C,): table @ vector.",
         "out of range": "There is one cosine for each of the V rows: compare along dim=-1.",
@@ -40,15 +54,14 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
             "Only a tensor of one number becomes an int; topk(n).indices.tolist() is a list.",
         ),
     }
-    said = run(function, table, vector, n, hints=hints)
-    if not torch.equal(table, before):
-        raise Wrong("Not yet: your function changes the table; divide a copy, not in place.")
+    with _kept(table=table, vector=vector):
+        said = run(function, table, vector, n, hints=hints)
     ids = said.tolist() if isinstance(said, Tensor) else said
-    found = ids if isinstance(ids, list | tuple) else []
-    rows = [row.tolist() if isinstance(row, Tensor) else row for row in found]
-    if rows and all(row in table.tolist() for row in rows):
+    found: Any = ids if isinstance(ids, list | tuple) else [None]
+    if found and attempt(lambda: all(list(row) in table.tolist() for row in found)):
         raise Wrong("Not yet: these are rows; return their ids, topk(n).indices.tolist().")
-    if not isinstance(ids, list | tuple) or None in (numbers := [number(i) for i in ids]):
+    ids = [int(i) if isinstance(i, Integral) else i for i in found]  # NumPy's too
+    if None in (numbers := [number(i) for i in ids]):
         raise Wrong(f"Not yet: {what(said)}; return a list of {n} ids, topk(n).indices.tolist().")
     cosines = torch.cosine_similarity(table, vector, dim=-1)
     products, distances = table @ vector, (table - vector).norm(dim=-1)
@@ -58,8 +71,11 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
 
     right = first(cosines)
     causes: dict[str, list[Any]] = {
-        "dot products favour long rows; divide each by the length of its own row, "
-        "table.norm(dim=-1); table.norm() is one number for all": first(products),
+        "dot products favour long rows, also when all are divided by the same number; divide each "
+        "by the length of its own row, table.norm(dim=-1)": first(products),
+        "the mean of the rows is subtracted; the cosine takes them as they are": first(
+            torch.cosine_similarity(table - table.mean(0), vector, dim=-1)
+        ),
         "each column is divided by its length; divide each row by its own, "
         "table.norm(dim=-1, keepdim=True)": first(table / table.norm(dim=0) @ vector),
         "these are the nearest by distance; the cosine forgets the lengths": first(-distances),
@@ -81,8 +97,11 @@ def nearest(function: Callable[[Tensor, Tensor, int], Any]) -> str:
         if not all(isinstance(i, int) for i in ids):
             kind = type(ids[0]).__name__
             raise Wrong(f"Not yet: the right ids, but each is a {kind}; .tolist() makes them int.")
-        if list(run(function, table, table[4], 1)) != [4]:
-            raise Wrong("Not yet: right for n = 3, but the row nearest to row 4 is row 4 itself.")
+        one = run(function, table, table[4], 1)
+        if not attempt(lambda: list(one) == [4]):
+            raise Wrong(
+                "Not yet: right for n = 3, but the row nearest to row 4 is row 4 itself: [4]."
+            )
         return "Correct: the largest cosine first, whatever the lengths of the rows."
     if any(i not in range(len(table)) for i in numbers):
         raise Wrong("Not yet: these are cosines or vectors; return the ids, topk(n).indices.")
