@@ -215,7 +215,7 @@ def waves(table: Tensor, learned: Tensor, channels: Sequence[int] = (0, 6, 12)) 
     right.legend(loc="upper left")
     alt = (
         f"Left, sine waves: {'; '.join(said)}. Right, the cosine of position {at} with the others "
-        "falls off to both sides, evenly for the sinusoidal table, with bumps for the learned one."
+        "falls off, alike on both sides for the sinusoidal table, with bumps for the learned one."
     )
     caption = "Left: fast hands and slow hands. Right: both kinds of table know who is near."
     return Picture(figure, alt, caption)
