@@ -325,6 +325,15 @@ BATCH: dict[str, Function] = {
         lambda n, b, t, g: t * torch.randint((n - 1) // t, (b,), generator=g)
     ),
     "only [0, 1, 2] are drawn": draw(lambda n, b, t, g: torch.randint(3, (b,), generator=g)),
+    "start 7 is drawn in 4": draw(
+        lambda n, b, t, g: torch.randint(n, (b,), generator=g).clamp(max=n - t - 1)
+    ),
+    "clamp, % and round favour": draw(
+        lambda n, b, t, g: torch.randint(n, (b,), generator=g) % (n - t)
+    ),
+    "and each of the 8 should": draw(
+        lambda n, b, t, g: (torch.rand(b, generator=g) * (n - t - 1)).round()
+    ),
     "the windows come in order": draw(lambda n, b, t, g: torch.arange(b) % (n - t)),
     "gives another batch": draw(lambda n, b, t, g: torch.randint(n - t, (b,))),
     "draw with generator": draw(lambda n, b, t, g: [random.randrange(n - t) for _ in range(b)]),
@@ -343,6 +352,8 @@ def test_random_batch(expected: str, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_batch_by_one_index_is_right(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Correct" in said(checks.random_batch, by_grid, capsys)
+    by_rand = draw(lambda n, b, t, g: (torch.rand(b, generator=g) * (n - t)).long())
+    assert "Correct" in said(checks.random_batch, by_rand, capsys)
 
 
 def cut_runs(rows: Tensor, length: int, step: int = 1) -> list[tuple[int, ...]]:

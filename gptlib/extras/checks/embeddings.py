@@ -321,16 +321,16 @@ def random_batch(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
         pair = run(function, stream, batch_size, 4, generator, hints=hints)
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise Wrong("Not yet: return two tensors, the inputs and the targets.")
+        for name, part in zip(("inputs", "targets"), pair, strict=True):
+            if not isinstance(part, Tensor):
+                raise Wrong(f"Not yet: the {name} must be a tensor; {what(part)}; see torch.stack.")
+            _check_shape(name, part)
         return pair[0], pair[1]
 
     def fresh(seed: int) -> torch.Generator:
         return torch.Generator().manual_seed(seed)
 
     inputs, targets = draw(400, fresh(0))
-    for name, part in (("inputs", inputs), ("targets", targets)):
-        if not isinstance(part, Tensor):
-            raise Wrong(f"Not yet: the {name} must be a tensor; {what(part)}; see torch.stack.")
-        _check_shape(name, part)
     if not set(inputs.flatten().tolist()) <= set(stream.tolist()):
         raise Wrong("Not yet: these are places in the stream; return the tokens that stand there.")
     if not torch.equal(inputs, inputs[:, :1] + torch.arange(4)):
@@ -357,6 +357,14 @@ def random_batch(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     generator = fresh(0)
     if torch.equal(draw(400, generator)[0], draw(400, generator)[0]):
         raise Wrong("Not yet: two draws with one generator are the same; don't seed it again.")
+    drawn = torch.cat([draw(400, generator)[0][:, 0] for _ in range(20)]).tolist()
+    shares = {start: drawn.count(100 + start) / len(drawn) for start in range(8)}
+    odd = max(shares, key=lambda start: abs(shares[start] - 1 / 8))
+    if abs(shares[odd] - 1 / 8) > 0.03:  # 8 standard deviations
+        raise Wrong(
+            f"Not yet: start {odd} is drawn in {shares[odd]:.0%} of the windows, and each of the 8 "
+            "should be in 12.5%. Draw whole numbers below 8; clamp, % and round favour some."
+        )
     return "Correct: windows from every place that has room, and the generator repeats them."
 
 
