@@ -186,6 +186,10 @@ def windows(
     return type("Windows", (Windows,), methods)
 
 
+def cut(x: Tensor, a: int, t: int, i: int) -> tuple[Tensor, Tensor]:
+    return x[a : a + t], x[a + 1 : a + 1 + t]
+
+
 WINDOWS: dict[str, type[Windows]] = {
     "Correct: 585 counts": windows(lambda n, t, s: len(range(0, n - t, s))),
     "Not written yet: __len__ returns nothing.": windows(lambda n, t, s: None),
@@ -211,6 +215,8 @@ WINDOWS: dict[str, type[Windows]] = {
     "starts at index · stride": windows(item=lambda x, a, t, i: (x[i:][:t], x[i + 1 :][:t])),
     "not a context length.": windows(item=lambda x, a, t, i: (x[i * t :][:t], x[i * t + 1 :][:t])),
     "the inputs first": windows(item=lambda x, a, t, i: (x[a + 1 :][:t], x[a:][:t])),
+    "starts a token too late": windows(item=lambda x, a, t, i: cut(x, a + 1, t, i)),
+    "leave them torch.int64": windows(item=lambda x, a, t, i: cut(x.float(), a, t, i)),
     "move them on": windows(item=lambda x, a, t, i: (x[a:][:t], x[a:][:t])),
     "only the last token": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + t :][:1])),
     "the target is one number": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + t])),
@@ -222,10 +228,6 @@ WINDOWS: dict[str, type[Windows]] = {
     "the next window": windows(item=lambda x, a, t, i: (x[a:][:t], x[a + 3 :][:t])),
     "A window is one slice": windows(item=lambda x, a, t, i: (x[a, a + t], x)),
 }
-
-
-def cut(x: Tensor, a: int, t: int, i: int) -> tuple[Tensor, Tensor]:
-    return x[a : a + t], x[a + 1 : a + 1 + t]
 
 
 def endless(self: Windows, i: int) -> tuple[Tensor, Tensor]:
@@ -340,6 +342,7 @@ BATCH: dict[str, Function] = {
     "don't seed it again": seeded_again,
     "from other places than the inputs": drawn_twice,
     "as roll brings it round": draw(cut=lambda x, i, t: (x[i : i + t], x[i : i + t].roll(-1))),
+    "leave them torch.int64": lambda x, b, t, g: by_grid(x.float(), b, t, g),
     "room for the last target": draw(lambda n, b, t, g: torch.randint(n - 1, (b,), generator=g)),
     "and for its last target": lambda x, b, t, g: by_grid(x[torch.arange(len(x) + 3)], b, t, g),
 }
@@ -396,6 +399,10 @@ def without_the_last(rows: Tensor, length: int) -> list[tuple[int, ...]]:
 
 def tensors(rows: Tensor, length: int) -> list[Tensor]:
     return list(rows.unfold(1, length, 1).flatten(0, 1))
+
+
+def without_separator(rows: Tensor, length: int) -> list[str]:
+    return ["".join(map(str, run)) for run in cut_runs(rows, length)]
 
 
 def with_places(rows: Tensor, length: int) -> list[tuple[int, ...]]:
@@ -461,6 +468,7 @@ SHARE: dict[str, Function] = {
     "Is an 8": lambda a, b, n: share()(a, b, 8),
     "a 64 fixed in your code": lambda a, b, n: a.unfold(1, 8, 1),
     "at the same place": share(with_places, with_places),
+    "the run 1, 23, 4 counts as 12, 3, 4": share(without_separator, without_separator),
 }
 
 
@@ -489,6 +497,12 @@ def by_mask(x: Tensor, f: float = 0.1) -> tuple[Tensor, Tensor]:
     return x[~held_out], x[held_out]
 
 
+def zeroed(x: Tensor, f: float = 0.1) -> tuple[Tensor, Tensor]:
+    kept = x.clone()
+    x.zero_()
+    return kept[:30], kept[30:]
+
+
 SPLIT: dict[str, Function] = {
     "from the midst of the training text": by_mask,
     "cut once, and take its end": lambda x, f=0.1: (torch.cat((x[:10], x[20:])), x[10:20]),
@@ -515,6 +529,8 @@ SPLIT: dict[str, Function] = {
         x[: -round(len(x) * f)],
         x[-round(len(x) * f) :],
     ),
+    "changes the caller's tokens": zeroed,
+    "leave them torch.int64": lambda x, f=0.1: x.float().split([30, 10]),
     "its default is 0.1": lambda x, f: x.split([30, 10]),
     "must have shape (10,), not (25,)": lambda x, f=0.25: x.split([len(x) * 3 // 4, len(x) // 4]),
 }
@@ -694,9 +710,28 @@ def discarded(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Tensor:
     return gradient
 
 
+def zeroing(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Tensor:
+    gradient = summed(tokens, upstream, vocab_size)
+    upstream.zero_()
+    return gradient
+
+
+def in_a_dict(tokens: Tensor, upstream: Tensor, vocab_size: int) -> Tensor:
+    rows: dict[int, Tensor] = {}
+    for token, row in zip(tokens.tolist(), upstream, strict=True):
+        if token in rows:
+            rows[token] += row
+        else:
+            rows[token] = row
+    zero = torch.zeros(upstream.size(1))
+    return torch.stack([rows.get(token, zero) for token in range(vocab_size)])
+
+
 GRADIENT: dict[str, Function] = {
     "Not written yet": lambda t, u, v: None,
     "Correct": lambda t, u, v: F.one_hot(t, v).float().T @ u,
+    "changes the caller's upstream": zeroing,
+    "a row or a slice of it too": in_a_dict,
     "one row of a token": assigned,
     "+= upstream` has this fault": added_at_once,
     "averaged": lambda t, u, v: summed(t, u, v) / t.bincount(minlength=v).clamp(min=1)[:, None],

@@ -205,7 +205,11 @@ def windows(kind: Callable[..., Any]) -> str:
             ),
             "the window starts at its index; it starts at index · stride": stream[index:][:5],
             "windows lie a stride apart, not a context length": stream[5 * index :][:5],
-            "the targets come second, the inputs first": stream[start + 1 : start + 6],
+            "the targets come second, the inputs first"
+            if close(targets, window)
+            else "the window starts a token too late; it starts at index · stride": (
+                stream[start + 1 : start + 6]
+            ),
         }
         expect(inputs, window, causes, f"the inputs of window {index}")
         causes = {
@@ -225,8 +229,15 @@ def windows(kind: Callable[..., Any]) -> str:
             ),
         }
         expect(targets, stream[start + 1 : start + 6], causes, f"the targets of window {index}")
+        _check_ids(inputs, targets)
     _check_ends(yours)
     return f"Correct: {len(counts)} counts of windows, and the targets one token on."
+
+
+def _check_ids(*parts: Tensor) -> None:
+    for part in parts:
+        if part.dtype != torch.int64:
+            raise Wrong(f"Not yet: the ids became {part.dtype}; leave them torch.int64.")
 
 
 def _check_ends(yours: Any) -> None:
@@ -351,6 +362,7 @@ def random_batch(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
             "and cut both there."
         )
     expect(targets, inputs + 1, causes, "the targets")
+    _check_ids(inputs, targets)
     _check_starts((inputs[:, 0] - 100).tolist())
     if not torch.equal(inputs, draw(400, fresh(0))[0]):
         raise Wrong("Not yet: the same seed gives another batch; draw with generator=generator.")
@@ -427,6 +439,12 @@ def seen_share(function: Callable[[Tensor, Tensor, int], float]) -> str:
         found = number_of(function, train, part, 4, wanted="from 0 to 1")
         if not close(found, share):
             raise Wrong(f"Not yet: of windows and {what_is} {share} is seen, you say {found:.2f}.")
+    a, b = torch.tensor([[1, 23, 4]]), torch.tensor([[12, 3, 4]])
+    if number_of(function, a, b, 3, wanted="from 0 to 1"):
+        raise Wrong(
+            "Not yet: the run 1, 23, 4 counts as 12, 3, 4: their digits are the same when joined "
+            "without a separator. Make tuples."
+        )
     return f"Correct: {right:.2f} of the test's runs, all of a text in itself, none of another's."
 
 
@@ -526,7 +544,8 @@ def split_tokens(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
     stream = torch.arange(40) * 3 % 41
     only = "validation_fraction may be left out; its default is 0.1."
     hints = {"slice indices": "A cut is a whole number of tokens: round(…)."}
-    parts = run(function, stream, 0.25, hints=hints)
+    with _kept(tokens=stream):
+        parts = run(function, stream, 0.25, hints=hints)
     if not isinstance(parts, tuple | list) or len(parts) != 2:
         raise Wrong("Not yet: return two tensors, the training and the validation part.")
     train, validation = parts
@@ -559,6 +578,7 @@ def split_tokens(function: Callable[..., tuple[Tensor, Tensor]]) -> str:
         "a token at the cut is lost": stream[31:],
     }
     expect(validation, stream[30:], causes, "the validation part")
+    _check_ids(train, validation)
     tenth = run(function, torch.arange(100), hints={"positional argument": only})
     expect(tenth[1], torch.arange(90, 100), {}, "the validation part of 100 tokens by default")
     few = attempt(function, stream[:4], 0.1)  # may be refused
@@ -665,7 +685,10 @@ def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         **dict.fromkeys(("out of bounds", "size of tensor"), sizes),
     }
     refuse = patch.object(torch.autograd, "grad", side_effect=RuntimeError("requires_grad"))
-    with torch.inference_mode(), refuse:  # autograd has nothing to work on here
+    zeros = torch.zeros(8, 3)
+    right = zeros.index_add(0, tokens, upstream)
+    kept = _kept(tokens=tokens, upstream=upstream)
+    with torch.inference_mode(), refuse, kept:  # autograd has nothing to work on here
         got = run(function, tokens, upstream, 8, hints=hints)
     if not isinstance(got, Tensor) or got.shape != (8, 3):
         shapes: dict[tuple[int, ...], str] = {
@@ -674,8 +697,6 @@ def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         }
         more = shapes.get(tuple(got.shape), "") if isinstance(got, Tensor) else ""
         raise Wrong(f"Not yet: {what(got)}; return a tensor of shape (8, 3), the table's.{more}")
-    zeros = torch.zeros(8, 3)
-    right = zeros.index_add(0, tokens, upstream)
     if close(got, right):
         return "Correct: a repeated token's rows add up, and rows without a token stay zero."
     counts = torch.bincount(tokens, minlength=8)[:, None]
