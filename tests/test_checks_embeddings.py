@@ -640,6 +640,11 @@ LAYER: dict[str, type[nn.Module]] = {
         )
     ),
     "forward takes positions too": type("Layer", (Simple,), {"forward": takes_no_positions}),
+    "are rows of the table; add nothing": layer(
+        lambda s, x, p: (
+            tokens_of(s, x) + s.position_embedding(p if p[0] == 0 else p + torch.arange(x.size(1)))
+        )
+    ),
     "positions is not used": type("Layer", (Simple,), {"forward": ignores_positions}),
     "outside training": layer(
         lambda s, x, p: F.dropout(tokens_of(s, x) + s.position_embedding(p), s.dropout.p)
@@ -746,6 +751,7 @@ GRADIENT: dict[str, Function] = {
     "row 2 is [": lambda t, u, v: 2 * summed(t, u, v),
     "V 8 and C 3; the gradient is (V, C)": lambda t, u, v: summed(t, u, u.size(1)),
     "a row of C numbers for each id": lambda t, u, v: torch.zeros(v, v)[t] + u,
+    "Transpose the one-hot rows": lambda t, u, v: F.one_hot(t, v).float() @ u,
     "That is autograd's answer": by_autograd,
     "then add row by row": by_grad,
     "Write your own": by_vjp,

@@ -644,7 +644,11 @@ def layer(kind: Callable[..., Any]) -> str:
         raise Wrong("Not yet: right, but no gradient comes through; use the layers themselves.")
     third = torch.tensor([2, 5, 0, 1])
     own = "forward takes positions too: forward(self, tokens, positions=None)."
-    hints = {"positional argument": own, "Boolean value": "Ask: if positions is None."}
+    hints = {
+        "positional argument": own,
+        "Boolean value": "Ask: if positions is None.",
+        "index out of range": "Given positions [2, 5, 0, 1] are rows of the table; add nothing.",
+    }
     given = run(yours.forward, tokens, third, hints=hints)
     causes = {
         "positions is not used: when it is given, tokens stand there": out,
@@ -683,6 +687,7 @@ def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
     hints = {
         **dict.fromkeys(("does not require grad", "requires_grad"), by_hand),
         **dict.fromkeys(("out of bounds", "size of tensor"), sizes),
+        "shapes cannot be multiplied": f"{sizes} Transpose the one-hot rows.",
     }
     refuse = patch.object(torch.autograd, "grad", side_effect=RuntimeError("requires_grad"))
     zeros = torch.zeros(8, 3)
