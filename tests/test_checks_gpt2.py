@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gptlib.extras.checks import gpt2 as checks
 from gptlib.extras.checks import yours
 from gptlib.extras.models import load_model
-from gptlib.gpt2 import GPT, MLP, Block, GPTConfig, count_parameters
+from gptlib.gpt2 import GPT, MLP, Block, GPTConfig, count_parameters, initialize
 
 Function = Callable[..., Any]
 
@@ -53,10 +53,15 @@ NORMS: dict[str, Function] = {
     "Not written yet": lambda x, g, b, eps=1e-5: None,
     "Correct": normed(),
     "write it by hand": lambda x, g, b, eps=1e-5: F.layer_norm(x, (8,), g, b, eps),
+    "without PyTorch's own": lambda x, g, b, eps=1e-5: F.group_norm(
+        x.reshape(-1, 8), 1, g, b, eps
+    ).view_as(x),
+    "by hand, without PyTorch's own": lambda x, g, b, eps=1e-5: g * F.instance_norm(x) + b,
+    "average (x - μ)²": by_squares,
     "you change the caller's x": lambda x, g, b, eps=1e-5: (
         x.sub_(x.mean(-1, keepdim=True)) / (x.square().mean(-1, keepdim=True) + eps).sqrt() * g + b
     ),
-    "you don't use it": lambda x, g, b, eps=1e-5: by_squares(x, g, b),
+    "you don't use it": lambda x, g, b, eps=1e-5: normed()(x, g, b),
     "divided by C - 1": normed(unbiased=True),
     "eps is outside the root": normed(root=lambda v, eps: v.sqrt() + eps),
     "eps is missing": normed(root=lambda v, eps: v.sqrt()),
@@ -121,10 +126,6 @@ def test_layer_norm(expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in said(capsys, checks.layer_norm, NORMS[expected])
 
 
-def test_layer_norm_in_another_style_is_right(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Correct" in said(capsys, checks.layer_norm, by_squares)
-
-
 def by_eighths(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Right for 8 channels alone."""
     centred = x - x.sum(-1, keepdim=True) / 8
@@ -177,6 +178,9 @@ GELUS: dict[str, Function] = {
     "not of π alone": tanh_form(lambda x: 2 / math.sqrt(math.pi) * (x + 0.044715 * x**3)),
     "it is 0.044715, not 0.44715": tanh_form(lambda x: ROOT * (x + 0.44715 * x**3)),
     "it is 0.044715, not 0.0044715": tanh_form(lambda x: ROOT * (x + 0.0044715 * x**3)),
+    "√(2/π) is not 0.8;": tanh_form(lambda x: 0.8 * (x + 0.044715 * x**3)),
+    "√(2/π) is not 0.798;": tanh_form(lambda x: 0.798 * (x + 0.044715 * x**3)),
+    "π is not 3.14;": tanh_form(lambda x: math.sqrt(2 / 3.14) * (x + 0.044715 * x**3)),
     "it is 0.044715, not 0.04715": tanh_form(lambda x: ROOT * (x + 0.04715 * x**3)),
     "+= or another change in place": lambda x: x / 2 * (1 + torch.tanh(ROOT * risen(x))),
     "the x in front is missing": tanh_form(outer=lambda x, t: (1 + t) / 2),
@@ -238,6 +242,9 @@ MLPS: dict[str, Function] = {
     "proj is missing": lambda self, x: bent(self.expand(x)),
     "proj and the activation": lambda self, x: self.expand(x),
     "the block will do that": lambda self, x: x + self.proj(bent(self.expand(x))),
+    "you change the caller's x": lambda self, x: self.proj(
+        bent(self.expand(x.sub_(x.mean(-1, keepdim=True))))
+    ),
     "expand first": lambda self, x: self.expand(bent(self.proj(x))),
     "dropout acts outside training": lambda self, x: (
         F.dropout(self.proj(bent(self.expand(x))), self.dropout.p)
@@ -422,7 +429,9 @@ INITIAL: dict[str, Function] = {
     "Not written yet": lambda model, n_layer, generator=None: None,
     "Correct": drawing(),
     "p.zero_() does": rebound,
-    "some biases are left as they were; set them to 0. p = ...": drawing(bias=lambda p: None),
+    "set them to 0. Write into them, as p.zero_() does; p = ... would": drawing(
+        bias=lambda p: None
+    ),
     "you divide the others": drawing(
         scaled=lambda name: not name.endswith("proj.weight"),
     ),
@@ -527,6 +536,27 @@ class CopiedHead(GPT):
         with torch.no_grad():
             self.head.weight.copy_(self.embed.token_embedding.weight)
         return super().eval()
+
+
+class HeadOfItsOwn(GPT):
+    """Its tie is a copy, which is drawn anew like any parameter."""
+
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head.weight = nn.Parameter(self.embed.token_embedding.weight.clone())
+        initialize(self, config.n_layer, generator)
+
+
+class CopiedData(Untied):
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head.weight.data.copy_(self.embed.token_embedding.weight.data)
+
+
+class PositionsAsHead(GPT):
+    def __init__(self, config: GPTConfig, generator: Any = None) -> None:
+        super().__init__(config, generator)
+        self.head.weight = self.embed.position_embedding.weight
 
 
 class Undrawn(GPT):
@@ -732,6 +762,21 @@ GPTS: dict[str, type] = {
     "the blocks are skipped": gpt(forward=lambda self, t: self.unembed(self.embed(t))),
     "the head has a table of its own; one line": Untied,
     "a copy is not enough": CopiedHead,
+    "a copy is not enough: both": HeadOfItsOwn,
+    "a copy is not enough: both must": CopiedData,
+    "take self.embed.token_embedding's": PositionsAsHead,
+    "the number of blocks is config's": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes or [None] * 12)
+    ),
+    "leave eval() and train() to the caller": gpt(
+        forward=lambda self, t: self.eval().unembed(self.stream(t))
+    ),
+    "dropout must act in training and only there": gpt(
+        stream=lambda self, t, mixes=None: through(self.train(), t, mixes)
+    ),
+    "leave eval()": gpt(
+        stream=lambda self, t, mixes=None: through(self, t, mixes) + self.eval().ln_f.bias * 0
+    ),
     "tie the head in __init__": type(
         "GPT", (Untied,), {"unembed": lambda self, x: self.ln_f(x) @ embedding_of(self).T}
     ),
@@ -925,6 +970,8 @@ def mean_square(x: Tensor, *dims: int) -> Tensor:
             "take their number from x",
         ),
         (lambda x, g, e: F.rms_norm(x, (8,), g, e), "write it by hand"),
+        (lambda x, g, e: g * x.div_((mean_square(x, -1) + e).sqrt()), "change the caller's x"),
+        (lambda x, g, e: (1 + g) * x / (mean_square(x, -1) + e).sqrt(), "don't add 1"),
         (lambda x, g, e: x[0], "must have shape (2, 5, 8)"),
         (lambda x, g, e: x, "should hold other numbers"),
         (lambda x, g, e: g * x / (mean_square(x, -1) + 1e-5).sqrt(), "you don't use it"),

@@ -44,10 +44,18 @@ def golden() -> tuple[GPT, dict[str, Tensor]]:
     return load_model(folder)[0], load_file(folder / "activations.safetensors")
 
 
+def _used(answer: Any) -> set[str]:
+    return {*getattr(getattr(answer, "__code__", None), "co_names", ())}
+
+
 def _by_hand(answer: Answer, *names: str) -> None:
-    used = getattr(getattr(answer, "__code__", None), "co_names", ())
-    if any(name in used for name in names):
+    if _used(answer) & {*names}:
         raise Wrong("Not yet: write it by hand, without PyTorch's own.")
+
+
+def _unchanged(given: Tensor, x: Tensor) -> None:
+    if not torch.equal(given, x):
+        raise Wrong("Not yet: you change the caller's x; make a new tensor, as x = x - ... does.")
 
 
 def _shaken(module: Any, seed: int = 0) -> Any:
@@ -123,9 +131,9 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
     given = x.clone()
     keep = {"positional argument": "layer_norm takes x, gain, bias, and eps, 1e-5 if left out."}
     got = run(function, given, gain, bias, hints=KEEPDIM | SCALAR | keep)
-    _by_hand(function, "layer_norm", "LayerNorm", "native_layer_norm")
-    if not torch.equal(given, x):
-        raise Wrong("Not yet: you change the caller's x; write x - ..., not x -= ...")
+    _by_hand(function, "layer_norm", "LayerNorm", "native_layer_norm", "group_norm", "GroupNorm")
+    _by_hand(function, "instance_norm", "InstanceNorm1d", "batch_norm", "BatchNorm1d")
+    _unchanged(given, x)
     expect(got, right, causes, "the result for (2, 5, 8)")
     x = x / 1000
     centred = x - x.mean(-1, keepdim=True)
@@ -138,6 +146,12 @@ def layer_norm(function: Callable[..., Tensor]) -> str:
         f"{tiny} eps is missing": gain * centred / square.sqrt() + bias,
     }
     expect(run(function, x, gain, bias), F.layer_norm(x, (8,), gain, bias), causes, "a tiny x")
+    far = 1e4 + 1000 * x
+    if not close(run(function, far, gain, bias), F.layer_norm(far, (8,), gain, bias), 1e-2):
+        raise Wrong(
+            "Not yet: right for usual numbers, but for ones around 10,000 the mean of x² minus μ² "
+            "is lost in rounding; average (x - μ)²."
+        )
     own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
     large = F.layer_norm(x, (8,), gain, bias, 0.5)
     causes = {"eps is given, and you don't use it": F.layer_norm(x, (8,), gain, bias)}
@@ -212,8 +226,7 @@ def gelu(function: Callable[[Tensor], Tensor]) -> str:
     given = x.clone()
     got = run(function, given, hints=SCALAR | number)
     _by_hand(function, "gelu", "GELU")
-    if not torch.equal(given, x):
-        raise Wrong("Not yet: you change the caller's x; make a new tensor.")
+    _unchanged(given, x)
     otherwise = "gelu(1) is 0.8412: compare √(2/π), 0.044715 and the brackets."
     expect(got, right, causes, "gelu of the numbers from -4 to 4", otherwise=otherwise)
     own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -260,6 +273,11 @@ def _gelu_slips(x: Tensor) -> dict[str, Tensor]:
             f"it is 0.044715, not {wrong}": shaped(c * (x + wrong * x**3))
             for wrong in (0.44715, 0.0044715, 0.04715)
         },
+        **{
+            f"√(2/π) is not {wrong}; write math.sqrt(2 / math.pi)": shaped(wrong * (x + cube))
+            for wrong in (0.8, 0.798)
+        },
+        "π is not 3.14; write math.pi": shaped(math.sqrt(2 / 3.14) * (x + cube)),
     }
 
 
@@ -300,9 +318,12 @@ def mlp(kind: Callable[..., Any]) -> str:
         ),
     }
     hints = {"cannot be multiplied": "expand takes C channels and proj takes 4 C: expand first."}
-    if not torch.equal(run(yours.forward, x, hints=hints), run(yours.forward, x)):
+    given = x.clone()
+    got = run(yours.forward, given, hints=hints)
+    _unchanged(given, x)
+    if not torch.equal(got, run(yours.forward, x)):
         raise Wrong("Not yet: dropout acts outside training; use self.dropout.")
-    expect(run(yours.forward, x, hints=hints), right, causes, "the output for (2, 5, 12)")
+    expect(got, right, causes, "the output for (2, 5, 12)")
     own_x, torch_x = x.clone().requires_grad_(), x.clone().requires_grad_()
     bent = F.gelu(yours.expand(torch_x), approximate="tanh")
     _same_gradients(run(yours.forward, own_x), yours.proj(bent), own_x, torch_x)
@@ -414,7 +435,7 @@ def _judge_dropout(yours: Any, x: Tensor) -> None:
         raise Wrong("Not yet: attention and the MLP have dropout of their own; add none here.")
 
 
-INTO = "p = ... only gives the name p to another tensor; write into it, as p.zero_() does."
+INTO = "Write into them, as p.zero_() does; p = ... would only give the name p to another tensor."
 
 
 @task
@@ -442,7 +463,7 @@ def initialize(function: Callable[..., None]) -> str:
     values, untouched = drawn(1)
     kinds = _kinds(values)
     if all((value == 0.5).all() for name, value in values.items() if "ln" not in name):
-        if not getattr(getattr(function, "__code__", None), "co_names", ()):
+        if not _used(function):
             raise Wrong("Not written yet: initialize changes nothing.")
         raise Wrong(f"Not yet: the parameters are as they were. {INTO}")
     for name, value in kinds.items():
@@ -546,7 +567,9 @@ def gpt(kind: Callable[..., Any]) -> str:
     x = 2 * torch.randn(2, 6, 12, generator=generator)
     table = yours.embed.token_embedding.weight
     if yours.head.weight.shape != table.shape:
-        raise Wrong("Not yet: the head's weight is (V, C) as the table is; don't transpose it.")
+        flipped = yours.head.weight.shape == table.T.shape
+        do = "don't transpose it" if flipped else "take self.embed.token_embedding's"
+        raise Wrong(f"Not yet: the head's weight is (V, C) as the table of tokens is; {do}.")
     logits = yours.head(yours.ln_f(x))
     causes = {
         "you score with the embedding's table; tie the head in __init__, and use self.head": (
@@ -569,6 +592,10 @@ def gpt(kind: Callable[..., Any]) -> str:
             raise Wrong("Not yet: ln_f is in stream; it belongs to unembed, before the head.")
     expect(scores, logits, causes, "what unembed returns")
     stream = _check_stream(yours, tokens)
+    deep = _shaken(run(kind, replace(CONFIG, n_layer=13)))
+    through = _through(deep.embed(tokens), deep.blocks, [None] * 13)
+    if not close(run(deep.stream, tokens), through, 1e-3):
+        raise Wrong("Not yet: the number of blocks is config's; take len(self.blocks).")
     right = yours.unembed(stream)
     causes = {
         "forward returns the stream; unembed makes logits of it": stream,
@@ -585,8 +612,10 @@ def gpt(kind: Callable[..., Any]) -> str:
     }
     expect(run(yours.forward, tokens, hints=once), right, causes, "the logits")
     if yours.head.weight is not table:
-        same = torch.equal(yours.head.weight, table)
-        more = "a copy is not enough: both must be one parameter" if same else "one line ties them"
+        copied = "token_embedding" in _used(kind.__init__)
+        more = (
+            "a copy is not enough: both must be one parameter" if copied else "one line ties them"
+        )
         raise Wrong(
             f"Not yet: the head has a table of its own; {more}. In __init__ assign the embedding's "
             "weight to self.head.weight."
@@ -611,6 +640,13 @@ def _judge_training(yours: Any, tokens: Tensor, careless: Any) -> None:
     theirs = _gradients(right, parameters)
     for name, gradient in _gradients(yours(tokens), parameters).items():
         expect(gradient, theirs[name], {}, f"the gradient of {name}", atol=1e-2)
+    for on in (True, False):
+        same = torch.equal(*(run(careless.train(on).forward, tokens) for _ in range(2)))
+        if same == on or careless.blocks[0].training != on:
+            raise Wrong(
+                "Not yet: dropout must act in training and only there; leave eval() and train() to "
+                "the caller."
+            )
     for name, parameter in careless.named_parameters():
         if ".proj." in name:
             nn.init.zeros_(parameter)  # the blocks add nothing: the stream is what embed made
@@ -692,8 +728,10 @@ def rms_norm(answer: Answer) -> str:
     generator = torch.Generator().manual_seed(0)
     x = 3 + 2 * torch.randn(2, 5, 8, generator=generator)  # (B, T, C)
     gain, eps = torch.rand(8, generator=generator) + 0.5, 1e-5
-    got = run(answer, x.clone(), gain, eps, hints=KEEPDIM | SCALAR)
+    given = x.clone()
+    got = run(answer, given, gain, eps, hints=KEEPDIM | SCALAR)
     _by_hand(answer, "rms_norm", "RMSNorm")
+    _unchanged(given, x)
     mean_square = x.square().mean(-1, keepdim=True)
     root, mean = (mean_square + eps).sqrt(), x.mean(-1, keepdim=True)
     deviation = "you divide by the standard deviation, which subtracts the mean inside"
@@ -711,6 +749,7 @@ def rms_norm(answer: Answer) -> str:
         ),
         "you square the mean; take the mean of the squares": gain * x / (mean**2 + eps).sqrt(),
         "the gain is missing": F.rms_norm(x, (8,), None, eps),
+        "the gain multiplies as it is; don't add 1": F.rms_norm(x, (8,), 1 + gain, eps),
         "you sum the squares; take their mean": gain * x / (mean_square * 8 + eps).sqrt(),
         "you take the mean over the whole tensor; take it over the channels, dim=-1": (
             gain * x / (x.square().mean() + eps).sqrt()
@@ -759,8 +798,7 @@ def parameters(answer: Answer) -> str:
         GPTConfig(vocab_size=77, context_length=10, n_layer=5, n_head=1, n_embd=6),
     ]
     gaps = [_gap(answer, config) for config in configs]
-    used = getattr(getattr(answer, "__code__", None), "co_names", ())
-    if {"count_parameters", "GPT", "numel"} & {*used}:
+    if _used(answer) & {"count_parameters", "GPT", "numel"}:
         return "Not yet: compute it from the configuration's numbers, without building a model."
     if not any(gaps):
         if isinstance(run(answer, configs[0]), float):
