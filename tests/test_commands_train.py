@@ -66,6 +66,10 @@ def parse(*words: object) -> RunConfig:
     return config
 
 
+def stopped(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def killed_at(step: int) -> Callable[..., Any]:
     take = training.take_step
 
@@ -352,6 +356,12 @@ def test_overwrite_replaces_a_run_and_nothing_else(
     wrong = refusal(capsys, "train", book, *TINY, "--overwrite", "--device", "cuda:99")
     assert "PyTorch sees" in wrong
     assert (folder / "model" / "model.safetensors").is_file()  # refused before it was replaced
+    for name in ("shutil.rmtree", "gptlib.extras.runs.whole_file"):  # in the deletion, behind it
+        with monkeypatch.context() as patch:
+            patch.setattr(name, stopped)
+            assert call("train", book, *TINY, "--overwrite") == 130
+    assert call("train", book, *TINY, "--overwrite") == 0
+    capsys.readouterr()
     (folder / "config.yaml").unlink()
     assert "holds something that is no run" in refusal(
         capsys, "train", book, *TINY, "--overwrite", "--folder", folder

@@ -69,7 +69,7 @@ ADAMW = "adamw"
 CONFIG, CHECKPOINT, LOG, MODEL = "config.yaml", "checkpoint.pt", "log.jsonl", "model"
 RECORDS, PICTURE = "records.jsonl", "loss.svg"
 _FILES = (
-    *(CONFIG, CHECKPOINT, LOG, RECORDS, PICTURE),
+    *(CHECKPOINT, LOG, RECORDS, PICTURE),
     *(TOKENS_FILE, TOKENS_FILE + ".json", "wandb-id.txt"),
 )
 _FOLDERS = (MODEL, "tokenizer", "tensorboard", "wandb", "checkpoints")  # the last: of older runs
@@ -389,6 +389,7 @@ def _begin_run(folder: Path, config: RunConfig, device: torch.device, overwrite:
     except (ValueError, OSError):
         # nothing was learnt yet, so the corrected command finds the place free
         _delete(folder)
+        (folder / CONFIG).unlink()
         with suppress(OSError):  # files that are somebody's own stay
             folder.rmdir()
         raise
@@ -524,7 +525,10 @@ def _json_line(value: Mapping[str, Any]) -> str:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a run, and nothing else that somebody may have put there."""
+    """Delete what a run has made, and nothing else that somebody may have put there.
+
+    config.yaml stays: by it, what a kill leaves is known as a run.
+    """
     for path in (folder / name for name in (*_FILES, *_FOLDERS)):
         if path.is_dir():
             shutil.rmtree(path)
