@@ -38,9 +38,12 @@ READY = """() => {
 START = """() => {
     window.ended = null;
     const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-    // what reaches ipykernel 7.3 while it answers lies unread until something else comes (its issue
-    // 1554, mended in 7.4, which the widgets can't use yet)
-    setInterval(() => kernel.requestKernelInfo().catch(() => {}), 5000);
+    // What reaches ipykernel 7.3 while it answers lies unread, with all that follows, until somebody
+    // else connects (its issue 1554, mended in 7.4, which the widgets can't use yet).
+    setInterval(() => {
+        const other = kernel.clone();
+        setTimeout(() => other.dispose(), 2000);
+    }, 5000);
     window.jupyterapp.commands.execute("notebook:run-all-cells").then(
         succeeded => window.ended = succeeded ? "whole" : "interrupted",
         error => window.ended = String(error));
