@@ -38,8 +38,8 @@ READY = """() => {
 START = """() => {
     window.ended = null;
     const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-    // What reaches ipykernel 7.3 while it answers lies unread, with all that follows, until somebody
-    // else connects (its issue 1554, mended in 7.4, which the widgets can't use yet).
+    // What reaches ipykernel 7.3 while it answers lies unread, with all that follows, until
+    // somebody else connects (its issue 1554, mended in 7.4, which the widgets can't use yet).
     setInterval(() => {
         const other = kernel.clone();
         setTimeout(() => other.dispose(), 2000);
