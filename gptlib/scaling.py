@@ -285,7 +285,8 @@ def processes(kind: Literal["cpu", "cuda"] | None = None) -> Iterator[torch.devi
         dist.destroy_process_group()
         # Gloo's threads still give back their last tensors, which takes Python; asking for it while
         # Python ends aborts the process (PyTorch issue 190489)
-        time.sleep(0 if on_gpu else 0.5)
+        if not on_gpu:
+            time.sleep(0.5)
 
 
 class ForwardPass(nn.Module):
