@@ -6,9 +6,9 @@ Each row runs in a process of its own, so that memory and compiled code are its 
 GPT-2's 124M shape without biases and with 50,304 tokens, as nanoGPT has it, bfloat16, batch 32 ×
 1,024, no dropout; and the sizes of the model that travels with the course, batch 256 × 256. "MFU"
 is the share of what a large product reaches, measured in the same run. Writing: GPT-2's 124M shape
-in bfloat16, a prompt of 32 tokens and 128 new ones at temperature 0.8 and top-p 0.95. "plain" is
-`generate` as chapter 6 teaches it, "graph" and "compiled" the step of `gptlib.extras.fast`. Peers
-that aren't there are left out.
+in bfloat16, a prompt of 32 tokens and 128 new ones, greedily and at temperature 0.8 and top-p 0.95.
+"plain" is `generate` as chapter 6 teaches it, "graph" and "compiled" the step of
+`gptlib.extras.fast`. Peers that aren't there are left out.
 """
 
 import argparse
@@ -138,20 +138,21 @@ def train_nanogpt(path: str, compiles: bool) -> dict[str, Any]:
     return time_training(step, SIZES, BATCH_SIZE * SIZES.context_length)
 
 
-def time_writing(write: Callable[[list[list[int]]], object]) -> dict[str, Any]:
+def time_writing(write: Callable[[list[list[int]], str], object]) -> dict[str, Any]:
     """Time texts for 1, 8 and 64 prompts at once; the first of each is not counted."""
     found: dict[str, Any] = {}
-    for batch in (1, 8, 64):
-        prompts = torch.randint(GPT2_SMALL.vocab_size, (batch, N_PROMPT)).tolist()
-        times = []
-        for _ in range(5):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            write(prompts)
-            torch.cuda.synchronize()
-            times.append(time.perf_counter() - start)
-        found[f"batch {batch}"] = batch * N_NEW / median(times[1:])
-        found[f"first_s {batch}"] = times[0]
+    for choice in ("greedy", "top-p"):
+        for batch in (1, 8, 64):
+            prompts = torch.randint(GPT2_SMALL.vocab_size, (batch, N_PROMPT)).tolist()
+            times = []
+            for _ in range(5):
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                write(prompts, choice)
+                torch.cuda.synchronize()
+                times.append(time.perf_counter() - start)
+            found[f"{choice} {batch}"] = batch * N_NEW / median(times[1:])
+            found[f"{choice} {batch}, first_s"] = times[0]
     return found
 
 
@@ -159,11 +160,12 @@ def write_ours(way: str) -> dict[str, Any]:
     """Time `generate_batch`."""
     model = GPT(GPT2_SMALL, torch.Generator().manual_seed(0)).cuda().eval().bfloat16()
     step = None if way == "plain" else GraphWriter(model, compile=way == "compiled")
-    sampling = Sampling(temperature=0.8, top_p=0.95)
+    ways = {"greedy": Sampling(temperature=0), "top-p": Sampling(temperature=0.8, top_p=0.95)}
 
-    def write(prompts: list[list[int]]) -> object:
+    def write(prompts: list[list[int]], choice: str) -> object:
         sources = [torch.Generator().manual_seed(row) for row in range(len(prompts))]
-        return list(generate_batch(model, prompts, N_NEW, sampling, generators=sources, step=step))
+        options: Any = {"generators": sources, "step": step}
+        return list(generate_batch(model, prompts, N_NEW, ways[choice], **options))
 
     return time_writing(write)
 
@@ -173,12 +175,15 @@ def write_transformers() -> dict[str, Any]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     model = GPT2LMHeadModel(GPT2Config()).cuda().eval().bfloat16()
+    length = {"max_new_tokens": N_NEW, "min_new_tokens": N_NEW, "pad_token_id": 0}
+    ways: dict[str, dict[str, Any]] = {
+        "greedy": {"do_sample": False},
+        "top-p": {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0},
+    }
 
-    def write(prompts: list[list[int]]) -> object:
+    def write(prompts: list[list[int]], choice: str) -> object:
         ids = torch.tensor(prompts, device="cuda")
-        length = {"max_new_tokens": N_NEW, "min_new_tokens": N_NEW, "pad_token_id": 0}
-        choice = {"do_sample": True, "temperature": 0.8, "top_p": 0.95, "top_k": 0}
-        return model.generate(ids, attention_mask=torch.ones_like(ids), **length, **choice)
+        return model.generate(ids, attention_mask=torch.ones_like(ids), **length, **ways[choice])
 
     return time_writing(write)
 
@@ -214,14 +219,14 @@ def print_tables(found: dict[str, dict[str, Any]]) -> None:
             print(f"| {name.removeprefix('train, ')} | {row['tokens_per_s']:,.0f} | ", end="")
             print(f"{row['ms']:.1f} | {mfu:.2f} | {row['gb']:.1f} | {row['first_s']:.0f} |")
     theirs = found.get("write, transformers")
-    print("\n| writing, tokens/s | batch 1 | 8 | 64 |\n|---|---|---|---|")
-    for name, row in found.items():
-        if "batch 1" in row:
-            cells = []
-            for batch in ("batch 1", "batch 8", "batch 64"):
-                ratio = f" ({row[batch] / theirs[batch]:.1f} ×)" if theirs else ""
-                cells.append(f"{row[batch]:,.0f}{ratio}")
-            print(f"| {name.removeprefix('write, ')} | {' | '.join(cells)} |")
+    print("\n| writing, tokens/s | choice | batch 1 | 8 | 64 |\n|---|---|---|---|---|")
+    for choice in ("greedy", "top-p"):
+        for name, row in found.items():
+            if name.startswith("write"):
+                keys = [f"{choice} {batch}" for batch in (1, 8, 64)]
+                ratios = [f" ({row[key] / theirs[key]:.1f} ×)" if theirs else "" for key in keys]
+                cells = [f"{row[key]:,.0f}{r}" for key, r in zip(keys, ratios, strict=True)]
+                print(f"| {name.removeprefix('write, ')} | {choice} | {' | '.join(cells)} |")
 
 
 def main() -> None:

@@ -33,23 +33,24 @@ class OneRowLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x Wᵀ + b."""
-        row = x.as_strided((1, x.size(-1)), (x.size(-1), 1))  # x is stored before such a view
-        product = (self.weight * row).sum(dim=-1)  # (out,); else x were computed for each output
-        return (product if self.bias is None else product + self.bias)[None, None]
+        # What is seen by such a view is stored first; else x were computed anew for each output,
+        # and the result for each part of it that is used.
+        row = x.as_strided((1, x.size(-1)), (x.size(-1), 1))
+        result = (self.weight * row).sum(dim=-1)  # (out,)
+        result = result if self.bias is None else result + self.bias
+        return result.as_strided((1, 1, len(result)), (len(result), len(result), 1))
 
 
-def look_back(position: Tensor, all_k: Tensor, all_v: Tensor, mask: Tensor | None = None) -> Mix:
+def look_back(position: Tensor, all_k: Tensor, all_v: Tensor) -> Mix:
     """Let one new query look at all keys, its own included, in a form that compiles to loops.
 
-    Keys and values have shape (B, H, S, D). The mask, (B, 1, S), is True where a row may look.
+    Keys and values have shape (B, H, S, D).
     """
 
     def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # each (B, H, 1, D)
         all_k.index_copy_(2, position, k)
         all_v.index_copy_(2, position, v)
         scores = (q * all_k).sum(dim=-1) / math.sqrt(q.size(-1))  # (B, H, S)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -math.inf)
         return (scores.softmax(dim=-1)[..., None] * all_v).sum(dim=2, keepdim=True)
 
     return mix

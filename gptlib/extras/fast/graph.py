@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gptlib.attention import Mix
-from gptlib.extras.fast.compiled import OneRowLinear, compile_own, look_back
+from gptlib.extras.fast.compiled import OneRowLinear, compile_own
 from gptlib.extras.fast.onednn import share_weights, swap_linears
 from gptlib.generation import (
     KeyValueCache,
@@ -52,13 +52,29 @@ def sorted_top_p(logits: Tensor, p: float) -> Tensor:
     return torch.empty_like(logits).scatter_(-1, tokens, best)
 
 
-WITHOUT_WAITING: dict[Callable[..., Tensor], Callable[..., Tensor]] = {keep_top_p: sorted_top_p}
-"""What takes the place of a function of `gptlib.generation` in a captured step."""
+def look_back(position: Tensor, starts: Tensor, all_k: Tensor, all_v: Tensor) -> Mix:
+    """Let one new token for each text look at those from its start on, itself included.
+
+    Keys and values have shape (B, H, S, D), the position (1,), the starts (B,).
+    """
+    slots = torch.arange(all_k.size(2), device=position.device)  # (S,)
+    allowed = (slots <= position) & (slots >= starts[:, None])  # (B, S)
+
+    def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        all_k.index_copy_(2, position, k)
+        all_v.index_copy_(2, position, v)
+        return F.scaled_dot_product_attention(q, all_k, all_v, allowed[:, None, None])
+
+    return mix
+
+
+IN_GRAPHS: dict[Callable[..., Any], Callable[..., Any]] = {keep_top_p: sorted_top_p}
+"""What takes the place of a function in a captured step."""
 
 if torch.cuda.is_available() and find_spec("triton"):
-    from gptlib.extras.fast.kernels import draw_by_slices, search_top_p
+    from gptlib.extras.fast.kernels import attend_once, draw_by_slices, search_top_p
 
-    WITHOUT_WAITING |= {keep_top_p: search_top_p, draw: draw_by_slices}
+    IN_GRAPHS |= {look_back: attend_once, keep_top_p: search_top_p, draw: draw_by_slices}
 
 
 class AlignedLinear(nn.Linear):
@@ -144,8 +160,8 @@ class _Room:
         device, n_rows = cache.starts.device, len(cache.starts)
         for part in (*cache.keys, *cache.values):
             part.zero_()  # a masked slot counts 0 times what is in it, and 0 · nan is nan
-        self.slots = torch.arange(cache.capacity, device=device)  # (S,)
-        self.starts, self.position = torch.zeros_like(cache.starts), self.slots[:1].clone()
+        self.position = torch.zeros(1, dtype=torch.int64, device=device)
+        self.starts = torch.zeros_like(cache.starts)
         self.token, self.told = torch.zeros_like(cache.starts), torch.zeros_like(cache.starts)
         self.uniform = torch.zeros(n_rows, device=device)
         names = {each.metadata["counts"] for each in self._knobs()} - {None}
@@ -161,9 +177,8 @@ class _Room:
 
     def step(self) -> None:
         """Read the token of each row, and choose the next."""
-        allowed = (self.slots <= self.position) & (self.slots >= self.starts[:, None])  # (B, S)
         logits = self.read(
-            self.token, self.position, self.starts, allowed, self.cache.keys, self.cache.values
+            self.token, self.position, self.starts, self.cache.keys, self.cache.values
         )
         self.position += 1
         self.choose(logits)
@@ -176,13 +191,13 @@ class _Room:
             logits = logits.masked_fill(self.barred, -math.inf)
         for each in self._knobs():
             turn, counted = each.metadata["turn"], each.metadata["counts"]
-            turn = WITHOUT_WAITING.get(turn, turn)
+            turn = IN_GRAPHS.get(turn, turn)
             counts = [self.counts[counted]] if counted else []
             logits = turn(logits, getattr(self.sampling, each.name), *counts)
         if self.sampling.temperature == 0:
             chosen = logits.argmax(dim=-1)  # (B,)
         else:
-            chosen = WITHOUT_WAITING.get(draw, draw)(logits, self.uniform)
+            chosen = IN_GRAPHS.get(draw, draw)(logits, self.uniform)
         self.token.copy_(chosen.where(is_finite, 0))
         self.told.copy_(chosen.where(is_finite, -1))
         new = self.token[:, None]
@@ -322,7 +337,7 @@ class GraphWriter:
 
 def _make_reader(model: GPT, compiles: bool, one_row: bool) -> Callable[..., Tensor]:
     """Make a function that reads one token per row into keys and values of fixed memory."""
-    twin = share_weights(model)
+    twin, look = share_weights(model), IN_GRAPHS.get(look_back, look_back)
     if not one_row:
         head = AlignedLinear(twin.config.n_embd, twin.config.vocab_size, False, device="meta")
         head.weight = twin.head.weight
@@ -334,26 +349,12 @@ def _make_reader(model: GPT, compiles: bool, one_row: bool) -> Callable[..., Ten
         token: Tensor,
         position: Tensor,
         starts: Tensor,
-        allowed: Tensor,
         keys: list[Tensor],
         values: list[Tensor],
     ) -> Tensor:
-        both = zip(keys, values, strict=True)
-        if compiles:
-            mixes = [look_back(position, k, v, allowed[:, None]) for k, v in both]
-        else:
-            mixes = [_attend(position, k, v, allowed[:, None, None]) for k, v in both]
+        mixes = [look(position, starts, *both) for both in zip(keys, values, strict=True)]
         x = twin.stream(token[:, None], mixes, (position - starts)[:, None])  # (B, 1, C)
         return twin.unembed(x)[:, 0]  # (B, V)
 
     # once for one row, and once for all larger batches
     return compile_own(read, dynamic=None if one_row else True) if compiles else read
-
-
-def _attend(position: Tensor, all_k: Tensor, all_v: Tensor, mask: Tensor) -> Mix:
-    def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        all_k.index_copy_(2, position, k)
-        all_v.index_copy_(2, position, v)
-        return F.scaled_dot_product_attention(q, all_k, all_v, mask)
-
-    return mix
