@@ -33,7 +33,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import (
@@ -331,9 +331,11 @@ def distribute(model: GPT, strategy: Literal["ddp", "fsdp"]) -> nn.Module:
     # FSDP, unlike DDP, doesn't send rank 0's weights.
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, src=0)
+    # All processes, by the model's device: by default it would be by the machine's best.
+    mesh = init_device_mesh(model.ln_f.weight.device.type, (dist.get_world_size(),))
     for block in model.blocks:
-        fully_shard(block)
-    return cast(nn.Module, fully_shard(ForwardPass(model)))
+        fully_shard(block, mesh=mesh)
+    return cast(nn.Module, fully_shard(ForwardPass(model), mesh=mesh))
 
 
 def take_step_together(

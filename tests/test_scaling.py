@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import hypothesis.strategies as st
 import pytest
@@ -250,6 +251,11 @@ def test_one_process_of_a_group_trains_as_one_alone(
     single: tuple[GPT, list[Report]], strategy: str
 ) -> None:
     assert_equal_runs(run_together(strategy=strategy), single[1])
+
+
+def test_on_the_cpu_fsdp_works_where_a_card_is_too(single: tuple[GPT, list[Report]]) -> None:
+    with patch("torch._C._get_accelerator", return_value=torch.device("cuda")):
+        assert_equal_runs(run_together(strategy="fsdp"), single[1])
 
 
 def test_a_run_moves_from_one_process_to_two_and_back(

@@ -304,9 +304,10 @@ def _matches(path: Path, record: DataSet) -> bool:
 def _find(record: DataSet) -> tuple[Path | None, list[str]]:
     """Get the real file if it can be had, else None and why each place failed."""
     place = data_folder() / record.file
+    was_there = os.path.lexists(place)  # asked first: another process may be about to put it there
     if _matches(place, record):
         return place, []
-    if os.path.lexists(place):
+    if was_there:
         raise ValueError(
             f"{place} is not the {record.file} that this course uses: it can't be read, or its "
             "size or sha256 differs. It was left as it is. Give it another name if it is your own "

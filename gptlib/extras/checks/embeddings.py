@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from numbers import Integral
 from typing import Any
 from unittest.mock import patch
@@ -689,11 +689,17 @@ def lookup_gradient(function: Callable[[Tensor, Tensor, int], Tensor]) -> str:
         **dict.fromkeys(("out of bounds", "size of tensor"), sizes),
         "shapes cannot be multiplied": f"{sizes} Transpose the one-hot rows.",
     }
-    refuse = patch.object(torch.autograd, "grad", side_effect=RuntimeError("requires_grad"))
+    ready_made = ((torch.autograd, "grad"), (torch.func, "vjp"), (torch.func, "grad"))
     zeros = torch.zeros(8, 3)
     right = zeros.index_add(0, tokens, upstream)
-    kept = _kept(tokens=tokens, upstream=upstream)
-    with torch.inference_mode(), refuse, kept:  # autograd has nothing to work on here
+    with (
+        torch.inference_mode(),  # autograd has nothing to work on here
+        _kept(tokens=tokens, upstream=upstream),
+        ExitStack() as stack,
+    ):
+        for module, name in ready_made:
+            refuse = patch.object(module, name, side_effect=RuntimeError("requires_grad"))
+            stack.enter_context(refuse)
         got = run(function, tokens, upstream, 8, hints=hints)
     if not isinstance(got, Tensor) or got.shape != (8, 3):
         shapes: dict[tuple[int, ...], str] = {
