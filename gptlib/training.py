@@ -525,8 +525,9 @@ def train(
     saves nothing, because the step is half done; the file then holds the last whole checkpoint.
 
     A resumed run is equal to the last bit to one that was never stopped, on the same machine and
-    with the same number of threads. With dropout this also needs that the caller draws no numbers
-    from PyTorch's global generator between the reports; give your own generator to what you draw.
+    with the same number of threads; on a GPU up to rounding, where a kernel adds in no fixed order.
+    With dropout this also needs that the caller draws no numbers from PyTorch's global generator
+    between the reports; give your own generator to what you draw.
 
     Args:
         model: On its device; it is trained in place.

@@ -112,7 +112,8 @@ def test_losses_are_those_of_the_cpu_also_compiled_and_resumed(tmp_path: Path) -
 
     whole = run(20, resume=False)
     run(10, resume=False)
-    assert torch.equal(run(10, resume=True), whole)
+    # What is compiled adds the embedding's gradients up in the order in which threads come.
+    torch.testing.assert_close(run(10, resume=True), whole, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")
