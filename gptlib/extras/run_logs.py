@@ -73,7 +73,7 @@ class WeightsAndBiases:
                 name=name,
                 id=mark.read_text(encoding="utf-8").strip(),
                 resume="allow" if mode == "online" else None,
-                dir=folder,
+                dir=str(folder),
                 mode=mode,
                 config=dict(config),
                 settings=settings,

@@ -122,7 +122,8 @@ def _fetch(name: str) -> Path:
             for file in MODEL_FILES
         ]
     except Exception as error:  # huggingface_hub passes on the errors of several other packages
-        raise ConnectionError(type(error).__name__) from error
+        said = " ".join(str(error).split())[:150]
+        raise ConnectionError(f"{type(error).__name__}: {said}".removesuffix(": ")) from error
     return Path(paths[0]).parent
 
 
