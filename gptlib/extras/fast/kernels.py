@@ -160,14 +160,12 @@ def attend_once(position: Tensor, starts: Tensor, keys: Tensor, values: Tensor) 
     """Let one new token for each text look back, as `graph.look_back` does."""
 
     def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        (n_rows, n_head, capacity, size) = keys.shape
+        n_rows, n_head, capacity, size = keys.shape
         mixed = q.new_empty(n_rows, n_head, 1, size)
         strides = [stride for part in (q, k, v) for stride in part.stride()[:2]]
-        # Few programs leave most of the card idle, so each takes more threads.
-        block, num_warps = (256, 8) if n_rows * n_head < 256 else (128, 2)
         _attend[(n_rows, n_head)](
             q, k, v, *strides, keys, values, position, starts, mixed, capacity,
-            D=size, CHANNELS=triton.next_power_of_2(size), BLOCK=block, num_warps=num_warps,
+            D=size, CHANNELS=triton.next_power_of_2(size), BLOCK=256, num_warps=8,
         )  # fmt: skip
         return mixed
 
