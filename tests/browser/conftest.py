@@ -35,15 +35,18 @@ READY = """() => {
     const session = window.jupyterapp?.shell.currentWidget?.sessionContext?.session;
     return session?.kernel?.status === "idle";
 }"""
-START = """() => {
-    window.ended = null;
-    const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+WAKE = """() => {
     // What reaches ipykernel 7.3 while it answers lies unread, with all that follows, until
     // somebody else connects (its issue 1554, mended in 7.4, which the widgets can't use yet).
+    // That befalls JupyterLab's first question to a new kernel, too.
     setInterval(() => {
-        const other = kernel.clone();
-        setTimeout(() => other.dispose(), 2000);
+        const session = window.jupyterapp?.shell.currentWidget?.sessionContext?.session;
+        const other = session?.kernel?.clone();
+        setTimeout(() => other?.dispose(), 2000);
     }, 5000);
+}"""
+START = """() => {
+    window.ended = null;
     window.jupyterapp.commands.execute("notebook:run-all-cells").then(
         succeeded => window.ended = succeeded ? "whole" : "interrupted",
         error => window.ended = String(error));
@@ -168,6 +171,7 @@ class Book:
         """Open a notebook and wait for its first cell."""
         self.page.goto(f"{self.lab.address}/lab/tree/{name}?token={TOKEN}&reset")
         expect(self.page.locator(".jp-Notebook .jp-Cell").first).to_be_visible(timeout=60_000)
+        self.page.evaluate(WAKE)
 
     def start(self) -> None:
         """Begin to run every cell, and don't wait for the end."""
