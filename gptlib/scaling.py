@@ -331,7 +331,7 @@ def distribute(model: GPT, strategy: Literal["ddp", "fsdp"]) -> nn.Module:
     # FSDP, unlike DDP, doesn't send rank 0's weights.
     for tensor in model.state_dict().values():
         dist.broadcast(tensor, src=0)
-    # All processes, by the model's device: by default it would be by the machine's best.
+    # Who shares: all, on the model's device; by default FSDP would take the machine's best.
     mesh = init_device_mesh(model.ln_f.weight.device.type, (dist.get_world_size(),))
     for block in model.blocks:
         fully_shard(block, mesh=mesh)

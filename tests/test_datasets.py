@@ -552,6 +552,22 @@ def test_a_folder_in_the_file_s_place_is_named(offer: Callable[..., DataSet], fo
         datasets.fetch("war-and-peace")
 
 
+def test_a_file_that_another_process_puts_there_meanwhile_is_taken(
+    site: Site, offer: Callable[..., DataSet], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.files["/book"] = BOOK
+    offer(f"{site.address}/book")
+    folder.mkdir(parents=True)
+
+    def look_and_lose(path: Path, _: DataSet) -> bool:
+        path.write_bytes(BOOK)  # a moment after the look
+        return False
+
+    monkeypatch.setattr(datasets, "_matches", look_and_lose)
+    monkeypatch.delenv("GPTLIB_DATA_MIRROR", raising=False)
+    assert datasets.fetch("war-and-peace").read_bytes() == BOOK
+
+
 def test_two_downloads_at_once_both_end_well(
     site: Site, offer: Callable[..., DataSet], folder: Path
 ) -> None:

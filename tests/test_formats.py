@@ -662,8 +662,9 @@ def test_the_cache_under_the_old_name_is_used(hub: str, tmp_path: Path) -> None:
 
 def test_a_download_that_breaks_off_is_taken_up_again(hub: str) -> None:
     Hub.break_off = {"model.safetensors": 3000}
-    with suppress(ConnectionError):  # huggingface_hub before 2.0 leaves it to the next call
-        load_model("gpt2")
+    if huggingface_hub.__version__ < "2":  # it leaves it to the next call
+        with suppress(ConnectionError):
+            load_model("gpt2")
     assert_same_weights(load_model("gpt2")[0], tiny())
     assert [what for what, _ in Hub.requests].count("GET model.safetensors") == 2
 

@@ -6,8 +6,8 @@
 A decode step of GPT-2 is some 150 small kernels, and the choice of a token some 30 more. To start
 them one by one takes a CPU several times as long as the card needs to run them. A CUDA graph
 starts all of them at once. What is captured has fixed shapes and fixed addresses: keys and values
-lie in memory that is taken once, a mask says which slots count, and the token that was chosen
-stays on the card, where the next step reads it. The CPU hears of it one step later.
+lie in memory that is taken once, numbers beside them say which of them count, and the token that
+was chosen stays on the card, where the next step reads it. The CPU hears of it one step later.
 """
 
 import math
@@ -52,7 +52,7 @@ def sorted_top_p(logits: Tensor, p: float) -> Tensor:
     return torch.empty_like(logits).scatter_(-1, tokens, best)
 
 
-def look_back(position: Tensor, starts: Tensor, all_k: Tensor, all_v: Tensor) -> Mix:
+def masked_look_back(position: Tensor, starts: Tensor, all_k: Tensor, all_v: Tensor) -> Mix:
     """Let one new token for each text look at those from its start on, itself included.
 
     Keys and values have shape (B, H, S, D), the position (1,), the starts (B,).
@@ -74,7 +74,7 @@ IN_GRAPHS: dict[Callable[..., Any], Callable[..., Any]] = {keep_top_p: sorted_to
 if torch.cuda.is_available() and find_spec("triton"):
     from gptlib.extras.fast.kernels import attend_once, draw_by_slices, search_top_p
 
-    IN_GRAPHS |= {look_back: attend_once, keep_top_p: search_top_p, draw: draw_by_slices}
+    IN_GRAPHS |= {masked_look_back: attend_once, keep_top_p: search_top_p, draw: draw_by_slices}
 
 
 class AlignedLinear(nn.Linear):
@@ -337,7 +337,7 @@ class GraphWriter:
 
 def _make_reader(model: GPT, compiles: bool, one_row: bool) -> Callable[..., Tensor]:
     """Make a function that reads one token per row into keys and values of fixed memory."""
-    twin, look = share_weights(model), IN_GRAPHS.get(look_back, look_back)
+    twin, look = share_weights(model), IN_GRAPHS.get(masked_look_back, masked_look_back)
     if not one_row:
         head = AlignedLinear(twin.config.n_embd, twin.config.vocab_size, False, device="meta")
         head.weight = twin.head.weight

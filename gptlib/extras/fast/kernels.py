@@ -157,7 +157,7 @@ def _pick(  # type: ignore[no-untyped-def]
 
 
 def attend_once(position: Tensor, starts: Tensor, keys: Tensor, values: Tensor) -> Mix:
-    """Let one new token for each text look back, as `graph.look_back` does."""
+    """Let one new token for each text look back, as `graph.masked_look_back` does."""
 
     def mix(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         n_rows, n_head, capacity, size = keys.shape
