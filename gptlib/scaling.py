@@ -173,7 +173,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         """Return the mean loss of x, shape (N, C), with a table (V, C) and targets (N,)."""
         kind, n_tokens = x.device.type, len(table)
-        at_once = 256 if kind == "cpu" else 8192  # larger products are faster, and take more room
+        at_once = 512 if kind == "cpu" else 8192  # larger products are faster, and take more room
         is_inside = torch.compiler.is_compiling()  # what is inside compiled code is compiled too
         measure = ChunkedCrossEntropy.part if is_inside else fastest_part(kind)
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
@@ -183,20 +183,22 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         padded = F.pad(table.to(dtype), (0, 0, 0, extra)) if extra else table.to(dtype)  # (P, C)
         x_grad, total = torch.empty_like(x), torch.zeros((), device=x.device)
         learns = ctx.needs_input_grad[1]  # a frozen table needs no gradient
-        # float32: in bfloat16 a sum of many parts would lose the small ones.
-        table_grad = torch.zeros_like(padded, dtype=torch.float32) if learns else None
+        table_grad: Tensor | None = None
         # Splits are views: what is written to rows_grad is in x_grad.
         parts = (part.split(at_once) for part in (x.to(dtype), targets[:, None], x_grad))
         for rows, answers, rows_grad in zip(*parts, strict=True):
             loss, grad = measure(linear(rows, padded), answers, n_tokens)  # (n, P)
             total += loss
             rows_grad.copy_(linear(grad, padded.T))
-            if table_grad is None:
+            if not learns:
                 continue
-            if dtype == torch.float32:
+            if table_grad is None:
+                # float32: in bfloat16 a sum of many parts would lose the small ones.
+                table_grad = linear(grad.T, rows.T).float()
+            elif dtype == torch.float32 and linear is F.linear:
                 table_grad.addmm_(grad.T, rows)  # in place: a second table is never made
             else:  # addmm_ can't add products of bfloat16 to float32
-                table_grad += grad.T @ rows
+                table_grad += linear(grad.T, rows.T)
         ctx.save_for_backward(x_grad, table_grad if table_grad is None else table_grad[:n_tokens])
         return total / len(x)
 

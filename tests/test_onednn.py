@@ -14,7 +14,7 @@ from torch import Tensor
 from gptlib.extras.fast import onednn
 from gptlib.extras.fast.onednn import multiply_in_onednn, onednn_loss, onednn_pays
 from gptlib.gpt2 import GPT, GPTConfig
-from gptlib.scaling import checkpoint_activations, chunked_loss
+from gptlib.scaling import ChunkedCrossEntropy, checkpoint_activations, chunked_loss
 from gptlib.training import Loss, TrainingConfig, next_token_loss, train
 
 SIZES = GPTConfig(vocab_size=50, context_length=16, n_layer=2, n_head=2, n_embd=32)
@@ -61,10 +61,29 @@ def test_the_loss_in_chunks_multiplies_in_it_too() -> None:
     with torch.autograd.profiler.profile() as profile:
         gradients(fast, onednn_loss)
     calls = {event.key: event.count for event in profile.key_averages()}
-    # The table's gradient is added up in place, which oneDNN can't do.
-    assert calls["mkldnn::_linear_pointwise"] == 2 * 4 * 3 + 2
+    assert calls["mkldnn::_linear_pointwise"] == (2 * 4 + 1) * 3  # as in whole logits
     with torch.autocast("cpu", torch.bfloat16):
         assert all(map(torch.equal, gradients(fast, onednn_loss), gradients(plain, chunked_loss)))
+
+
+def test_the_gradients_of_several_chunks_add_up() -> None:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randn(1200, 8, generator=g, requires_grad=True)  # a chunk has 512 positions at most
+    table = torch.randn(50, 8, generator=g, requires_grad=True)
+    targets = torch.randint(50, (1200,), generator=g)
+    in_chunks: Callable[..., Tensor] = ChunkedCrossEntropy.apply
+    ours = in_chunks(x, table, targets, onednn.multiply)
+    right = F.cross_entropy(x @ table.T, targets)
+    torch.testing.assert_close(ours, right)
+    slopes = [torch.autograd.grad(loss, (x, table)) for loss in (ours, right)]
+    torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize(("n", "out"), [(7, 3), (3, 7), (5, 5), (1, 4), (4, 1)])
+def test_transposed_matrices_give_the_same_product(n: int, out: int) -> None:
+    g = torch.Generator().manual_seed(4)
+    x, weight = torch.randn(6, n, generator=g).T, torch.randn(6, out, generator=g).T
+    torch.testing.assert_close(onednn.multiply(x, weight), F.linear(x, weight))
 
 
 def slowed(function: Callable[..., Any]) -> Callable[..., Any]:
