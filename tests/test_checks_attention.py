@@ -624,6 +624,32 @@ def test_right_numbers_from_too_many_keys_at_a_time_are_not_accepted(
     assert f"but {keys} keys were compared at a time" in capsys.readouterr().out
 
 
+def joined(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+    scores = torch.cat([q @ keys.T for keys in k.split(n)], dim=1) / math.sqrt(q.size(-1))
+    parts = scores.softmax(-1).split(n, dim=1)
+    return torch.stack([p @ values for p, values in zip(parts, v.split(n), strict=True)]).sum(0)
+
+
+def filled_in(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+    table = q.new_empty(len(q), len(k))
+    for start in range(0, len(k), n):
+        table[:, start : start + n] = q @ k[start : start + n].T / math.sqrt(q.size(-1))
+    parts = table.softmax(-1).split(n, dim=1)
+    return torch.stack([p @ values for p, values in zip(parts, v.split(n), strict=True)]).sum(0)
+
+
+def joined_row_by_row(q: Tensor, k: Tensor, v: Tensor, n: int) -> Tensor:
+    return torch.cat([joined(row, k, v, n) for row in q.split(1)])
+
+
+@pytest.mark.parametrize("way", [joined, filled_in, joined_row_by_row])
+def test_a_table_put_together_from_pieces_is_not_accepted(
+    way: Callable[[Tensor, Tensor, Tensor, int], Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks.attend_in_pieces(way)
+    assert "the scores of all 11 keys are in one tensor" in capsys.readouterr().out
+
+
 def test_a_largest_score_that_starts_very_low_is_correct(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

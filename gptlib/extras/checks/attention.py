@@ -425,12 +425,17 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
         raise Wrong("Not yet: right for pieces of 4 keys, but not for pieces of 1, 3, 10 or 99.")
     q = torch.randn(7, 5, generator=generator)
     k, v = torch.randn(2, 11, 5, generator=generator)  # 11 keys, 3 at a time
-    with _KeysAtATime(not_keys=(1, 5, 7)) as seen:
+    with _KeysAtATime(n_queries=7, n_keys=11, not_keys=(1, 5, 7)) as seen:
         function(q, k, v, 3)
     if seen.most > 3:
         raise Wrong(
             f"Not yet: the numbers are right, but {seen.most} keys were compared at a time, where "
             "n = 3 allows 3. `k.split(n)` gives pieces of n keys (`k.chunk(n)` gives n pieces)."
+        )
+    if seen.has_table:
+        raise Wrong(
+            "Not yet: the numbers are right, but the scores of all 11 keys are in one tensor: the "
+            "table again. Of each piece keep the largest score and the two sums alone."
         )
     return "Correct: equal to attend for pieces of any size, with at most n keys at a time."
 
@@ -468,17 +473,20 @@ def _wrong_sums(scores: Tensor, v: Tensor) -> dict[str, Tensor]:
 
 
 class _KeysAtATime(TorchFunctionMode):
-    """Watch torch's products for the largest size in a result that is none of the known others."""
+    """Watch torch's products for the largest size in a result that is none of the known others.
+
+    And all results for a table of scores, which can be put together from pieces as well.
+    """
 
     PRODUCTS = (
         *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "inner", "einsum"),
         *("tensordot", "linear", "addmm", "baddbmm", "mul", "__mul__", "__rmul__", "cdist"),
     )
 
-    def __init__(self, not_keys: Sequence[int]) -> None:
+    def __init__(self, n_queries: int, n_keys: int, not_keys: Sequence[int]) -> None:
         super().__init__()
-        self.not_keys = not_keys
-        self.most = 0
+        self.n_queries, self.n_keys, self.not_keys = n_queries, n_keys, not_keys
+        self.most, self.has_table = 0, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -490,6 +498,8 @@ class _KeysAtATime(TorchFunctionMode):
             sizes = (key.size(-2),)
         elif name in self.PRODUCTS and isinstance(result, Tensor):
             sizes = result.shape
+        if isinstance(result, Tensor) and result.dim() > 1 and self.n_keys in result.shape:
+            self.has_table |= {1, self.n_queries, self.n_keys}.issuperset(result.shape)
         keys = [size for size in sizes if size not in self.not_keys]
         self.most = max([self.most, *keys])
         return result
