@@ -108,14 +108,20 @@ def train_small(compiles: bool) -> dict[str, Any]:
     return train_ours(loss, sizes, config)
 
 
-def train_nanogpt(path: str, compiles: bool) -> dict[str, Any]:
-    """Time nanoGPT's model in the step of its train.py."""
+def load_nanogpt(path: str) -> Any:
+    """Import nanoGPT's model.py."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", path)
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules["nanogpt_model"] = module
     spec.loader.exec_module(module)
+    return module
+
+
+def train_nanogpt(path: str, compiles: bool) -> dict[str, Any]:
+    """Time nanoGPT's model in the step of its train.py."""
+    module = load_nanogpt(path)
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
     model = module.GPT(module.GPTConfig(dropout=0.0, bias=False, vocab_size=50_304)).cuda()

@@ -1,11 +1,12 @@
 """Compare a training step of ours with transformers' GPT2LMHeadModel under a plain AdamW loop.
 
-    python tests/benchmarks/training.py
+    python tests/benchmarks/training.py --nanogpt path/to/nanoGPT/model.py
 
 Both models have the shape of chapter 5's preset for a CPU, no dropout, and float32. Ours learns by
 the plain loss, which holds all logits, by the loss in chunks, by the same with its products in
-oneDNN, and by the first two in bfloat16, which pays on CPUs that have it. All take turns round by
-round, so that whatever else the machine does disturbs them alike; medians are compared.
+oneDNN, and by the first two in bfloat16, which pays on CPUs that have it. nanoGPT's model learns in
+the step of its train.py, where its file is named. All take turns round by round, so that whatever
+else the machine does disturbs them alike; medians are compared.
 The process's CPU time stands beside the wall clock, for machines that are busy.
 """
 
@@ -17,6 +18,7 @@ from functools import partial
 from typing import Literal
 
 import torch
+from gpu import load_nanogpt
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -80,6 +82,32 @@ def their_step(tokens: Tensor) -> Callable[[], object]:
     return step
 
 
+def nanogpt_step(tokens: Tensor, path: str) -> Callable[[], object]:
+    """Return a function that takes one step of nanoGPT's model, as its train.py does."""
+    nanogpt = load_nanogpt(path)
+    sizes = nanogpt.GPTConfig(
+        block_size=SIZES.context_length,
+        vocab_size=SIZES.vocab_size,
+        n_layer=SIZES.n_layer,
+        n_head=SIZES.n_head,
+        n_embd=SIZES.n_embd,
+        dropout=0.0,
+    )
+    model = nanogpt.GPT(sizes).train()
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    generator = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        inputs, targets = random_batch(tokens, BATCH_SIZE, SIZES.context_length, generator)
+        _, loss = model(inputs, targets.contiguous())  # which it looks at as one row
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
 def measure(step: Callable[[], object], n_steps: int) -> tuple[float, float]:
     """Return milliseconds per step, by the wall clock and of CPU time."""
     wall, cpu = time.perf_counter(), time.process_time()
@@ -97,6 +125,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=10, help="per round")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--nanogpt", metavar="FILE", help="nanoGPT's model.py")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tokens = torch.randint(SIZES.vocab_size, (100_000,))
@@ -108,6 +137,8 @@ def main() -> None:
         "loss in chunks, bfloat16": our_step(tokens, chunked_loss, "bfloat16"),
         "transformers": their_step(tokens),
     }
+    if arguments.nanogpt:
+        steps["nanoGPT"] = nanogpt_step(tokens, arguments.nanogpt)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
         measure(step, arguments.steps)  # warm up
