@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from attention import measured_peak, seconds  # type: ignore[import-not-found]
-from optimizers import HEAD, SIZES, Contestant  # type: ignore[import-not-found]
+from attention import measured_peak, seconds
+from optimizers import HEAD, SIZES, Contestant
 from torch import Tensor
 
 from gptlib.extras.variants import VariantConfig, may_look, mix_in_blocks
@@ -66,8 +66,8 @@ def compare(n_rounds: int, threads: int) -> str:
     qkv = inputs()
     for number in range(n_rounds + 1):
         for name, way in WAYS.items():
-            taken = seconds(way, qkv, "cpu")
-            times[name] += [taken] if number else []  # the first round warms up
+            both = seconds(way, qkv, "cpu")
+            times[name] += [both] if number else []  # the first round warms up
     lines = ["| attention | forward, ms | backward, ms | peak memory, MiB |\n|---|--:|--:|--:|"]
     for name, taken in times.items():
         command = [sys.executable, __file__, "--peak", name, "--threads", str(threads)]
