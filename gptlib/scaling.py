@@ -196,8 +196,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
                 # float32: in bfloat16 a sum of many parts would lose the small ones.
                 table_grad = linear(grad.T, rows.T).float()
             elif dtype == torch.float32 and linear is F.linear:
-                table_grad.addmm_(grad.T, rows)  # in place: a second table is never made
-            else:  # addmm_ can't add products of bfloat16 to float32
+                table_grad.addmm_(grad.T, rows)  # in place: no second table is made
+            else:  # addmm_ can't add bfloat16 to float32, nor multiply by another `linear`
                 table_grad += linear(grad.T, rows.T)
         ctx.save_for_backward(x_grad, table_grad if table_grad is None else table_grad[:n_tokens])
         return total / len(x)

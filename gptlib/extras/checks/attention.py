@@ -425,7 +425,7 @@ def attend_in_pieces(function: Callable[[Tensor, Tensor, Tensor, int], Tensor]) 
         raise Wrong("Not yet: right for pieces of 4 keys, but not for pieces of 1, 3, 10 or 99.")
     q = torch.randn(7, 5, generator=generator)
     k, v = torch.randn(2, 11, 5, generator=generator)  # 11 keys, 3 at a time
-    with _KeysAtATime(n_queries=7, n_keys=11, not_keys=(1, 5, 7)) as seen:
+    with _KeysAtATime(q, k) as seen:
         function(q, k, v, 3)
     if seen.most > 3:
         raise Wrong(
@@ -473,9 +473,10 @@ def _wrong_sums(scores: Tensor, v: Tensor) -> dict[str, Tensor]:
 
 
 class _KeysAtATime(TorchFunctionMode):
-    """Watch torch's products for the largest size in a result that is none of the known others.
+    """Watch what torch computes for the number of keys that are compared at a time.
 
-    And all results for a table of scores, which can be put together from pieces as well.
+    In products it is the largest size that is none of the known others. A table of all scores may
+    also be put together from pieces, so it is looked for in every result.
     """
 
     PRODUCTS = (
@@ -483,9 +484,9 @@ class _KeysAtATime(TorchFunctionMode):
         *("tensordot", "linear", "addmm", "baddbmm", "mul", "__mul__", "__rmul__", "cdist"),
     )
 
-    def __init__(self, n_queries: int, n_keys: int, not_keys: Sequence[int]) -> None:
+    def __init__(self, q: Tensor, k: Tensor) -> None:
         super().__init__()
-        self.n_queries, self.n_keys, self.not_keys = n_queries, n_keys, not_keys
+        self.n_queries, self.n_keys, self.not_keys = len(q), len(k), {1, *q.shape}
         self.most, self.has_table = 0, False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
